@@ -1,0 +1,62 @@
+//! The wire contract between the host and the agent in the guest.
+//!
+//! Everything that crosses the virtio-vsock link is defined here and nowhere
+//! else. There are two kinds of connection, told apart by their first frame:
+//!
+//! ```text
+//!   host                                        agent (guest PID 1)
+//!    |  <--- connects to HOST_CID:READY_PORT ---  |   boot is over
+//!    |  <--- Event::Ready ----------------------  |
+//!    |  ---- Envelope<Request> ---------------->  |   the control connection
+//!    |  <--- Message::Reply / Message::Event ---  |
+//!    |                                            |
+//!    |  ---- connects to AGENT_PORT ----------->  |
+//!    |  ---- Hello::Control | Hello::Stream --->  |
+//!    |  <=== frames | raw bytes ===============>  |
+//! ```
+//!
+//! * The connection that the agent opens at boot is a control connection.
+//! * A connection that the host opens starts with one [`Hello`] frame. After
+//!   [`Hello::Control`] it carries frames like the boot connection; after
+//!   [`Hello::Stream`] it carries the raw bytes of one stdio stream and nothing
+//!   else: no framing, so no byte can be lost or reordered by us, and vsock
+//!   credit is the back-pressure. Closing a direction is end of file.
+//!
+//! A frame is a little-endian `u32` length and that many bytes of JSON
+//! ([`frame`]). The contract is append-only: see `VERSIONING.md`.
+
+mod frame;
+mod message;
+mod plan;
+
+pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, read_frame, write_frame};
+pub use message::{
+    Envelope, ErrorKind, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Request, Stage, Stream,
+    StreamKind,
+};
+pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
+
+/// Version of the contract. It grows when a message is added that an older peer
+/// must not be sent; fields with defaults do not change it.
+pub const VERSION: u32 = 1;
+
+/// Context id of the host on every virtio-vsock link (virtio 1.2, §5.10.4).
+pub const HOST_CID: u32 = 2;
+
+/// vsock port on which the agent listens for connections from the host.
+pub const AGENT_PORT: u32 = 1024;
+
+/// vsock port of the host to which the agent connects when it is ready.
+pub const READY_PORT: u32 = 1024;
+
+/// Name of the directory, in the shared tree, that is the container's root file system.
+pub const ROOTFS_DIR: &str = "rootfs";
+
+/// Name of the directory, in the shared tree, that holds one entry for each volume.
+pub const VOLUMES_DIR: &str = "volumes";
+
+/// virtio-fs tag of the shared tree.
+pub const SHARE_TAG: &str = "vmrun";
+
+/// Where the agent mounts the shared tree in the guest.
+pub const SHARE_MOUNT: &str = "/run/vmrun/share";

@@ -1,0 +1,243 @@
+//! Messages of the control connection.
+
+use oci_spec::runtime::Process;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{ConsoleSize, ContainerPlan, ProcessIo};
+
+/// First frame of a connection that the host opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hello {
+    /// Requests and replies follow.
+    Control {
+        /// The host's [`VERSION`](crate::VERSION).
+        version: u32,
+    },
+    /// The raw bytes of one stdio stream follow.
+    Stream(Stream),
+}
+
+/// Names one stdio stream of one process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stream {
+    /// Whose.
+    pub process: ProcessRef,
+    /// Which.
+    pub kind: StreamKind,
+}
+
+/// A process that the host asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessRef {
+    /// Container id.
+    pub container: String,
+    /// Exec id; `None` is the container's init process.
+    #[serde(default)]
+    pub exec: Option<String>,
+}
+
+/// The four kinds of stdio stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamKind {
+    /// Host to guest.
+    Stdin,
+    /// Guest to host.
+    Stdout,
+    /// Guest to host.
+    Stderr,
+    /// Both ways: the controlling side of the process's pseudo-terminal.
+    Terminal,
+}
+
+/// A request with the number that its reply will carry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Chosen by the host, unique on the connection.
+    pub seq: u64,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What the host asks of the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Make the container; its init process waits for [`Request::Start`]. The
+    /// host opens the streams of `plan.io` at once, before or after the reply.
+    Create {
+        /// Container id.
+        container: String,
+        /// What to make.
+        plan: Box<ContainerPlan>,
+    },
+    /// Let the container's init process run its program.
+    Start {
+        /// Container id.
+        container: String,
+    },
+    /// Start one more process in a running container.
+    Exec {
+        /// Container and exec id.
+        process: ProcessRef,
+        /// The process as the OCI configuration describes one.
+        spec: Box<Process>,
+        /// Its stdio.
+        io: ProcessIo,
+    },
+    /// Send a signal.
+    Signal {
+        /// To whom.
+        process: ProcessRef,
+        /// Linux signal number.
+        signal: i32,
+        /// To every process of the container.
+        #[serde(default)]
+        all: bool,
+    },
+    /// Set the size of a terminal.
+    Resize {
+        /// Whose.
+        process: ProcessRef,
+        /// The new size.
+        size: ConsoleSize,
+    },
+    /// Kill what is left of the container and remove it.
+    Delete {
+        /// Container id.
+        container: String,
+    },
+    /// Write every dirty page back to the host: the VM is about to end.
+    Sync,
+}
+
+/// What the agent sends on a control connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// The answer to a request.
+    Reply {
+        /// Number of the request.
+        seq: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Something happened.
+    Event(Event),
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Done.
+    Ok,
+    /// Done; the process has this pid in the guest.
+    Started {
+        /// Pid in the guest's root pid namespace.
+        pid: i32,
+    },
+    /// Not done.
+    Error(ErrorReply),
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// What the host's exit code depends on.
+    pub kind: ErrorKind,
+    /// How far the agent came.
+    pub stage: Stage,
+    /// One line that names the act, the object and the cause.
+    pub message: String,
+}
+
+/// Classes of failure that the host tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The program is not in the container's root file system (exit code 127).
+    ProgramNotFound,
+    /// The program is there and cannot be executed (exit code 126).
+    ProgramNotExecutable,
+    /// The configuration cannot be honoured.
+    InvalidConfig,
+    /// No such container or process.
+    NotFound,
+    /// The container is not in a state that allows it.
+    WrongState,
+    /// Anything else.
+    Failed,
+}
+
+/// Stages of making a container in the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Reading the request.
+    Request,
+    /// Mounting the shared trees.
+    Shares,
+    /// Making the container: namespaces, mounts, cgroup, …
+    Create,
+    /// Attaching stdio.
+    Io,
+    /// Executing the program.
+    Exec,
+    /// After the start.
+    Running,
+}
+
+/// What happened in the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// First message of the boot connection: the agent takes requests.
+    Ready {
+        /// The agent's [`VERSION`](crate::VERSION).
+        version: u32,
+        /// Nanoseconds from the guest kernel's start to now (`CLOCK_BOOTTIME`).
+        boot_ns: u64,
+    },
+    /// A process that the host asked for has ended. Its output may still be on
+    /// its way: the streams end with end of file.
+    Exited {
+        /// Which.
+        process: ProcessRef,
+        /// How.
+        status: ExitStatus,
+    },
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// It returned or called `exit`.
+    Code(u8),
+    /// A signal killed it.
+    Signal(i32),
+}
+
+impl ExitStatus {
+    /// The exit code that stands for this status: the code, or 128 and the signal's number.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_status_of_a_signal_is_128_and_its_number() {
+        assert_eq!(ExitStatus::Signal(15).code(), 143);
+        assert_eq!(ExitStatus::Code(7).code(), 7);
+        assert_eq!(ExitStatus::Signal(-1).code(), 255);
+    }
+}

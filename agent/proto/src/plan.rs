@@ -1,0 +1,63 @@
+//! What the guest is asked to run.
+
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+
+/// One container as the guest shall run it.
+///
+/// `spec` is the bundle's configuration with every host path replaced by the
+/// path of the same thing in the guest: `root.path` and the sources of bind
+/// mounts lie under [`SHARE_MOUNT`](crate::SHARE_MOUNT), namespace paths of the
+/// host are gone, host hooks are gone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    /// The OCI configuration to apply in the guest.
+    pub spec: Spec,
+    /// virtio-fs trees to mount before the container is made.
+    #[serde(default)]
+    pub shares: Vec<Share>,
+    /// stdio of the container's init process.
+    pub io: ProcessIo,
+}
+
+/// A virtio-fs tree and where the agent mounts it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Tag of the virtio-fs device (virtio 1.2, §5.11.4: at most 36 bytes).
+    pub tag: String,
+    /// Absolute path in the guest.
+    pub mountpoint: String,
+    /// Mount it read-only.
+    #[serde(default)]
+    pub readonly: bool,
+}
+
+/// Which stdio streams a process has. The host opens one stream connection for
+/// each that is set; the others are `/dev/null`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIo {
+    /// A pseudo-terminal: one [`StreamKind::Terminal`](crate::StreamKind) stream and no other.
+    #[serde(default)]
+    pub terminal: bool,
+    /// Standard input.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Standard output.
+    #[serde(default)]
+    pub stdout: bool,
+    /// Standard error.
+    #[serde(default)]
+    pub stderr: bool,
+    /// First size of the terminal.
+    #[serde(default)]
+    pub console_size: Option<ConsoleSize>,
+}
+
+/// Size of a terminal in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters a line.
+    pub columns: u16,
+}

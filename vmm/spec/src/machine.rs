@@ -1,0 +1,74 @@
+//! The virtual machine that a sandbox runs in.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that is needed to build and boot one virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineSpec {
+    /// Number of vCPUs, 1 to [`MachineSpec::MAX_VCPUS`].
+    pub vcpus: u8,
+    /// Guest memory in MiB, at least [`MachineSpec::MIN_MEMORY_MIB`].
+    pub memory_mib: u32,
+    /// The guest kernel: ELF `vmlinux` or `bzImage`.
+    pub kernel: Image,
+    /// The boot image: a cpio archive with the agent as `/init`.
+    pub initramfs: Image,
+    /// Kernel parameters behind the built-in ones; a later one wins.
+    #[serde(default)]
+    pub cmdline: Vec<String>,
+    /// File that takes the guest's kernel log; made if missing, its size is capped.
+    pub console_log: PathBuf,
+    /// The link to the agent.
+    pub vsock: VsockSpec,
+    /// Directories that the guest sees through virtio-fs.
+    pub shares: Vec<ShareSpec>,
+}
+
+impl MachineSpec {
+    /// vCPUs that the interrupt routing table (MP table, 8-bit APIC ids) has room for.
+    pub const MAX_VCPUS: u8 = 64;
+
+    /// Below this the kernel and the boot image do not fit and nothing could be reported.
+    pub const MIN_MEMORY_MIB: u32 = 48;
+
+    /// Guest memory in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        u64::from(self.memory_mib) << 20
+    }
+}
+
+/// Where a boot image comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Image {
+    /// The one inside the `vmrun` binary.
+    Embedded,
+    /// A file on the host.
+    File(PathBuf),
+}
+
+/// A virtio-vsock device (virtio 1.2, §5.10).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsockSpec {
+    /// Context id of the guest, at least 3.
+    pub cid: u32,
+    /// Unix socket that the device listens on. A client writes `CONNECT <port>\n`
+    /// and reads `OK <host port>\n`; then the bytes go to the guest's listener on
+    /// that port. A guest that connects to port P of the host reaches whoever
+    /// listens on this path with `_P` behind it.
+    pub socket: PathBuf,
+}
+
+/// A virtio-fs device (virtio 1.2, §5.11).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareSpec {
+    /// The tag by which the guest mounts it, at most 36 bytes.
+    pub tag: String,
+    /// The directory on the host.
+    pub directory: PathBuf,
+}
