@@ -18,7 +18,7 @@ sample_make() {
     mkdir -p "$root"/{bin,dev,etc,home,proc,root,run,sbin,sys,tmp,usr/bin,usr/sbin,var/tmp}
     chmod 700 "$root/root"
     chmod 1777 "$root/tmp" "$root/var/tmp"
-    install -m 755 "$(find "$work/package" -type f -name busybox -print -quit)" "$root/bin/busybox"
+    install -m 755 "$(find "$work/package" -type f -path '*/bin/busybox' -print -quit)" "$root/bin/busybox"
     "$root/bin/busybox" --list-full | while read -r applet; do
         [ -e "$root/$applet" ] || ln -s /bin/busybox "$root/$applet"
     done
