@@ -1,1 +1,129 @@
-//! plan
+//! An OCI bundle and the host's facts become a sandbox plan.
+//!
+//! ```text
+//!   directory ──Bundle::load──▶ Bundle ─┐
+//!   host ─────────────────────▶ Facts  ─┼─plan()─▶ SandboxPlan { machine, guest, host }
+//!   command line ─────────────▶ Options ┘
+//! ```
+//!
+//! [`Bundle::load`] reads; everything behind it is a pure function of its
+//! arguments: the same bundle, facts and options give the same plan.
+
+mod bundle;
+mod guest;
+mod hooks;
+mod refuse;
+mod size;
+mod validate;
+mod vm;
+mod volumes;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use vmrun_proto::{ConsoleSize, ContainerPlan, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share};
+use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec};
+
+pub use bundle::{Bundle, BundleError};
+pub use validate::PlanError;
+pub use volumes::bind_sources;
+
+/// Everything that one sandbox needs, as plain data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SandboxPlan {
+    /// The virtual machine.
+    pub machine: MachineSpec,
+    /// What the agent makes in it.
+    pub guest: ContainerPlan,
+    /// What the host prepares for it.
+    pub host: HostPlan,
+}
+
+/// What the plan has to know about the host.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// CPUs that are online.
+    pub cpus: u32,
+    /// What the sources of bind mounts are; a missing one is not in the map.
+    pub sources: BTreeMap<PathBuf, VolumeKind>,
+}
+
+/// What the command line and the store decide.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Container id.
+    pub id: String,
+    /// The container's directory in the store.
+    pub directory: PathBuf,
+    /// `--vcpus`.
+    pub vcpus: Option<u32>,
+    /// `--memory`, in MiB.
+    pub memory_mib: Option<u32>,
+    /// The guest kernel.
+    pub kernel: Image,
+    /// The boot image.
+    pub initramfs: Image,
+    /// `--kernel-param`.
+    pub kernel_params: Vec<String>,
+    /// Size of the terminal that the program will be shown on.
+    pub console_size: Option<ConsoleSize>,
+}
+
+/// Context id of a sandbox's guest: each VM has its own link, so one number does for all.
+const GUEST_CID: u32 = 3;
+
+/// File name of the vsock device's Unix socket. It is relative to the monitor's
+/// working directory, which is the container's: a socket's path has at most 107
+/// bytes, and engines choose roots that leave no room.
+pub const VSOCK_SOCKET: &str = "vsock.sock";
+
+/// File name of the guest's console log in the container's directory.
+pub const CONSOLE_LOG: &str = "console.log";
+
+/// Name of the shared tree's directory in the container's directory.
+pub const SHARE_DIR: &str = "share";
+
+/// Plans the sandbox for a bundle.
+///
+/// # Errors
+/// A [`PlanError`] that names the field which is invalid or cannot be honoured.
+pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<SandboxPlan, PlanError> {
+    validate::validate(&bundle.spec)?;
+    refuse::refuse(&bundle.spec, &bundle.vm)?;
+    let size = size::size(bundle, facts, options)?;
+    let volumes = volumes::volumes(bundle, facts)?;
+    let (hooks, guest_hooks) = hooks::split(bundle.spec.hooks().as_ref())?;
+    let spec = guest::rewrite(bundle, options, &volumes, guest_hooks);
+    let machine = MachineSpec {
+        vcpus: size.vcpus,
+        memory_mib: size.memory_mib,
+        kernel: options.kernel.clone(),
+        initramfs: options.initramfs.clone(),
+        cmdline: options.kernel_params.clone(),
+        console_log: options.directory.join(CONSOLE_LOG),
+        vsock: VsockSpec { cid: GUEST_CID, socket: PathBuf::from(VSOCK_SOCKET) },
+        shares: vec![ShareSpec { tag: SHARE_TAG.to_owned(), directory: options.directory.join(SHARE_DIR) }],
+    };
+    let io = process_io(bundle, options);
+    let shares =
+        vec![Share { tag: SHARE_TAG.to_owned(), mountpoint: SHARE_MOUNT.to_owned(), readonly: false }];
+    Ok(SandboxPlan {
+        machine,
+        guest: ContainerPlan { spec, shares, io },
+        host: HostPlan { rootfs: bundle.rootfs.clone(), volumes: volumes.planned, hooks },
+    })
+}
+
+fn process_io(bundle: &Bundle, options: &Options) -> ProcessIo {
+    let process = bundle.spec.process().as_ref();
+    if !process.and_then(oci_spec::runtime::Process::terminal).unwrap_or(false) {
+        return ProcessIo { stdin: true, stdout: true, stderr: true, ..ProcessIo::default() };
+    }
+    let configured = process.and_then(oci_spec::runtime::Process::console_size).and_then(|size| {
+        let rows = u16::try_from(size.height()).ok()?;
+        let columns = u16::try_from(size.width()).ok()?;
+        (rows > 0 && columns > 0).then_some(ConsoleSize { rows, columns })
+    });
+    ProcessIo { terminal: true, console_size: configured.or(options.console_size), ..ProcessIo::default() }
+}

@@ -1,0 +1,81 @@
+//! Fields that a microVM cannot honour. Each is refused by name: never
+//! silently dropped.
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use crate::validate::PlanError;
+use crate::vm::VmSection;
+
+const NO_LSM: &str = "the guest kernel has no such security module; leave the field out";
+const HOST_KERNEL: &str = "it configures the host's hardware, which the container does not run on";
+const HOST_CHOOSES: &str = "the host chooses the machine; use the options of `vmrun` instead";
+const OWN_KERNEL: &str = "a namespace of the host's kernel cannot be entered from the guest's; leave the path out";
+
+/// Refuses what cannot be honoured.
+pub(crate) fn refuse(spec: &Spec, vm: &VmSection) -> Result<(), PlanError> {
+    for (field, why, present) in fields(spec, vm) {
+        if present {
+            return Err(PlanError::Unsupported { field: field.to_owned(), why });
+        }
+    }
+    namespace_paths(spec)?;
+    annotations(spec)
+}
+
+fn fields(spec: &Spec, vm: &VmSection) -> Vec<(&'static str, &'static str, bool)> {
+    let process = spec.process().as_ref();
+    let linux = spec.linux().as_ref();
+    let text = |value: Option<&str>| value.is_some_and(|value| !value.is_empty());
+    let profile = process.and_then(|process| process.apparmor_profile().as_deref());
+    let label = process.and_then(|process| process.selinux_label().as_deref());
+    let mount_label = linux.and_then(|linux| linux.mount_label().as_deref());
+    vec![
+        ("process.apparmorProfile", NO_LSM, text(profile.filter(|profile| *profile != "unconfined"))),
+        ("process.selinuxLabel", NO_LSM, text(label)),
+        ("linux.mountLabel", NO_LSM, text(mount_label)),
+        ("linux.intelRdt", HOST_KERNEL, linux.is_some_and(|linux| linux.intel_rdt().is_some())),
+        ("linux.memoryPolicy", HOST_KERNEL, linux.is_some_and(|linux| linux.memory_policy().is_some())),
+        (
+            "linux.netDevices",
+            "host interfaces cannot be moved into the guest yet",
+            linux.and_then(|linux| linux.net_devices().as_ref()).is_some_and(|devices| !devices.is_empty()),
+        ),
+        ("vm.kernel", HOST_CHOOSES, vm.kernel.is_some()),
+        ("vm.hypervisor", HOST_CHOOSES, vm.hypervisor.is_some()),
+        ("vm.image", HOST_CHOOSES, vm.image.is_some()),
+        ("windows", "this is a Linux container runtime", spec.windows().is_some()),
+        ("solaris", "this is a Linux container runtime", spec.solaris().is_some()),
+        ("zos", "this is a Linux container runtime", spec.zos().is_some()),
+    ]
+}
+
+fn namespace_paths(spec: &Spec) -> Result<(), PlanError> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    for (index, namespace) in namespaces.into_iter().flatten().enumerate() {
+        let named = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        if named && namespace.typ() != LinuxNamespaceType::Network {
+            let field = format!("linux.namespaces[{index}].path");
+            return Err(PlanError::Unsupported { field, why: OWN_KERNEL });
+        }
+    }
+    Ok(())
+}
+
+/// Annotations under our own prefix are instructions, so an unknown one is an error.
+fn annotations(spec: &Spec) -> Result<(), PlanError> {
+    let known = [crate::size::VCPUS_ANNOTATION, crate::size::MEMORY_ANNOTATION];
+    let mut ours: Vec<_> = spec
+        .annotations()
+        .iter()
+        .flat_map(|annotations| annotations.keys())
+        .filter(|key| key.starts_with("dev.vmrun.") && !known.contains(&key.as_str()))
+        .collect();
+    ours.sort();
+    match ours.first() {
+        None => Ok(()),
+        Some(key) => Err(PlanError::invalid(
+            format!("annotations[{key:?}]"),
+            format!("is not known; there are {}", known.join(" and ")),
+        )),
+    }
+}

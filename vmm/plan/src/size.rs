@@ -1,0 +1,117 @@
+//! How big the machine is.
+//!
+//! | | 1st | 2nd | 3rd | 4th | else |
+//! |---|---|---|---|---|---|
+//! | vCPUs | `--vcpus` | `dev.vmrun.vcpus` | `vm.hwConfig.vcpus` | cpu quota / period, rounded up | 1 |
+//! | memory | `--memory` | `dev.vmrun.memory` (MiB) | `vm.hwConfig.memory` (bytes) | memory limit + overhead | 256 MiB |
+//!
+//! A size that somebody wrote down is taken or refused; one that is derived
+//! from a limit is fitted to the host.
+
+use oci_spec::runtime::LinuxResources;
+use vmrun_spec::MachineSpec;
+
+use crate::validate::PlanError;
+use crate::{Bundle, Facts, Options};
+
+/// Annotation with the number of vCPUs.
+pub(crate) const VCPUS_ANNOTATION: &str = "dev.vmrun.vcpus";
+
+/// Annotation with the machine's memory in MiB.
+pub(crate) const MEMORY_ANNOTATION: &str = "dev.vmrun.memory";
+
+const DEFAULT_VCPUS: u32 = 1;
+const DEFAULT_MEMORY_MIB: u32 = 256;
+
+/// What kernel, agent and boot image take besides the container's limit.
+const OVERHEAD_MIB: u64 = 64;
+
+/// The kernel keeps 64 bytes for each page of 4096.
+const PAGE_STRUCT_SHARE: u64 = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) vcpus: u8,
+    pub(crate) memory_mib: u32,
+}
+
+pub(crate) fn size(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Size, PlanError> {
+    Ok(Size { vcpus: vcpus(bundle, facts, options)?, memory_mib: memory_mib(bundle, options)? })
+}
+
+fn vcpus(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<u8, PlanError> {
+    let max = u32::from(MachineSpec::MAX_VCPUS);
+    let bounded = |count: u32| {
+        let fits = u8::try_from(count).ok().filter(|count| (1..=MachineSpec::MAX_VCPUS).contains(count));
+        fits.ok_or_else(|| format!("{count} is not between 1 and {max}"))
+    };
+    if let Some(count) = options.vcpus {
+        return bounded(count).map_err(|problem| PlanError::Option { option: "--vcpus", problem });
+    }
+    if let Some(count) = annotation(bundle, VCPUS_ANNOTATION)? {
+        return bounded(count).map_err(|problem| PlanError::invalid(annotation_field(VCPUS_ANNOTATION), problem));
+    }
+    if let Some(count) = bundle.vm.hw_config.vcpus {
+        return bounded(count).map_err(|problem| PlanError::invalid("vm.hwConfig.vcpus", problem));
+    }
+    let derived = quota_vcpus(resources(bundle)).unwrap_or(DEFAULT_VCPUS);
+    Ok(u8::try_from(derived.min(facts.cpus.max(1)).min(max)).unwrap_or(1))
+}
+
+fn quota_vcpus(resources: Option<&LinuxResources>) -> Option<u32> {
+    let cpu = resources?.cpu().as_ref()?;
+    let quota = u64::try_from(cpu.quota()?).ok().filter(|quota| *quota > 0)?;
+    let period = cpu.period().filter(|period| *period > 0).unwrap_or(100_000);
+    u32::try_from(quota.div_ceil(period)).ok()
+}
+
+fn memory_mib(bundle: &Bundle, options: &Options) -> Result<u32, PlanError> {
+    let min = MachineSpec::MIN_MEMORY_MIB;
+    let bounded = |mib: u64| {
+        u32::try_from(mib)
+            .ok()
+            .filter(|mib| *mib >= min)
+            .ok_or_else(|| format!("{mib} MiB: the guest does not boot with less than {min} MiB"))
+    };
+    if let Some(mib) = options.memory_mib {
+        return bounded(mib.into()).map_err(|problem| PlanError::Option { option: "--memory", problem });
+    }
+    if let Some(mib) = annotation(bundle, MEMORY_ANNOTATION)? {
+        return bounded(mib.into())
+            .map_err(|problem| PlanError::invalid(annotation_field(MEMORY_ANNOTATION), problem));
+    }
+    if let Some(bytes) = bundle.vm.hw_config.memory {
+        return bounded(bytes >> 20).map_err(|problem| PlanError::invalid("vm.hwConfig.memory", problem));
+    }
+    let limit = resources(bundle).and_then(|resources| resources.memory().as_ref()?.limit());
+    match limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0) {
+        None => Ok(DEFAULT_MEMORY_MIB),
+        Some(bytes) => {
+            let mib = bytes.div_ceil(1 << 20);
+            // A limit that no machine has means "no limit" to those who write it.
+            let total = mib.saturating_add(OVERHEAD_MIB).saturating_add(mib / PAGE_STRUCT_SHARE);
+            Ok(u32::try_from(total).ok().filter(|mib| *mib <= MAX_DERIVED_MIB).unwrap_or(DEFAULT_MEMORY_MIB))
+        }
+    }
+}
+
+/// 1 TiB: the largest limit that is taken as a wish for a machine of that size.
+const MAX_DERIVED_MIB: u32 = 1 << 20;
+
+fn resources(bundle: &Bundle) -> Option<&LinuxResources> {
+    bundle.spec.linux().as_ref()?.resources().as_ref()
+}
+
+fn annotation(bundle: &Bundle, key: &str) -> Result<Option<u32>, PlanError> {
+    let Some(text) = bundle.spec.annotations().as_ref().and_then(|annotations| annotations.get(key)) else {
+        return Ok(None);
+    };
+    let number = text.parse().map_err(|_| {
+        PlanError::invalid(annotation_field(key), format!("{text:?} is not a whole number"))
+    })?;
+    Ok(Some(number))
+}
+
+fn annotation_field(key: &str) -> String {
+    format!("annotations[{key:?}]")
+}

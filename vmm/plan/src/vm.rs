@@ -1,0 +1,30 @@
+//! The configuration's `vm` section.
+//!
+//! Read apart from the rest, since the specification's `hwConfig` is younger
+//! than the types of `oci-spec`, which also insist on `vm.kernel`.
+
+use serde::Deserialize;
+
+/// What is understood of `vm`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VmSection {
+    /// Sizes.
+    pub hw_config: HwConfig,
+    /// Only its presence matters: the host chooses the kernel.
+    pub kernel: Option<serde_json::Value>,
+    /// Only its presence matters.
+    pub hypervisor: Option<serde_json::Value>,
+    /// Only its presence matters.
+    pub image: Option<serde_json::Value>,
+}
+
+/// `vm.hwConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HwConfig {
+    /// Number of vCPUs.
+    pub vcpus: Option<u32>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+}

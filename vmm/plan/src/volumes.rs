@@ -1,0 +1,81 @@
+//! Bind mounts: where their sources are on the host and in the guest.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+use vmrun_proto::{SHARE_MOUNT, VOLUMES_DIR};
+use vmrun_spec::Volume;
+
+use crate::validate::PlanError;
+use crate::{Bundle, Facts};
+
+/// The volumes, and for each bind mount of the configuration its source in the guest.
+#[derive(Debug, Default)]
+pub(crate) struct Volumes {
+    pub(crate) planned: Vec<Volume>,
+    /// By index in `mounts`.
+    pub(crate) guest_sources: BTreeMap<usize, PathBuf>,
+}
+
+/// Whether the configuration's mount is a bind mount.
+pub(crate) fn is_bind(mount: &Mount) -> bool {
+    let by_type = mount.typ().as_deref() == Some("bind");
+    by_type || has_option(mount, &["bind", "rbind"])
+}
+
+fn has_option(mount: &Mount, names: &[&str]) -> bool {
+    mount.options().iter().flatten().any(|option| names.contains(&option.as_str()))
+}
+
+/// Host paths whose kind [`Facts::sources`] has to tell.
+pub fn bind_sources(bundle: &Bundle) -> Vec<PathBuf> {
+    let mounts = bundle.spec.mounts().iter().flatten();
+    mounts.filter(|mount| is_bind(mount)).filter_map(|mount| host_source(bundle, mount)).collect()
+}
+
+/// Absolute, with `.` and doubled slashes gone; `..` and symbolic links are the kernel's.
+fn host_source(bundle: &Bundle, mount: &Mount) -> Option<PathBuf> {
+    let joined = bundle.dir.join(mount.source().as_ref()?);
+    Some(joined.components().collect())
+}
+
+/// Kernel file systems: what the container wants to see there is its own
+/// kernel's, and that is the guest's.
+fn is_kernels(path: &Path) -> bool {
+    let mut parts = path.components().skip_while(|part| *part == Component::RootDir);
+    let first = parts.next();
+    match first.and_then(|part| part.as_os_str().to_str()) {
+        Some("proc" | "sys") => true,
+        Some("dev") => parts.next().is_none(),
+        _ => false,
+    }
+}
+
+/// Plans one volume for each bind mount.
+pub(crate) fn volumes(bundle: &Bundle, facts: &Facts) -> Result<Volumes, PlanError> {
+    let mut volumes = Volumes::default();
+    for (index, mount) in bundle.spec.mounts().iter().flatten().enumerate() {
+        if !is_bind(mount) {
+            continue;
+        }
+        let Some(source) = host_source(bundle, mount) else { continue };
+        if is_kernels(&source) {
+            volumes.guest_sources.insert(index, source);
+            continue;
+        }
+        let Some(&kind) = facts.sources.get(&source) else {
+            let problem = format!("{}: no such file or directory", source.display());
+            return Err(PlanError::invalid(format!("mounts[{index}].source"), problem));
+        };
+        let place = Path::new(SHARE_MOUNT).join(VOLUMES_DIR).join(volumes.planned.len().to_string());
+        volumes.guest_sources.insert(index, place);
+        volumes.planned.push(Volume {
+            source,
+            kind,
+            recursive: has_option(mount, &["rbind"]),
+            readonly: has_option(mount, &["ro", "rro"]),
+        });
+    }
+    Ok(volumes)
+}

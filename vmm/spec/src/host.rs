@@ -1,0 +1,75 @@
+//! What the host prepares for one sandbox.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Host resources of one sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostPlan {
+    /// The container's root file system, absolute.
+    pub rootfs: PathBuf,
+    /// Entry N appears in the shared tree as `volumes/N`.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// Hooks that run on the host.
+    #[serde(default)]
+    pub hooks: HostHooks,
+}
+
+/// A bind mount's source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Absolute path on the host.
+    pub source: PathBuf,
+    /// A directory, or anything else.
+    pub kind: VolumeKind,
+    /// Take along what is mounted below the source.
+    pub recursive: bool,
+    /// The guest may not write to it: held on the host too.
+    pub readonly: bool,
+}
+
+/// What a volume's mount point must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeKind {
+    /// A directory.
+    Directory,
+    /// A file, socket, FIFO or device node.
+    File,
+}
+
+/// OCI hooks that run on the host, in order; `startContainer` runs in the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostHooks {
+    /// `prestart`, `createRuntime` and `createContainer`, in this order: before
+    /// the container is made in the guest.
+    pub create: Vec<Hook>,
+    /// After the program has started; a failure is only reported.
+    pub poststart: Vec<Hook>,
+    /// After the container is gone; a failure is only reported.
+    pub poststop: Vec<Hook>,
+}
+
+/// One program to run with the container's state on its standard input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hook {
+    /// The field of the configuration that it stands in, for messages.
+    pub field: String,
+    /// Absolute path.
+    pub path: PathBuf,
+    /// `argv`, the program's name included.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// `KEY=value`; nothing else is in its environment.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Seconds after which it is killed.
+    #[serde(default)]
+    pub timeout_s: Option<u64>,
+}
