@@ -1,1 +1,32 @@
-//! devices
+//! Virtio devices and the transport that carries them.
+//!
+//! ```text
+//!   vCPU thread        MmioTransport (registers, status machine)
+//!     MMIO exit  --->    | activate(queues, interrupt)
+//!                        v
+//!                      VirtioDevice  --- its worker --->  event loop (rng, vsock)
+//!                                                         own thread (fs)
+//!     ioeventfd  ------------- kick ------------------->    queue -> host effect
+//!     irqfd      <--------- interrupt -------------------   used ring
+//! ```
+//!
+//! The devices know nothing of KVM (the machine wires event file descriptors)
+//! and nothing of containers. Every byte that comes from the guest is hostile:
+//! descriptor chains are validated by virtio-queue and vm-memory, headers are
+//! copied once, sums are checked, and a device that meets nonsense marks itself
+//! `DEVICE_NEEDS_RESET` (virtio 1.2, §2.1.2) and goes quiet; nothing panics.
+
+mod event_loop;
+mod interrupt;
+mod memory;
+mod mmio_bus;
+mod thread;
+mod uart;
+pub mod virtio;
+
+pub use event_loop::{EventLoop, LoopHandle, LoopSubscriber};
+pub use interrupt::Interrupt;
+pub use memory::{GuestRegion, Memory};
+pub use mmio_bus::{MmioBus, MmioDevice};
+pub use thread::{ThreadError, Worker};
+pub use uart::{ConsoleLog, Uart};

@@ -1,0 +1,101 @@
+//! virtio-fs: a directory of the host as a file system of the guest (virtio 1.2, §5.11).
+//!
+//! The queues carry FUSE requests. They are served by virtiofsd's file system,
+//! linked as a library, on one thread of this process: in-process because memory
+//! of a snapshot that is restored copy-on-write cannot be shared with a server
+//! in another process.
+
+mod server;
+
+use std::path::PathBuf;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
+use vmrun_spec::ShareSpec;
+
+use crate::thread::Worker;
+use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
+use server::FileServer;
+
+/// High-priority (forget, interrupt) and request queue. The driver keeps
+/// up to half a queue of requests under way.
+const QUEUE_SIZES: [u16; 2] = [64, 512];
+
+/// `struct virtio_fs_config`: the tag, then the number of request queues.
+const TAG_BYTES: usize = 36;
+const CONFIG_BYTES: usize = TAG_BYTES + 4;
+
+/// Why the device could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// The tag does not fit its field.
+    #[error("the virtio-fs tag {0:?} is not 1 to {TAG_BYTES} bytes long")]
+    Tag(String),
+    /// The server did not take the directory.
+    #[error("cannot share the directory {path}")]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The device.
+pub struct Fs {
+    config: [u8; CONFIG_BYTES],
+    server: FileServer,
+    worker: Option<Worker>,
+}
+
+impl std::fmt::Debug for Fs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fs").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+impl Fs {
+    /// A device that shares `spec.directory`.
+    pub fn new(spec: &ShareSpec) -> Result<Self, FsError> {
+        let mut config = [0; CONFIG_BYTES];
+        let tag = spec.tag.as_bytes();
+        if tag.is_empty() || tag.len() > TAG_BYTES {
+            return Err(FsError::Tag(spec.tag.clone()));
+        }
+        config[..tag.len()].copy_from_slice(tag);
+        config[TAG_BYTES..].copy_from_slice(&1u32.to_le_bytes());
+        let server = FileServer::open(&spec.directory)
+            .map_err(|source| FsError::Open { path: spec.directory.clone(), source })?;
+        Ok(Self { config, server, worker: None })
+    }
+}
+
+impl VirtioDevice for Fs {
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_FS
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
+        let queues: [_; 2] = activation.take_queues()?;
+        let server = self.server.clone();
+        let interrupt = activation.interrupt.clone();
+        let failed = move || {
+            log::error!("virtio-fs: the server's thread panicked; the device waits for a reset");
+            interrupt.signal_needs_reset();
+        };
+        self.worker = Some(Worker::start("vmm-fs", move |stop| server.serve(queues, &stop), failed)?);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.worker = None;
+        self.server.forget();
+    }
+}

@@ -1,0 +1,94 @@
+//! virtio-rng: entropy for the guest (virtio 1.2, §5.4).
+//!
+//! One queue of device-writable buffers, filled from the host kernel's pool.
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId};
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+use virtio_queue::DescriptorChain;
+use vm_memory::Bytes;
+
+use crate::event_loop::LoopHandle;
+use crate::memory::Memory;
+use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
+use crate::virtio::queue::ActiveQueue;
+
+const QUEUE_SIZES: [u16; 1] = [64];
+
+/// Most bytes for one request. A guest that asks for more gets this much, which
+/// the driver must accept, and the event loop is not held up by one huge buffer.
+const MAX_REQUEST_BYTES: usize = 4096;
+
+/// The device.
+#[derive(Debug)]
+pub struct Rng {
+    events: LoopHandle,
+    worker: Option<SubscriberId>,
+}
+
+impl Rng {
+    /// A device whose worker runs on `events`.
+    pub fn new(events: LoopHandle) -> Self {
+        Self { events, worker: None }
+    }
+}
+
+impl VirtioDevice for Rng {
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_RNG
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
+        let [queue] = activation.take_queues()?;
+        self.worker = Some(self.events.add(Box::new(RngWorker { queue }))?);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            // Fails only when the loop is gone, and the worker with it.
+            let _ = self.events.remove(worker);
+        }
+    }
+}
+
+struct RngWorker {
+    queue: ActiveQueue,
+}
+
+impl MutEventSubscriber for RngWorker {
+    fn init(&mut self, ops: &mut EventOps) {
+        if ops.add(Events::new(self.queue.kick(), EventSet::IN)).is_err() {
+            log::error!("virtio-rng: cannot watch the queue");
+        }
+    }
+
+    fn process(&mut self, _events: Events, ops: &mut EventOps) {
+        self.queue.clear_kick();
+        if let Err(error) = self.queue.drain(fill) {
+            self.queue.fail("virtio-rng", &error);
+            // The driver must reset; until then kicks mean nothing.
+            let _ = ops.remove(Events::new(self.queue.kick(), EventSet::IN));
+        }
+    }
+}
+
+/// Fills the chain's writable buffers and returns how many bytes were written.
+fn fill(memory: &Memory, chain: DescriptorChain<&Memory>) -> u32 {
+    let mut written = 0;
+    for descriptor in chain.writable() {
+        let wanted =
+            usize::try_from(descriptor.len()).unwrap_or(MAX_REQUEST_BYTES).min(MAX_REQUEST_BYTES - written);
+        let mut bytes = [0; MAX_REQUEST_BYTES];
+        let Some(bytes) = bytes.get_mut(..wanted).filter(|bytes| !bytes.is_empty()) else { break };
+        let entropy = getrandom::fill(bytes);
+        if entropy.is_err() || memory.write_slice(bytes, descriptor.addr()).is_err() {
+            break;
+        }
+        written += wanted;
+    }
+    u32::try_from(written).unwrap_or(0)
+}

@@ -1,0 +1,40 @@
+//! virtio-vsock: stream sockets between host and guest (virtio 1.2, §5.10).
+//!
+//! ```text
+//!  guest driver      device.rs          muxer.rs               host processes
+//!   tx queue  --->  VsockWorker  --->  Muxer ---> Connection --- UnixStream
+//!   rx queue  <---   (queues)    <---   who has something for the guest
+//! ```
+//!
+//! On the host the device is a Unix socket. A client that connects to it writes
+//! `CONNECT <port>\n`, reads `OK <host port>\n`, and then talks to the guest's
+//! listener on that port ([`handshake`]). A guest that connects to port P of the
+//! host reaches whoever listens on the socket's path with `_P` behind it. The
+//! convention is Firecracker's (docs/vsock.md there).
+//!
+//! [`connection`] is the state machine of one connection, generic over its
+//! stream; [`muxer`] owns all of them and decides whose packet the guest gets
+//! next; [`device`] moves packets between the queues and the muxer.
+
+mod connection;
+mod device;
+mod handshake;
+mod header;
+mod muxer;
+
+pub use device::{Vsock, VsockError};
+
+/// Context id of the host.
+const HOST_CID: u64 = 2;
+
+/// Receive buffer of each connection on the host side, bytes: how much the
+/// guest may send before the host's reader has taken it.
+const BUFFER_BYTES: u32 = 256 << 10;
+
+/// Largest payload of one packet, bytes, as in the Linux driver
+/// (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`).
+const MAX_PACKET_BYTES: u32 = 64 << 10;
+
+/// Most connections at a time, those in their handshake included: each costs
+/// the host a file descriptor, and the guest decides how many it opens.
+const MAX_CONNECTIONS: usize = 1024;

@@ -1,0 +1,300 @@
+//! All connections of the device, and whose packet the guest gets next.
+//!
+//! Three kinds of event arrive: the listening socket has a client, a stream is
+//! ready, the guest sent a packet. Each may leave packets that are due; their
+//! owners queue up and take turns, a packet each, so that no connection starves.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use vm_memory::VolatileSlice;
+use vm_memory::bitmap::BitmapSlice;
+
+use super::connection::Connection;
+use super::handshake::{Handshake, take_line};
+use super::header::{Header, TYPE_STREAM, op};
+use super::{HOST_CID, MAX_CONNECTIONS};
+
+/// Names a stream towards the event loop. Never reused.
+pub(super) type Token = u32;
+
+/// Host ports of connections that the host opens start here, above those that
+/// listeners use.
+const FIRST_EPHEMERAL_PORT: u32 = 1 << 30;
+
+/// What the event loop shall do with a stream.
+#[derive(Debug)]
+pub(super) enum Watch {
+    /// Watch the stream with this token from now on.
+    Add(Token),
+    /// Stop watching it: it is about to be closed.
+    Remove(UnixStream),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Ports {
+    host: u32,
+    guest: u32,
+}
+
+#[derive(Debug)]
+enum Turn {
+    /// The guest addressed a connection that does not exist.
+    Reset(Ports),
+    Connection(Token),
+}
+
+/// A stream and what is known of it.
+#[derive(Debug)]
+enum Stream {
+    Handshake(UnixStream),
+    Connected(Ports, Box<Connection<UnixStream>>),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Muxer {
+    guest_cid: u64,
+    path: PathBuf,
+    listener: UnixListener,
+    streams: HashMap<Token, Stream>,
+    by_ports: HashMap<Ports, Token>,
+    turns: VecDeque<Turn>,
+    waiting: HashSet<Token>,
+    watches: Vec<Watch>,
+    next_token: Token,
+    next_port: u32,
+}
+
+impl Muxer {
+    /// Listens on `path`.
+    pub(super) fn bind(guest_cid: u32, path: &Path) -> io::Result<Self> {
+        let listener = UnixListener::bind(path)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            guest_cid: u64::from(guest_cid),
+            path: path.to_owned(),
+            listener,
+            streams: HashMap::new(),
+            by_ports: HashMap::new(),
+            turns: VecDeque::new(),
+            waiting: HashSet::new(),
+            watches: Vec::new(),
+            next_token: 0,
+            next_port: FIRST_EPHEMERAL_PORT,
+        })
+    }
+
+    /// The listening socket.
+    pub(super) fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    /// What changed for the event loop since the last call.
+    pub(super) fn take_watches(&mut self) -> Vec<Watch> {
+        std::mem::take(&mut self.watches)
+    }
+
+    /// The stream of `token`.
+    pub(super) fn stream(&self, token: Token) -> Option<&UnixStream> {
+        match self.streams.get(&token)? {
+            Stream::Handshake(stream) => Some(stream),
+            Stream::Connected(_, connection) => Some(connection.stream()),
+        }
+    }
+
+    /// The listening socket has clients.
+    pub(super) fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.streams.len() >= MAX_CONNECTIONS || stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let token = self.add(Stream::Handshake(stream));
+            self.handshake(token);
+        }
+    }
+
+    /// The stream of `token` is ready.
+    pub(super) fn host_event(&mut self, token: Token, readable: bool, writable: bool, hangup: bool) {
+        match self.streams.get_mut(&token) {
+            Some(Stream::Handshake(_)) => self.handshake(token),
+            Some(Stream::Connected(_, connection)) => {
+                connection.host_event(readable, writable, hangup);
+                self.settle(token);
+            }
+            None => {}
+        }
+    }
+
+    /// The guest sent a packet.
+    pub(super) fn guest_packet<B: BitmapSlice>(
+        &mut self,
+        header: &Header,
+        data: Option<&VolatileSlice<'_, B>>,
+    ) {
+        if header.src_cid != self.guest_cid || header.dst_cid != HOST_CID {
+            return; // Nobody else is reachable; there is nobody to answer to either.
+        }
+        let ports = Ports { host: header.dst_port, guest: header.src_port };
+        match self.by_ports.get(&ports).copied() {
+            Some(token) if header.op != op::REQUEST && header.type_ == TYPE_STREAM => {
+                if let Some(Stream::Connected(_, connection)) = self.streams.get_mut(&token) {
+                    connection.guest_packet(header, data);
+                    if header.op == op::RESPONSE && !connection.is_draining() {
+                        connection.greet(ports.host);
+                    }
+                }
+                self.settle(token);
+            }
+            None if header.op == op::REQUEST && header.type_ == TYPE_STREAM => match self.connect(ports.host)
+            {
+                Some(stream) => self.connected(ports, Connection::from_guest(stream, header)),
+                None => self.refuse(ports),
+            },
+            _ if header.op == op::RST => {}
+            _ => self.refuse(ports),
+        }
+    }
+
+    /// Some packet is due for the guest.
+    pub(super) fn has_packet(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    /// Makes the next packet for the guest, with its payload in `room`.
+    pub(super) fn next_packet<B: BitmapSlice>(
+        &mut self,
+        room: Option<&VolatileSlice<'_, B>>,
+    ) -> Option<Header> {
+        while let Some(turn) = self.turns.pop_front() {
+            let (ports, header) = match turn {
+                Turn::Reset(ports) => (ports, Header { op: op::RST, ..Header::default() }),
+                Turn::Connection(token) => {
+                    self.waiting.remove(&token);
+                    let Some(Stream::Connected(ports, connection)) = self.streams.get_mut(&token) else {
+                        continue;
+                    };
+                    let ports = *ports;
+                    let header = connection.next_packet(room);
+                    self.settle(token);
+                    let Some(header) = header else { continue };
+                    (ports, header)
+                }
+            };
+            return Some(Header {
+                src_cid: HOST_CID,
+                dst_cid: self.guest_cid,
+                src_port: ports.host,
+                dst_port: ports.guest,
+                type_: TYPE_STREAM,
+                ..header
+            });
+        }
+        None
+    }
+
+    fn handshake(&mut self, token: Token) {
+        let Some(Stream::Handshake(stream)) = self.streams.get(&token) else { return };
+        match take_line(stream) {
+            Handshake::Wait => {}
+            Handshake::Refuse => self.remove(token),
+            Handshake::Connect(guest) => {
+                let ports = Ports { host: self.ephemeral_port(guest), guest };
+                if let Some(Stream::Handshake(stream)) = self.streams.remove(&token) {
+                    let connection = Box::new(Connection::from_host(stream));
+                    self.streams.insert(token, Stream::Connected(ports, connection));
+                    self.by_ports.insert(ports, token);
+                    self.settle(token);
+                }
+            }
+        }
+    }
+
+    fn ephemeral_port(&mut self, guest: u32) -> u32 {
+        loop {
+            let host = self.next_port;
+            // u32::MAX is VMADDR_PORT_ANY.
+            self.next_port = if host >= u32::MAX - 1 { FIRST_EPHEMERAL_PORT } else { host + 1 };
+            // At most MAX_CONNECTIONS ports are taken, so this ends.
+            if !self.by_ports.contains_key(&Ports { host, guest }) {
+                return host;
+            }
+        }
+    }
+
+    /// Connects to the listener of `port` on the host, without ever waiting for it.
+    fn connect(&self, port: u32) -> Option<UnixStream> {
+        if self.streams.len() >= MAX_CONNECTIONS {
+            log::warn!("virtio-vsock: the guest has {MAX_CONNECTIONS} connections open; one more is refused");
+            return None;
+        }
+        let mut path = self.path.clone().into_os_string();
+        path.push(format!("_{port}"));
+        let address = UnixAddr::new(Path::new(&path)).ok()?;
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let stream: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
+        connect(std::os::fd::AsRawFd::as_raw_fd(&stream), &address).ok()?;
+        Some(UnixStream::from(stream))
+    }
+
+    fn connected(&mut self, ports: Ports, connection: Connection<UnixStream>) {
+        let token = self.add(Stream::Connected(ports, Box::new(connection)));
+        self.by_ports.insert(ports, token);
+        self.settle(token);
+    }
+
+    fn add(&mut self, stream: Stream) -> Token {
+        let token = self.next_token;
+        self.next_token = self.next_token.wrapping_add(1);
+        self.streams.insert(token, stream);
+        self.watches.push(Watch::Add(token));
+        token
+    }
+
+    fn refuse(&mut self, ports: Ports) {
+        // Each refusal answers one packet of the guest's tx queue; a guest that
+        // offers no room for answers loses the oldest ones.
+        if self.turns.len() < 2 * MAX_CONNECTIONS {
+            self.turns.push_back(Turn::Reset(ports));
+        }
+    }
+
+    /// After a change: queue the connection up, forget it towards the guest, or close it.
+    fn settle(&mut self, token: Token) {
+        let Some(Stream::Connected(ports, connection)) = self.streams.get(&token) else { return };
+        if connection.is_draining() && self.by_ports.get(ports) == Some(&token) {
+            self.by_ports.remove(ports);
+        }
+        if connection.is_finished() {
+            self.remove(token);
+        } else if connection.has_packet() && self.waiting.insert(token) {
+            self.turns.push_back(Turn::Connection(token));
+        }
+    }
+
+    fn remove(&mut self, token: Token) {
+        self.waiting.remove(&token);
+        let stream = match self.streams.remove(&token) {
+            Some(Stream::Handshake(stream)) => stream,
+            Some(Stream::Connected(ports, connection)) => {
+                if self.by_ports.get(&ports) == Some(&token) {
+                    self.by_ports.remove(&ports);
+                }
+                connection.into_stream()
+            }
+            None => return,
+        };
+        self.watches.push(Watch::Remove(stream));
+    }
+}
+
+impl Drop for Muxer {
+    fn drop(&mut self) {
+        // Whoever made the directory removes it too; a socket that is gone is fine.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
