@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary `vmrun-agent`: `/init` of the guest. Everything is in the library.
+
+fn main() {
+    vmrun_agent::run_as_init();
+}

@@ -1,0 +1,276 @@
+//! From the plan to the configuration that libcontainer is given.
+//!
+//! libcontainer honours most of the configuration as it stands. What it does
+//! not, or does in a way that fails in this guest, is changed here or done by
+//! [`Program`] and the maker:
+//!
+//! * `noNewPrivileges: false` is treated like true when the seccomp filter is
+//!   loaded: the field is removed,
+//! * absent capabilities leave all: they become empty sets,
+//! * `HOME` is looked up with glibc's name service, which would load the
+//!   container's libraries into the agent: a placeholder keeps it from that,
+//! * with `noNewPrivileges` the seccomp filter is loaded right before `execve`
+//!   instead of before the wait for the start,
+//! * a root file system without a mount at `/dev` would get its device nodes
+//!   written into the host's directory: it gets a tmpfs there.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{
+    Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, Process,
+    Spec,
+};
+
+use super::program::Program;
+
+/// The configuration for libcontainer and the program that it shall run.
+#[derive(Debug)]
+pub(crate) struct Adapted {
+    pub(crate) spec: Spec,
+    pub(crate) program: Program,
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdaptError {
+    #[error("the configuration has no process")]
+    NoProcess,
+    #[error("the configuration has no root")]
+    NoRoot,
+    #[error("process.args is missing or empty")]
+    NoArgs,
+    #[error("process.cwd {0:?} is not an absolute path")]
+    RelativeCwd(PathBuf),
+    #[error("{0} holds a NUL byte")]
+    Nul(&'static str),
+    #[error("cannot build the {what}: {cause}")]
+    Build { what: &'static str, cause: oci_spec::OciSpecError },
+    #[error("cannot make an empty linux section: {0}")]
+    EmptyLinux(serde_json::Error),
+}
+
+/// The configuration of a container's init process.
+pub(crate) fn for_init(plan: &Spec) -> Result<Adapted, AdaptError> {
+    let mut spec = plan.clone();
+    let mut process = spec.process().clone().ok_or(AdaptError::NoProcess)?;
+    if spec.root().is_none() {
+        return Err(AdaptError::NoRoot);
+    }
+    let mut linux = match spec.linux() {
+        Some(linux) => linux.clone(),
+        None => empty_linux()?,
+    };
+    let program = take_program(&mut process, &mut linux)?;
+    add_missing_dev(&mut spec)?;
+    spec.set_process(Some(process)).set_linux(Some(linux));
+    Ok(Adapted { spec, program })
+}
+
+/// The configuration of one more process in the container whose init has the pid `init`.
+pub(crate) fn for_exec(plan: &Spec, process: &Process, init: i32) -> Result<Adapted, AdaptError> {
+    let mut spec = plan.clone();
+    let mut process = process.clone();
+    let mut linux = match spec.linux() {
+        Some(linux) => linux.clone(),
+        None => empty_linux()?,
+    };
+    let program = take_program(&mut process, &mut linux)?;
+    let joined = joined_namespaces(linux.namespaces().as_deref().unwrap_or_default(), init)?;
+    linux.set_namespaces(Some(joined)).set_resources(None).set_devices(None).set_net_devices(None);
+    spec.set_process(Some(process)).set_linux(Some(linux)).set_mounts(None).set_hooks(None);
+    Ok(Adapted { spec, program })
+}
+
+fn empty_linux() -> Result<Linux, AdaptError> {
+    serde_json::from_str("{}").map_err(AdaptError::EmptyLinux)
+}
+
+/// Takes what [`Program`] does out of the configuration.
+fn take_program(process: &mut Process, linux: &mut Linux) -> Result<Program, AdaptError> {
+    let program = Program::new(process)?;
+    if !process.cwd().is_absolute() {
+        return Err(AdaptError::RelativeCwd(process.cwd().clone()));
+    }
+    if process.capabilities().is_none() {
+        process.set_capabilities(Some(no_capabilities()));
+    }
+    let mut environment = process.env().clone().unwrap_or_default();
+    environment.retain(|entry| !entry.starts_with("HOME="));
+    environment.push("HOME=/".to_owned());
+    process.set_env(Some(environment));
+    if process.no_new_privileges() != Some(true) {
+        process.set_no_new_privileges(None);
+        return Ok(program);
+    }
+    let seccomp = linux.seccomp().clone().filter(|filter| !libcontainer::seccomp::is_notify(filter));
+    if seccomp.is_some() {
+        linux.set_seccomp(None);
+    }
+    Ok(program.with_seccomp(seccomp))
+}
+
+fn no_capabilities() -> LinuxCapabilities {
+    let mut none = LinuxCapabilities::default();
+    none.set_bounding(None).set_effective(None).set_inheritable(None).set_permitted(None).set_ambient(None);
+    none
+}
+
+fn joined_namespaces(own: &[LinuxNamespace], init: i32) -> Result<Vec<LinuxNamespace>, AdaptError> {
+    let join = |namespace: &LinuxNamespace| {
+        let path = format!("/proc/{init}/ns/{}", file_name(namespace.typ()));
+        LinuxNamespaceBuilder::default().typ(namespace.typ()).path(path).build()
+    };
+    own.iter().map(join).collect::<Result<_, _>>().map_err(|cause| AdaptError::Build { what: "namespaces", cause })
+}
+
+/// Name of a namespace under `/proc/PID/ns`.
+pub(crate) fn file_name(kind: LinuxNamespaceType) -> &'static str {
+    match kind {
+        LinuxNamespaceType::Mount => "mnt",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "net",
+        LinuxNamespaceType::Time => "time",
+    }
+}
+
+fn add_missing_dev(spec: &mut Spec) -> Result<(), AdaptError> {
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    if mounts.iter().any(|mount| lies_at(mount, "/dev")) {
+        return Ok(());
+    }
+    let options = ["nosuid", "strictatime", "mode=755", "size=65536k"].map(str::to_owned).to_vec();
+    let dev = MountBuilder::default()
+        .destination("/dev")
+        .typ("tmpfs")
+        .source("tmpfs")
+        .options(options)
+        .build()
+        .map_err(|cause| AdaptError::Build { what: "mount of /dev", cause })?;
+    let first_below = mounts.iter().position(|mount| mount.destination().starts_with("/dev"));
+    mounts.insert(first_below.unwrap_or(mounts.len()), dev);
+    spec.set_mounts(Some(mounts));
+    Ok(())
+}
+
+fn lies_at(mount: &Mount, path: &str) -> bool {
+    mount.destination().components().eq(Path::new(path).components())
+}
+
+/// The cgroup of a container: what the configuration asks for, as a path below
+/// the guest's cgroup root.
+///
+/// systemd's form `SLICE:PREFIX:NAME` has no systemd to understand it here and
+/// becomes `/PREFIX-NAME.scope`.
+pub(crate) fn cgroup_path(spec: &Spec, id: &str) -> PathBuf {
+    let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+    let text = asked.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let wanted = match text.split(':').collect::<Vec<_>>()[..] {
+        [_, prefix, name] => format!("{prefix}-{name}.scope"),
+        _ if text.is_empty() => id.to_owned(),
+        _ => text,
+    };
+    let normal = Path::new(&wanted).components().filter(|part| matches!(part, Component::Normal(_)));
+    let below: PathBuf = normal.collect();
+    if below.as_os_str().is_empty() { Path::new("/").join("container") } else { Path::new("/").join(below) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(change: impl FnOnce(&mut serde_json::Value)) -> Spec {
+        let mut value = json!({
+            "ociVersion": "1.0.2",
+            "process": {"user": {"uid": 0, "gid": 0}, "args": ["true"], "cwd": "/"},
+            "root": {"path": "rootfs"},
+            "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}]}
+        });
+        change(&mut value);
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn process(adapted: &Adapted) -> &Process {
+        adapted.spec.process().as_ref().unwrap()
+    }
+
+    #[test]
+    fn no_new_privileges_false_is_the_same_as_absent() {
+        let adapted = for_init(&spec(|value| value["process"]["noNewPrivileges"] = json!(false))).unwrap();
+        assert_eq!(process(&adapted).no_new_privileges(), None);
+    }
+
+    #[test]
+    fn seccomp_moves_to_the_program_only_with_no_new_privileges() {
+        let with = |privileges: bool| {
+            for_init(&spec(|value| {
+                value["process"]["noNewPrivileges"] = json!(privileges);
+                value["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+            }))
+            .unwrap()
+        };
+        let seccomp = |adapted: &Adapted| adapted.spec.linux().as_ref().unwrap().seccomp().is_some();
+        assert!(!seccomp(&with(true)) && with(true).program.has_seccomp());
+        assert!(seccomp(&with(false)) && !with(false).program.has_seccomp());
+    }
+
+    #[test]
+    fn absent_capabilities_become_empty_sets() {
+        let adapted = for_init(&spec(|_| ())).unwrap();
+        let capabilities = process(&adapted).capabilities().clone().unwrap();
+        assert!(capabilities.bounding().is_none() && capabilities.permitted().is_none());
+    }
+
+    #[test]
+    fn dev_is_mounted_in_front_of_what_lies_below_it() {
+        let below = json!([
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts"}
+        ]);
+        let adapted = for_init(&spec(|value| value["mounts"] = below)).unwrap();
+        let mounts = adapted.spec.mounts().clone().unwrap();
+        let destinations: Vec<_> = mounts.iter().map(|mount| mount.destination().to_str().unwrap()).collect();
+        assert_eq!(destinations, ["/proc", "/dev", "/dev/pts"]);
+    }
+
+    #[test]
+    fn own_dev_is_left_alone() {
+        let own = json!([{"destination": "/dev/", "type": "tmpfs", "source": "tmpfs"}]);
+        let adapted = for_init(&spec(|value| value["mounts"] = own)).unwrap();
+        assert_eq!(adapted.spec.mounts().as_ref().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn exec_joins_the_namespaces_that_the_container_has() {
+        let container = spec(|_| ());
+        let adapted = for_exec(&container, container.process().as_ref().unwrap(), 42).unwrap();
+        let namespaces = adapted.spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+        let paths: Vec<_> = namespaces.iter().map(|namespace| namespace.path().clone().unwrap()).collect();
+        assert_eq!(paths, [Path::new("/proc/42/ns/pid"), Path::new("/proc/42/ns/mnt")]);
+    }
+
+    #[test]
+    fn missing_args_and_relative_cwd_are_refused() {
+        let no_args = for_init(&spec(|value| value["process"]["args"] = json!([])));
+        assert!(matches!(no_args, Err(AdaptError::NoArgs)));
+        let relative = for_init(&spec(|value| value["process"]["cwd"] = json!("tmp")));
+        assert!(matches!(relative, Err(AdaptError::RelativeCwd(_))));
+    }
+
+    #[test]
+    fn cgroup_path_stays_below_the_root() {
+        let path = |asked: Option<&str>| {
+            cgroup_path(&spec(|value| value["linux"]["cgroupsPath"] = json!(asked)), "web").display().to_string()
+        };
+        assert_eq!(path(None), "/web");
+        assert_eq!(path(Some("/a/b")), "/a/b");
+        assert_eq!(path(Some("../../x")), "/x");
+        assert_eq!(path(Some("/..")), "/container");
+        assert_eq!(path(Some("system.slice:docker:abc")), "/docker-abc.scope");
+    }
+}

@@ -1,0 +1,110 @@
+//! The cgroup of a container, as the agent uses it after libcontainer made it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::sys;
+
+/// Mount point of the guest's cgroup v2 hierarchy.
+pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// A container's cgroup with everything below it.
+#[derive(Clone, Debug)]
+pub(crate) struct Cgroup {
+    directory: PathBuf,
+}
+
+impl Cgroup {
+    /// The cgroup at `path`, which is absolute below the root of the hierarchy.
+    pub(crate) fn at(path: &Path) -> Self {
+        let below = path.strip_prefix("/").unwrap_or(path);
+        Self { directory: Path::new(CGROUP_ROOT).join(below) }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Kills every process in it, forks in progress included.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        absent_is_fine(fs::write(self.directory.join("cgroup.kill"), "1"))
+    }
+
+    /// Sends `signal` to every process in it.
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        if signal == libc::SIGKILL {
+            return self.kill();
+        }
+        for pid in processes(&self.directory)? {
+            match sys::kill(pid, signal) {
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes it with all cgroups below it; false while processes are in it.
+    pub(crate) fn remove(&self) -> io::Result<bool> {
+        match remove_tree(&self.directory) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
+            other => absent_is_fine(other).map(|()| true),
+        }
+    }
+}
+
+fn processes(directory: &Path) -> io::Result<Vec<i32>> {
+    let list = fs::read_to_string(directory.join("cgroup.procs"))?;
+    let mut pids: Vec<i32> = list.lines().filter_map(|line| line.parse().ok()).collect();
+    for below in directories(directory)? {
+        pids.extend(processes(&below)?);
+    }
+    Ok(pids)
+}
+
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    for below in directories(directory)? {
+        remove_tree(&below)?;
+    }
+    fs::remove_dir(directory)
+}
+
+fn directories(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removal_takes_what_lies_below_and_accepts_absence() {
+        let root = tempfile::tempdir().unwrap();
+        let cgroup = Cgroup { directory: root.path().join("container") };
+        fs::create_dir_all(cgroup.directory.join("a/b")).unwrap();
+        assert!(cgroup.remove().unwrap());
+        assert!(!cgroup.directory.exists());
+        assert!(cgroup.remove().unwrap());
+        cgroup.kill().unwrap();
+    }
+
+    #[test]
+    fn path_is_taken_below_the_hierarchy() {
+        assert_eq!(Cgroup::at(Path::new("/a/b")).directory(), Path::new("/sys/fs/cgroup/a/b"));
+    }
+}

@@ -1,0 +1,296 @@
+//! The maker: a short-lived child that makes one process with libcontainer.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use libcgroups::common::CgroupConfig;
+use libcontainer::container::{Container, ContainerStatus, State};
+use libcontainer::notify_socket::{NotifyListener, NotifySocket};
+use libcontainer::process::args::{ContainerArgs, ContainerType};
+use libcontainer::process::container_main_process::container_main_process;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::{Gid, Uid, fchown};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, ProcessIo, Share, Stage};
+
+use super::adapt::{self, Adapted};
+use super::cgroup::Cgroup;
+use super::devices::DevicePolicy;
+use super::identity::host_user;
+use super::program::chain;
+use super::trace;
+use crate::report::{self, Report};
+use crate::stdio::ChildStdio;
+use crate::{log, sys};
+
+/// What to make.
+#[derive(Debug)]
+pub(crate) struct Order<'a> {
+    /// Container id.
+    pub(crate) container: &'a str,
+    /// The container's configuration.
+    pub(crate) spec: &'a Spec,
+    /// Init or one more.
+    pub(crate) kind: Kind<'a>,
+    /// Where the socket of the start lies; a directory of this process's own.
+    pub(crate) directory: &'a Path,
+    /// The process's ends of its pipes.
+    pub(crate) stdio: ChildStdio,
+    /// Which streams it has.
+    pub(crate) io: ProcessIo,
+}
+
+/// Which process of a container.
+#[derive(Debug)]
+pub(crate) enum Kind<'a> {
+    /// The first one: the container is made with it.
+    Init {
+        /// Trees to mount first.
+        shares: &'a [Share],
+    },
+    /// One more, which runs its program at once.
+    Exec {
+        /// The process.
+        process: &'a Process,
+        /// Pid of the container's init.
+        init: i32,
+    },
+}
+
+/// Name of the socket in [`Order::directory`] that starts the process.
+const START_SOCKET: &str = "start";
+
+/// Forks the maker, which reports on `far`.
+pub(crate) fn start_maker(order: &Order<'_>, far: &OwnedFd) -> io::Result<()> {
+    if sys::fork()?.is_some() {
+        return Ok(());
+    }
+    let made = enter(order, far.as_fd()).and_then(|()| make(order));
+    if let Err(error) = &made {
+        report::send_failure(error.kind, error.stage, &error.message);
+    }
+    sys::exit_now(i32::from(made.is_err()))
+}
+
+/// Lets the process that waits in `directory` run its program.
+pub(crate) fn notify_start(directory: &Path) -> Result<(), String> {
+    NotifySocket::new(directory.join(START_SOCKET)).notify_container_start().map_err(|error| chain(&error))
+}
+
+fn failed(stage: Stage, message: impl Into<String>) -> ErrorReply {
+    ErrorReply { kind: ErrorKind::Failed, stage, message: message.into() }
+}
+
+/// Leaves everything of the agent behind but the log and the report socket.
+fn enter(order: &Order<'_>, far: BorrowedFd<'_>) -> Result<(), ErrorReply> {
+    sys::reset_signals();
+    report::become_sender(far);
+    for (target, stream) in (0..).zip(&order.stdio.streams) {
+        if let Some(stream) = stream {
+            sys::duplicate_onto(stream.as_fd(), target)
+                .map_err(|error| failed(Stage::Io, format!("cannot attach stream {target}: {error}")))?;
+        }
+    }
+    let mut keep = vec![far.as_raw_fd()];
+    keep.extend(log::descriptor().map(|log| log.as_raw_fd()));
+    sys::close_all_but(&keep)
+        .map_err(|error| failed(Stage::Create, format!("cannot close the agent's descriptors: {error}")))?;
+    trace::send_error_lines();
+    Ok(())
+}
+
+fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
+    let invalid = |error: adapt::AdaptError| ErrorReply {
+        kind: ErrorKind::InvalidConfig,
+        stage: Stage::Request,
+        message: error.to_string(),
+    };
+    let adapted = match &order.kind {
+        Kind::Init { shares } => {
+            shares.iter().try_for_each(mount_share)?;
+            adapt::for_init(order.spec).map_err(invalid)?
+        }
+        Kind::Exec { process, init } => adapt::for_exec(order.spec, process, *init).map_err(invalid)?,
+    };
+    let rootfs = root_directory(&adapted.spec)?;
+    if matches!(order.kind, Kind::Init { .. }) {
+        make_working_directory(&adapted.spec, &rootfs);
+    }
+    set_oom_score(&adapted.spec)?;
+    sys::set_dumpable(false).map_err(|error| failed(Stage::Create, format!("cannot hide the process: {error}")))?;
+    run_libcontainer(order, adapted, rootfs)
+}
+
+fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Result<(), ErrorReply> {
+    let terminal = order.io.terminal.then(console_pair).transpose()?;
+    let dropped_note = File::options()
+        .write(true)
+        .open("/dev/null")
+        .map_err(|error| failed(Stage::Create, format!("cannot open /dev/null: {error}")))?;
+    let start_socket = order.directory.join(START_SOCKET);
+    let notify_listener = NotifyListener::new(&start_socket)
+        .map_err(|error| failed(Stage::Create, format!("cannot make the start socket: {}", chain(&error))))?;
+    let cgroup_path = adapt::cgroup_path(order.spec, order.container);
+    let spec = Rc::new(adapted.spec);
+    let args = ContainerArgs {
+        container_type: match order.kind {
+            Kind::Init { .. } => ContainerType::InitContainer,
+            Kind::Exec { .. } => ContainerType::TenantContainer { exec_notify_fd: dropped_note.as_raw_fd() },
+        },
+        syscall: SyscallType::default(),
+        spec: Rc::clone(&spec),
+        rootfs,
+        console_socket: terminal.as_ref().map(|(_, theirs)| theirs.as_raw_fd()),
+        notify_listener,
+        preserve_fds: 0,
+        container: Some(container_state(order)),
+        user_ns_config: None,
+        cgroup_config: CgroupConfig {
+            cgroup_path: cgroup_path.clone(),
+            systemd_cgroup: false,
+            container_name: order.container.to_owned(),
+        },
+        detached: true,
+        executor: Box::new(adapted.program),
+        no_pivot: false,
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        as_sibling: true,
+        pid_file: None,
+    };
+    let pid = container_main_process(&args).map_err(|error| failed(Stage::Create, chain(&error)))?.as_raw();
+    let controlling_side = terminal.map(|(mine, _)| take_terminal(&mine, order, &spec)).transpose()?;
+    if matches!(order.kind, Kind::Init { .. }) {
+        restrict_devices(&spec, &Cgroup::at(&cgroup_path))?;
+        bring_loopback_up(&spec, pid)?;
+    } else {
+        notify_start(order.directory).map_err(|error| failed(Stage::Exec, error))?;
+    }
+    report::send(&Report::Made { pid }, controlling_side.as_ref().map(AsFd::as_fd))
+        .map_err(|error| failed(Stage::Create, format!("cannot report the process: {error}")))
+}
+
+fn container_state(order: &Order<'_>) -> Container {
+    let mut state = State::new(order.container, ContainerStatus::Creating, None, order.directory.to_owned());
+    state.annotations = Some(order.spec.annotations().clone().unwrap_or_default());
+    Container { state, root: order.directory.to_owned() }
+}
+
+fn mount_share(share: &Share) -> Result<(), ErrorReply> {
+    let about = |what: &str, cause: String| {
+        let message = format!("cannot {what} for the share {:?} at {:?}: {cause}", share.tag, share.mountpoint);
+        failed(Stage::Shares, message)
+    };
+    let at = Path::new(&share.mountpoint);
+    fs::create_dir_all(at).map_err(|error| about("make the directory", error.to_string()))?;
+    let flags = if share.readonly { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+    let nothing: Option<&str> = None;
+    mount(Some(share.tag.as_str()), at, Some("virtiofs"), flags, nothing)
+        .map_err(|error| about("mount virtiofs", error.to_string()))
+}
+
+fn root_directory(spec: &Spec) -> Result<PathBuf, ErrorReply> {
+    let root = spec.root().as_ref().ok_or_else(|| failed(Stage::Create, "the configuration has no root"))?;
+    let path = root.path();
+    fs::canonicalize(path).map_err(|error| failed(Stage::Create, format!("root file system {path:?}: {error}")))
+}
+
+/// As runc does. Whether it is there after all mounts shows when the process
+/// enters it, so a failure is left to that.
+fn make_working_directory(spec: &Spec, rootfs: &Path) {
+    let Some(process) = spec.process() else { return };
+    let cwd = process.cwd();
+    let covered = spec.mounts().iter().flatten().any(|mount| {
+        mount.destination() != Path::new("/") && cwd.starts_with(mount.destination())
+    });
+    let parts = cwd.components().any(|part| part == std::path::Component::ParentDir);
+    if covered || parts {
+        return;
+    }
+    let Ok(below) = cwd.strip_prefix("/") else { return };
+    let mut path = rootfs.to_owned();
+    for part in below.components() {
+        path.push(part);
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {}
+            // A link may lead out of the root file system: not followed here.
+            Ok(_) => return,
+            Err(_) if fs::create_dir(&path).is_err() => return,
+            Err(_) => {}
+        }
+    }
+}
+
+/// The score is inherited by what the maker makes.
+fn set_oom_score(spec: &Spec) -> Result<(), ErrorReply> {
+    let Some(score) = spec.process().as_ref().and_then(Process::oom_score_adj) else { return Ok(()) };
+    fs::write("/proc/self/oom_score_adj", score.to_string())
+        .map_err(|error| failed(Stage::Create, format!("cannot set oomScoreAdj {score}: {error}")))
+}
+
+fn console_pair() -> Result<(OwnedFd, OwnedFd), ErrorReply> {
+    socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|error| failed(Stage::Io, format!("cannot make the console socket: {error}")))
+}
+
+/// Takes the controlling side of the terminal that the container has made,
+/// gives it its size and its user.
+fn take_terminal(socket: &OwnedFd, order: &Order<'_>, spec: &Spec) -> Result<OwnedFd, ErrorReply> {
+    let about = |what: &str, cause: String| failed(Stage::Io, format!("cannot {what} the terminal: {cause}"));
+    let mut name = [0; 64];
+    let (_, descriptor) = sys::receive_with_descriptor(socket.as_fd(), &mut name)
+        .map_err(|error| about("receive", error.to_string()))?;
+    let side = descriptor.ok_or_else(|| about("receive", "no descriptor came".to_owned()))?;
+    let process = spec.process().as_ref();
+    if let Some(size) = order.io.console_size.or_else(|| process.and_then(configured_size)) {
+        sys::set_window_size(side.as_fd(), size).map_err(|error| about("size", error.to_string()))?;
+    }
+    let user = process.map_or(0, |process| process.user().uid());
+    let peer = sys::terminal_peer(side.as_fd()).map_err(|error| about("open", error.to_string()))?;
+    fchown(&peer, Some(Uid::from_raw(host_user(order.spec, user))), None::<Gid>)
+        .map_err(|error| about("give the user", error.to_string()))?;
+    Ok(side)
+}
+
+fn configured_size(process: &Process) -> Option<ConsoleSize> {
+    let size = process.console_size()?;
+    let clamp = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
+    Some(ConsoleSize { rows: clamp(size.height()), columns: clamp(size.width()) })
+}
+
+fn restrict_devices(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let attach = || {
+        let directory = File::open(cgroup.directory())?;
+        sys::attach_device_program(directory.as_fd(), &DevicePolicy::new(rules).program())
+    };
+    attach().map_err(|error| failed(Stage::Create, format!("cannot apply resources.devices: {error}")))
+}
+
+/// A new network namespace has a loopback interface that is down.
+fn bring_loopback_up(spec: &Spec, pid: i32) -> Result<(), ErrorReply> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let is_new = |namespace: &&oci_spec::runtime::LinuxNamespace| {
+        namespace.typ() == LinuxNamespaceType::Network && namespace.path().is_none()
+    };
+    if !namespaces.iter().any(|namespace| is_new(&namespace)) {
+        return Ok(());
+    }
+    let up = || {
+        let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        sys::loopback_up()
+    };
+    up().map_err(|error: io::Error| failed(Stage::Create, format!("cannot bring loopback up: {error}")))
+}

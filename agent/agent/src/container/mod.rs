@@ -1,0 +1,14 @@
+//! Making containers and processes in them.
+
+mod adapt;
+mod cgroup;
+mod devices;
+mod identity;
+mod make;
+mod program;
+mod trace;
+
+pub(crate) use cgroup::Cgroup;
+pub(crate) use identity::host_user;
+pub(crate) use adapt::cgroup_path;
+pub(crate) use make::{Kind, Order, notify_start, start_maker};

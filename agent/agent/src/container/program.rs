@@ -1,0 +1,251 @@
+//! The program of a process: found, and executed, in the container.
+//!
+//! libcontainer calls this as its executor: [`Executor::validate`] when the
+//! container is complete and before the wait for the start, [`Executor::exec`]
+//! after it. Failures are reported with the kind that the host's exit code
+//! depends on.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access, execve};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use vmrun_proto::{ErrorKind, Stage};
+
+use super::adapt::AdaptError;
+use super::identity;
+use crate::report;
+
+/// Where programs are looked for when the process has no `PATH`, as `execvp` does.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// What to execute, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    args: Vec<CString>,
+    env: Vec<CString>,
+    name: String,
+    path: String,
+    /// The user whose home directory becomes `HOME`, when the configuration sets none.
+    home_of: Option<u32>,
+    seccomp: Option<LinuxSeccomp>,
+}
+
+/// Why a program cannot be executed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum LookupError {
+    #[error("exec {name:?}: no such file in the container's $PATH ({path})")]
+    NotInPath { name: String, path: String },
+    #[error("exec {name:?}: {cause}")]
+    Unusable { name: String, cause: Errno },
+}
+
+impl LookupError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotInPath { .. } => ErrorKind::ProgramNotFound,
+            Self::Unusable { cause, .. } => kind_of(*cause),
+        }
+    }
+}
+
+/// As shells and runc tell them apart: not there, or there and not usable.
+fn kind_of(cause: Errno) -> ErrorKind {
+    match cause {
+        Errno::ENOENT | Errno::ENOTDIR => ErrorKind::ProgramNotFound,
+        _ => ErrorKind::ProgramNotExecutable,
+    }
+}
+
+impl Program {
+    /// The program of `process`.
+    pub(crate) fn new(process: &Process) -> Result<Self, AdaptError> {
+        let args = process.args().as_deref().unwrap_or_default();
+        let name = args.first().filter(|name| !name.is_empty()).ok_or(AdaptError::NoArgs)?.clone();
+        let env = process.env().as_deref().unwrap_or_default();
+        let value = |key: &str| env.iter().rev().find_map(|entry| entry.strip_prefix(key)?.strip_prefix('='));
+        let path = value("PATH").unwrap_or(DEFAULT_PATH).to_owned();
+        let has_home = value("HOME").is_some_and(|home| !home.is_empty());
+        let kept = env.iter().filter(|entry| has_home || !entry.starts_with("HOME="));
+        Ok(Self {
+            args: c_strings(args.iter(), "process.args")?,
+            env: c_strings(kept, "process.env")?,
+            name,
+            path,
+            home_of: (!has_home).then(|| process.user().uid()),
+            seccomp: None,
+        })
+    }
+
+    /// The same with a filter that is loaded right before `execve`.
+    pub(crate) fn with_seccomp(self, seccomp: Option<LinuxSeccomp>) -> Self {
+        Self { seccomp, ..self }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_seccomp(&self) -> bool {
+        self.seccomp.is_some()
+    }
+
+    /// Finds the file to execute; relative names are relative to the working directory.
+    fn find(&self) -> Result<PathBuf, LookupError> {
+        let unusable = |cause| LookupError::Unusable { name: self.name.clone(), cause };
+        if self.name.contains('/') {
+            let file = PathBuf::from(&self.name);
+            return executable(&file).map(|()| file).map_err(unusable);
+        }
+        let mut denied = None;
+        for directory in self.path.split(':') {
+            let directory = if directory.is_empty() { "." } else { directory };
+            let file = Path::new(directory).join(&self.name);
+            match executable(&file) {
+                Ok(()) => return Ok(file),
+                Err(Errno::EACCES) => denied = Some(Errno::EACCES),
+                Err(_) => {}
+            }
+        }
+        Err(denied.map_or_else(
+            || LookupError::NotInPath { name: self.name.clone(), path: self.path.clone() },
+            unusable,
+        ))
+    }
+
+    fn environment(&self) -> Vec<CString> {
+        let mut env = self.env.clone();
+        if let Some(uid) = self.home_of {
+            let passwd = fs::read("/etc/passwd").unwrap_or_default();
+            let home = identity::home_directory(&passwd, uid).unwrap_or_else(|| "/".to_owned());
+            env.extend(CString::new(format!("HOME={home}")).ok());
+        }
+        env
+    }
+
+    fn run(&self) -> Result<(), (ErrorKind, String)> {
+        let file = self.find().map_err(|error| (error.kind(), error.to_string()))?;
+        let environment = self.environment();
+        let display = file.display().to_string();
+        let file = CString::new(display.as_str())
+            .map_err(|_| (ErrorKind::InvalidConfig, format!("the program's path {display:?} holds a NUL byte")))?;
+        if let Some(seccomp) = &self.seccomp {
+            libcontainer::seccomp::initialize_seccomp(seccomp).map_err(|error| {
+                (ErrorKind::Failed, format!("cannot load the seccomp filter: {}", chain(&error)))
+            })?;
+        }
+        match execve(&file, &self.args, &environment) {
+            Ok(never) => match never {},
+            Err(cause) => Err((kind_of(cause), format!("exec {display:?}: {cause}"))),
+        }
+    }
+}
+
+fn c_strings<'a>(
+    texts: impl Iterator<Item = &'a String>,
+    what: &'static str,
+) -> Result<Vec<CString>, AdaptError> {
+    texts.map(|text| CString::new(text.as_str())).collect::<Result<_, _>>().map_err(|_| AdaptError::Nul(what))
+}
+
+/// Whether this process may execute `file`.
+fn executable(file: &Path) -> Result<(), Errno> {
+    let metadata = fs::metadata(file).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    if metadata.is_dir() {
+        return Err(Errno::EACCES);
+    }
+    access(file, AccessFlags::X_OK)
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl Executor for Program {
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        self.find().map(drop).map_err(|error| {
+            report::send_failure(error.kind(), Stage::Exec, &error.to_string());
+            ExecutorValidationError::ArgValidationError(error.to_string())
+        })
+    }
+
+    /// The environment goes to `execve` as it is: in order, unchanged.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        self.run().map_err(|(kind, message)| {
+            report::send_failure(kind, Stage::Exec, &message);
+            ExecutorError::Other(message)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn program(args: &[&str], env: &[&str]) -> Program {
+        let process = json!({"user": {"uid": 7, "gid": 0}, "cwd": "/", "args": args, "env": env});
+        Program::new(&serde_json::from_value(process).unwrap()).unwrap()
+    }
+
+    fn file(directory: &Path, name: &str, mode: u32) -> PathBuf {
+        let path = directory.join(name);
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn first_executable_of_the_path_is_taken() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        file(first.path(), "tool", 0o644);
+        let wanted = file(second.path(), "tool", 0o755);
+        let path = format!("PATH={}:{}", first.path().display(), second.path().display());
+        assert_eq!(program(&["tool"], &[&path]).find().unwrap(), wanted);
+    }
+
+    #[test]
+    fn missing_program_and_forbidden_program_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        file(directory.path(), "tool", 0o644);
+        let path = format!("PATH={}", directory.path().display());
+        let forbidden = program(&["tool"], &[&path]).find().unwrap_err();
+        assert_eq!(forbidden.kind(), ErrorKind::ProgramNotExecutable);
+        let missing = program(&["other"], &[&path]).find().unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::ProgramNotFound);
+        let missing = program(&["/no/such/file"], &[]).find().unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::ProgramNotFound);
+        let directory = program(&["/etc"], &[]).find().unwrap_err();
+        assert_eq!(directory.kind(), ErrorKind::ProgramNotExecutable);
+    }
+
+    #[test]
+    fn environment_keeps_its_order_and_gets_a_home() {
+        let entries = |env: &[&str]| {
+            let env = program(&["x"], env).environment();
+            env.into_iter().map(|entry| entry.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(entries(&["B=2", "A=1", "HOME=/h"]), ["B=2", "A=1", "HOME=/h"]);
+        let defaulted = entries(&["HOME=", "B=2"]);
+        assert_eq!(defaulted[0], "B=2");
+        assert!(defaulted[1].starts_with("HOME=/"));
+    }
+}

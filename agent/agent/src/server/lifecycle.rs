@@ -1,0 +1,347 @@
+//! Processes on their way from the order to the running program, and containers
+//! on their way out.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Instant;
+
+use oci_spec::runtime::Process;
+use vmrun_proto::{ErrorKind, ErrorReply, ProcessRef, Reply, Share, Stage, StreamKind};
+
+use super::poller::Token;
+use super::process::State;
+use super::{ReplyTo, Server};
+use crate::container::{self, Cgroup, Kind, Order, host_user, notify_start, start_maker};
+use crate::report::{self, Received, Report};
+use crate::stdio::{ChildStdio, Endpoint, make_pipes};
+use crate::{log, sys};
+
+impl Server {
+    /// Starts the maker of a process.
+    pub(super) fn launch(&mut self, id: u64, exec: Option<&Process>) -> Result<(), ErrorReply> {
+        let about = |what: &str, cause: &dyn std::fmt::Display| ErrorReply {
+            kind: ErrorKind::Failed,
+            stage: Stage::Create,
+            message: format!("cannot {what}: {cause}"),
+        };
+        let Some(process) = self.processes.get_mut(&id) else { return Ok(()) };
+        let Some(entry) = self.containers.get(&process.reference.container) else { return Ok(()) };
+        let user = exec.or(entry.plan.spec.process().as_ref()).map_or(0, |process| process.user().uid());
+        let owner = host_user(&entry.plan.spec, user);
+        let (near, far) = make_pipes(&process.io, owner).map_err(|error| about("make the pipes", &error))?;
+        fs::create_dir_all(&process.directory).map_err(|error| about("make the state directory", &error))?;
+        let (report, far_report) = report::pair().map_err(|error| about("make the report socket", &error))?;
+        self.poller.watch_input(&report, Token::Report(id)).map_err(|error| about("watch the reports", &error))?;
+        let init = self.containers.get(&process.reference.container).map(|entry| entry.init);
+        process.endpoints = near;
+        process.report = Some(report);
+        let init_pid = init.and_then(|init| self.processes.get(&init)?.pid).unwrap_or_default();
+        let new_shares = self.shares_to_mount(&id);
+        self.fork_maker(id, exec, init_pid, &new_shares, far, &far_report).map_err(|error| about("fork", &error))?;
+        drop(far_report);
+        self.attach_streams(id);
+        Ok(())
+    }
+
+    fn fork_maker(
+        &self,
+        id: u64,
+        exec: Option<&Process>,
+        init: i32,
+        shares: &[Share],
+        stdio: ChildStdio,
+        far_report: &std::os::fd::OwnedFd,
+    ) -> io::Result<()> {
+        let Some(process) = self.processes.get(&id) else { return Ok(()) };
+        let Some(entry) = self.containers.get(&process.reference.container) else { return Ok(()) };
+        let kind = match exec {
+            Some(process) => Kind::Exec { process, init },
+            None => Kind::Init { shares },
+        };
+        let order = Order {
+            container: &process.reference.container,
+            spec: &entry.plan.spec,
+            kind,
+            directory: &process.directory,
+            stdio,
+            io: process.io,
+        };
+        start_maker(&order, far_report)
+    }
+
+    /// The shares of an init's container that are not mounted yet.
+    fn shares_to_mount(&self, id: &u64) -> Vec<Share> {
+        let container = self.processes.get(id).map(|process| process.reference.container.as_str());
+        let Some(entry) = container.and_then(|container| self.containers.get(container)) else { return Vec::new() };
+        let is_new = |share: &&Share| !self.shares.contains_key(&share.mountpoint);
+        entry.plan.shares.iter().filter(is_new).cloned().collect()
+    }
+
+    /// Takes every report that has come.
+    pub(super) fn report_ready(&mut self, id: u64) {
+        while let Some(socket) = self.processes.get(&id).and_then(|process| process.report.as_ref()) {
+            match report::receive(socket.as_fd()) {
+                Ok(Received::Report(report, descriptor)) => self.reported(id, report, descriptor),
+                Ok(Received::Nothing) => return,
+                Ok(Received::End) => self.reports_ended(id),
+                Err(error) => {
+                    log::warn(format_args!("cannot read a report: {error}"));
+                    self.reports_ended(id);
+                }
+            }
+        }
+    }
+
+    fn reported(&mut self, id: u64, report: Report, descriptor: Option<std::os::fd::OwnedFd>) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        match report {
+            Report::Trace(line) => {
+                log::info(format_args!("{:?}: {line}", process.reference.container));
+                process.trace.get_or_insert(line);
+            }
+            Report::Failed(error) => self.failed(id, error),
+            Report::Made { pid } => {
+                process.pid = Some(pid);
+                if let Some(side) = descriptor
+                    && crate::stdio::set_nonblocking(&side).is_ok()
+                {
+                    process.endpoints.insert(StreamKind::Terminal, Endpoint::Terminal(side));
+                }
+                self.made(id, pid);
+            }
+        }
+    }
+
+    fn failed(&mut self, id: u64, error: ErrorReply) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let starting = match process.state {
+            State::Starting { reply } => Some(reply),
+            _ => None,
+        };
+        if let Some(reply) = starting {
+            process.state = State::StartFailed;
+            self.reply_error(reply, error);
+            return;
+        }
+        // The first one knows best: later ones are its echo in other processes.
+        process.failure.get_or_insert(error);
+    }
+
+    fn made(&mut self, id: u64, pid: i32) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let State::Making { reply } = process.state else { return };
+        let is_init = process.is_init();
+        if is_init {
+            process.state = State::Created;
+            let container = process.reference.container.clone();
+            self.remember_shares(&container);
+            self.reply(reply, Reply::Started { pid });
+        } else {
+            // The maker has let it run its program already.
+            process.state = State::Starting { reply };
+            if let Some(error) = process.failure.take() {
+                self.failed(id, error);
+            }
+        }
+        self.attach_streams(id);
+        if let Some(status) = self.unclaimed_exits.remove(&pid) {
+            self.process_ended(id, status);
+        }
+    }
+
+    fn remember_shares(&mut self, container: &str) {
+        let Some(entry) = self.containers.get(container) else { return };
+        for share in &entry.plan.shares {
+            self.shares.insert(share.mountpoint.clone(), share.clone());
+        }
+    }
+
+    /// Every far end is closed: the program runs, or there will be no process.
+    fn reports_ended(&mut self, id: u64) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        process.report = None;
+        match process.state {
+            State::Starting { reply } => {
+                let pid = process.pid.unwrap_or_default();
+                process.state = State::Running;
+                self.reply(reply, Reply::Started { pid });
+            }
+            State::Making { reply } => {
+                let error = self.failure_of(id);
+                self.discard_process(id);
+                self.reply_error(reply, error);
+            }
+            _ => {}
+        }
+    }
+
+    /// The reported failure, with libcontainer's own words for the cause.
+    fn failure_of(&mut self, id: u64) -> ErrorReply {
+        let process = self.processes.get_mut(&id);
+        let (failure, trace) = process.map(|process| (process.failure.take(), process.trace.take())).unwrap_or_default();
+        let mut error = failure.unwrap_or_else(|| ErrorReply {
+            kind: ErrorKind::Failed,
+            stage: Stage::Create,
+            message: "the process ended while it was made".to_owned(),
+        });
+        if let Some(trace) = trace.filter(|_| error.kind == ErrorKind::Failed) {
+            error.message = format!("{}: {trace}", error.message);
+        }
+        error
+    }
+
+    /// Forgets a process that could not be made, with its container when it was the init.
+    pub(super) fn discard_process(&mut self, id: u64) {
+        let Some(process) = self.processes.remove(&id) else { return };
+        self.drop_waiting_streams(&process.reference);
+        remove_directory(&process.directory);
+        if process.is_init()
+            && let Some(entry) = self.containers.remove(&process.reference.container)
+        {
+            self.remove_cgroup(entry.cgroup);
+        }
+    }
+
+    /// The host has connected a stream: what waited for it may go on.
+    pub(super) fn streams_changed(&mut self, id: u64) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        if process.state.deadline().is_none() || !process.missing_streams().is_empty() {
+            return;
+        }
+        match std::mem::replace(&mut process.state, State::Ended) {
+            State::AwaitingStreams { reply, spec, .. } => {
+                process.state = State::Making { reply };
+                if let Err(error) = self.launch(id, Some(&spec)) {
+                    self.discard_process(id);
+                    self.reply_error(reply, error);
+                }
+            }
+            State::StartAwaitsStreams { reply, .. } => self.start_now(id, reply),
+            other => process.state = other,
+        }
+    }
+
+    /// Lets a created init run its program; the reply comes when it does.
+    pub(super) fn start_now(&mut self, id: u64, reply: ReplyTo) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        process.state = State::Starting { reply };
+        if let Err(cause) = notify_start(&process.directory) {
+            process.state = State::Created;
+            let message = format!("cannot start {:?}: {cause}", process.reference.container);
+            self.reply_error(reply, ErrorReply { kind: ErrorKind::Failed, stage: Stage::Exec, message });
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.processes.values().filter_map(|process| process.state.deadline()).min()
+    }
+
+    /// Gives up on processes whose streams did not come in time.
+    pub(super) fn expire_deadlines(&mut self) {
+        let now = Instant::now();
+        let expired = |process: &super::ManagedProcess| process.state.deadline().is_some_and(|deadline| deadline <= now);
+        let expired: Vec<u64> =
+            self.processes.iter().filter(|(_, process)| expired(process)).map(|(id, _)| *id).collect();
+        for id in expired {
+            let Some(process) = self.processes.get_mut(&id) else { continue };
+            let missing = process.missing_streams();
+            let message = format!(
+                "the host announced streams of {} and did not connect them in time: {missing:?}",
+                describe(&process.reference),
+            );
+            let error = ErrorReply { kind: ErrorKind::Failed, stage: Stage::Io, message };
+            match std::mem::replace(&mut process.state, State::Created) {
+                State::AwaitingStreams { reply, .. } => {
+                    self.discard_process(id);
+                    self.reply_error(reply, error);
+                }
+                State::StartAwaitsStreams { reply, .. } => self.reply_error(reply, error),
+                other => process.state = other,
+            }
+        }
+    }
+
+    /// Kills what is left of a container; [`Self::finish_removal`] does the rest.
+    pub(super) fn begin_removal(&mut self, container: &str, reply: ReplyTo) {
+        let Some(entry) = self.containers.get_mut(container) else { return };
+        entry.removal = Some(reply);
+        if let Err(error) = entry.cgroup.kill() {
+            log::warn(format_args!("cannot kill the processes of {container:?}: {error}"));
+        }
+        self.finish_removal(container);
+    }
+
+    /// Removes a container that shall be removed, once its init has been reaped.
+    pub(super) fn finish_removal(&mut self, container: &str) {
+        let Some(entry) = self.containers.get(container) else { return };
+        let Some(reply) = entry.removal else { return };
+        if self.processes.get(&entry.init).is_some_and(|init| init.pid.is_some()) {
+            return;
+        }
+        let Some(entry) = self.containers.remove(container) else { return };
+        self.remove_cgroup(entry.cgroup);
+        let left: Vec<u64> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.reference.container == container && process.pid.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in left {
+            self.discard_process(id);
+        }
+        self.reply(reply, Reply::Ok);
+    }
+
+    fn remove_cgroup(&mut self, cgroup: Cgroup) {
+        if let Err(error) = cgroup.kill() {
+            log::warn(format_args!("cannot kill the processes in {:?}: {error}", cgroup.directory()));
+        }
+        self.dying_cgroups.push(cgroup);
+        self.remove_dying_cgroups();
+    }
+
+    /// A cgroup can be removed when its last process has been reaped, so this is
+    /// tried again whenever one is.
+    pub(super) fn remove_dying_cgroups(&mut self) {
+        self.dying_cgroups.retain(|cgroup| match cgroup.remove() {
+            Ok(removed) => !removed,
+            Err(error) => {
+                log::warn(format_args!("cannot remove the cgroup {:?}: {error}", cgroup.directory()));
+                false
+            }
+        });
+    }
+
+    /// Sends a signal to a process, or to all of its container.
+    pub(super) fn send_signal(&self, id: u64, signal: i32, all: bool) -> io::Result<()> {
+        let Some(process) = self.processes.get(&id) else { return Ok(()) };
+        if all && let Some(entry) = self.containers.get(&process.reference.container) {
+            return entry.cgroup.signal(signal);
+        }
+        process.pid.map_or(Ok(()), |pid| sys::kill(pid, signal))
+    }
+}
+
+/// How messages call a process.
+pub(super) fn describe(process: &ProcessRef) -> String {
+    match &process.exec {
+        Some(exec) => format!("process {exec:?} of container {:?}", process.container),
+        None => format!("container {:?}", process.container),
+    }
+}
+
+fn remove_directory(directory: &Path) {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            log::warn(format_args!("cannot remove {directory:?}: {error}"));
+        }
+        _ => {}
+    }
+}
+
+/// The cgroup that a plan's container will be in.
+pub(super) fn cgroup_of(plan: &vmrun_proto::ContainerPlan, id: &str) -> Cgroup {
+    Cgroup::at(&container::cgroup_path(&plan.spec, id))
+}

@@ -1,0 +1,245 @@
+//! System calls that need `unsafe`, each behind a safe function.
+//!
+//! Invariant of the whole agent: it has one thread. `fork` relies on it.
+
+use std::io::{self, IoSliceMut};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use vmrun_proto::{ConsoleSize, ExitStatus};
+
+/// Ends the process at once, without destructors or exit handlers.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Forks; `None` in the child, the child's pid in the parent.
+pub(crate) fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: the agent has one thread (module invariant), so no lock can be
+    // held by a thread that the child lacks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(pid)),
+    }
+}
+
+/// Sends any signal, real-time ones included.
+pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: kill takes two integers and touches no memory.
+    check(unsafe { libc::kill(pid, signal) })
+}
+
+/// Gives the signals their default action and unblocks all: a child must not
+/// inherit the agent's `signalfd` mask, nor `SIGPIPE` as Rust's runtime leaves it.
+pub(crate) fn reset_signals() {
+    // SAFETY: SIG_DFL installs no handler; the set is initialised by sigemptyset
+    // before it is read.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        let mut none: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Closes every descriptor from 3 up that is not in `keep`.
+///
+/// Only a forked child may call it, and it must leave by [`exit_now`] or
+/// `execve`: values that own the closed descriptors are never dropped then.
+pub(crate) fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: closes descriptors only; the caller's contract (close_all_but)
+    // says that no owner of them runs again.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
+}
+
+/// Makes `fd` the descriptor `target` as well.
+pub(crate) fn duplicate_onto(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
+    // SAFETY: dup2 on a borrowed, hence open, descriptor; what target was is
+    // one of the standard streams, which nothing in Rust owns.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), target) })
+}
+
+/// Receives one datagram and the first descriptor that came with it, without waiting.
+pub(crate) fn receive_with_descriptor(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!(RawFd);
+    let mut pieces = [IoSliceMut::new(bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut pieces, Some(&mut space), flags)?;
+    let mut received = message.cmsgs()?.flat_map(|control| match control {
+        ControlMessageOwned::ScmRights(descriptors) => descriptors,
+        _ => Vec::new(),
+    });
+    // SAFETY: the kernel has just installed it for this call; nobody else knows
+    // it, and space has room for one only.
+    let descriptor = received.next().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    drop(received);
+    Ok((message.bytes, descriptor))
+}
+
+/// Accepts one connection, non-blocking; `None` when there is none now.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    loop {
+        // SAFETY: with null pointers accept4 stores no address.
+        let fd = unsafe { libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
+        match owned(fd.into()) {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => return Ok(None),
+                Some(libc::EINTR | libc::ECONNABORTED) => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// Sets the size of a terminal.
+pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, size: ConsoleSize) -> io::Result<()> {
+    let size = libc::winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize, which lives until the call returns.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
+}
+
+/// Opens the other side of a pseudo-terminal, wherever its devpts is mounted.
+pub(crate) fn terminal_peer(controlling_side: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: TIOCGPTPEER takes open flags by value and returns a descriptor.
+    let fd = unsafe { libc::ioctl(controlling_side.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    owned(fd.into())
+}
+
+/// Brings the loopback interface of the current network namespace up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    // SAFETY: socket takes three integers.
+    let socket = owned(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into())?;
+    // SAFETY: ifreq is plain data; all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    let flags = libc::IFF_UP | libc::IFF_RUNNING;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives until the call returns.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+}
+
+/// Writes every dirty page of the file system that holds `fd` back.
+pub(crate) fn sync_file_system(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: syncfs takes a descriptor.
+    check(unsafe { libc::syncfs(fd.as_raw_fd()) })
+}
+
+/// Marks the process so that processes of the namespaces it joins cannot look into it.
+pub(crate) fn set_dumpable(dumpable: bool) -> io::Result<()> {
+    // SAFETY: PR_SET_DUMPABLE takes an integer.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable), 0, 0, 0) })
+}
+
+/// Loads a program that decides on device accesses and attaches it to a cgroup.
+///
+/// `program` is a sequence of 8-byte BPF instructions.
+pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, program: &[[u8; 8]]) -> io::Result<()> {
+    const BPF_PROG_LOAD: libc::c_long = 5;
+    const BPF_PROG_ATTACH: libc::c_long = 8;
+    const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+    const BPF_CGROUP_DEVICE: u32 = 6;
+    const BPF_F_ALLOW_MULTI: u32 = 2;
+
+    #[repr(C)]
+    #[derive(Default)]
+    struct Load {
+        prog_type: u32,
+        insn_cnt: u32,
+        insns: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log_buf: u64,
+        kern_version: u32,
+        prog_flags: u32,
+    }
+    #[repr(C)]
+    struct Attach {
+        target_fd: u32,
+        attach_bpf_fd: u32,
+        attach_type: u32,
+        attach_flags: u32,
+    }
+
+    let license = c"Apache-2.0";
+    let load = Load {
+        prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
+        insn_cnt: u32::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        insns: program.as_ptr().expose_provenance() as u64,
+        license: license.as_ptr().expose_provenance() as u64,
+        ..Load::default()
+    };
+    // SAFETY: the attributes have the kernel's layout and the size given; the
+    // instructions and the license outlive the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, mem::size_of::<Load>()) };
+    let loaded = owned(fd)?;
+    let attach = Attach {
+        target_fd: positive(cgroup)?,
+        attach_bpf_fd: positive(loaded.as_fd())?,
+        attach_type: BPF_CGROUP_DEVICE,
+        attach_flags: BPF_F_ALLOW_MULTI,
+    };
+    // SAFETY: as above; both descriptors are open.
+    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, mem::size_of::<Attach>()) })
+}
+
+fn positive(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    u32::try_from(fd.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+fn check(result: impl Into<i64>) -> io::Result<()> {
+    if result.into() < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn owned(fd: i64) -> io::Result<OwnedFd> {
+    check(fd)?;
+    let fd = RawFd::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: the kernel has just returned it, so it is open and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Reaps one child that has ended, whoever it was; `None` when there is none now.
+pub(crate) fn reap() -> Option<(i32, ExitStatus)> {
+    let mut status = 0;
+    loop {
+        // SAFETY: waitpid writes the status to an integer that lives here.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
+        if pid > 0 {
+            return Some((pid, exit_status(status)));
+        }
+        if pid == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
+            return None;
+        }
+    }
+}
+
+fn exit_status(status: i32) -> ExitStatus {
+    if libc::WIFSIGNALED(status) {
+        return ExitStatus::Signal(libc::WTERMSIG(status));
+    }
+    ExitStatus::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
+}
