@@ -24,7 +24,7 @@ mod thread;
 mod uart;
 pub mod virtio;
 
-pub use event_loop::{EventLoop, LoopHandle, LoopSubscriber};
+pub use event_loop::{EventLoop, LoopError, LoopHandle, LoopSubscriber};
 pub use interrupt::Interrupt;
 pub use memory::{GuestRegion, Memory};
 pub use mmio_bus::{MmioBus, MmioDevice};

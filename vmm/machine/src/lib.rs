@@ -1,63 +1,30 @@
-//! The KVM machine.
+//! The KVM machine: memory, boot, vCPUs, exits.
+//!
+//! ```text
+//!  MachineSpec --Built::new--> Built --start--> Running --stop--> gone
+//!                 memory        vCPU threads     ended_fd, end,
+//!                 devices       run              console_tail
+//!                 boot state
+//! ```
+//!
+//! A machine knows nothing of containers. It boots a kernel with a boot image
+//! and serves devices; when it ends by itself, it says how.
 
-use std::os::fd::BorrowedFd;
+mod boot;
+mod built;
+mod check;
+mod devices;
+mod end;
+mod error;
+mod io_bus;
+mod kvm;
+mod kvm_run;
+mod layout;
+mod running;
+mod vcpu;
 
-use vmrun_spec::MachineSpec;
-
-/// The bytes of the boot images.
-#[derive(Clone, Copy, Debug)]
-pub struct BootImages<'a> {
-    /// ELF `vmlinux` or `bzImage`.
-    pub kernel: &'a [u8],
-    /// cpio archive.
-    pub initramfs: &'a [u8],
-}
-
-/// Why a machine could not be built or started.
-#[derive(Debug, thiserror::Error)]
-#[error("machine")]
-pub struct MachineError;
-
-/// How a machine ended by itself.
-#[derive(Debug)]
-pub enum MachineEnd {
-    /// The guest asked for a reset or a power-off.
-    Reset,
-    /// KVM or a device failed; one line.
-    Failed(String),
-}
-
-/// A machine whose memory is loaded and whose devices exist; nothing runs yet.
-#[derive(Debug)]
-pub struct Built;
-
-/// A machine whose vCPUs run.
-#[derive(Debug)]
-pub struct Running;
-
-impl Built {
-    /// Opens `/dev/kvm`, loads memory, makes the devices.
-    pub fn new(_spec: &MachineSpec, _images: BootImages<'_>) -> Result<Self, MachineError> {
-        Err(MachineError)
-    }
-
-    /// Starts the vCPUs and the device loop.
-    pub fn start(self) -> Result<Running, MachineError> {
-        Err(MachineError)
-    }
-}
-
-impl Running {
-    /// Readable once the machine has ended by itself: for `poll`.
-    pub fn ended_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    /// How it ended, once it has.
-    pub fn end(&self) -> Option<MachineEnd> {
-        None
-    }
-
-    /// Stops the vCPUs and the devices and joins every thread.
-    pub fn stop(self) {}
-}
+pub use built::{BootImages, Built};
+pub use check::{CheckReport, Verdict, check};
+pub use end::MachineEnd;
+pub use error::{BootError, DeviceError, KvmError, MachineError, MemoryError, SpecError};
+pub use running::{Console, Running};

@@ -8,7 +8,7 @@ pub mod rng;
 pub mod vsock;
 
 pub use device::{ActivateError, Activation, VirtioDevice};
-pub use mmio::{MmioTransport, NOTIFY_OFFSET, TRANSPORT_BYTES};
+pub use mmio::{MmioTransport, NOTIFY_OFFSET, TRANSPORT_BYTES, TransportError};
 pub use queue::{ActiveQueue, QueueError};
 
 #[cfg(test)]

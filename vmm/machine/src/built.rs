@@ -1,0 +1,121 @@
+//! A machine that is ready to run.
+
+use kvm_bindings::CpuId;
+use kvm_ioctls::{VcpuFd, VmFd};
+use vm_memory::{Bytes, GuestAddress};
+use vmrun_devices::{ConsoleLog, EventLoop, Memory};
+use vmrun_spec::MachineSpec;
+
+use crate::boot::{Initramfs, Kernel, cmdline, mp_table, write_params};
+use crate::devices::{Devices, attach, check_count};
+use crate::end::EndSignal;
+use crate::error::{BootError, DeviceError, KvmError, MachineError, MemoryError, SpecError};
+use crate::io_bus::IoBus;
+use crate::running::Running;
+use crate::vcpu::{Entry, VcpuThread, guest_cpuid, set_boot_state, set_firmware_state, write_tables};
+use crate::{check, kvm, layout};
+
+/// The bytes of the boot images.
+#[derive(Clone, Copy, Debug)]
+pub struct BootImages<'a> {
+    /// ELF `vmlinux` or `bzImage`.
+    pub kernel: &'a [u8],
+    /// cpio archive with the agent as `/init`.
+    pub initramfs: &'a [u8],
+}
+
+/// A machine whose memory is loaded and whose devices exist; nothing runs yet.
+#[derive(Debug)]
+pub struct Built {
+    vcpus: Vec<VcpuFd>,
+    bus: IoBus,
+    events: EventLoop,
+    console: ConsoleLog,
+    end: EndSignal,
+    vm: VmFd,
+    memory: Memory,
+}
+
+impl Built {
+    /// Builds a machine:
+    ///
+    /// 1. opens `/dev/kvm` and makes the virtual machine and its memory;
+    /// 2. makes the devices and ties their events to KVM;
+    /// 3. loads kernel and boot image and writes the boot parameters;
+    /// 4. makes the vCPUs and puts the first at the kernel's entry.
+    pub fn new(spec: &MachineSpec, images: BootImages<'_>) -> Result<Self, MachineError> {
+        check_spec(spec)?;
+        let kvm = kvm::open()?;
+        check::require_usable()?;
+        let most = kvm.get_max_vcpus().min(usize::from(MachineSpec::MAX_VCPUS));
+        if spec.vcpus == 0 || usize::from(spec.vcpus) > most {
+            return Err(SpecError::Vcpus { asked: spec.vcpus, most }.into());
+        }
+        let cpuid = kvm::supported_cpuid(&kvm)?;
+        let vm = kvm::create_vm(&kvm)?;
+        let memory = map_memory(spec)?;
+        kvm::set_memory(&vm, &memory)?;
+
+        let end = EndSignal::new().map_err(DeviceError::Event)?;
+        let console = ConsoleLog::create(&spec.console_log)
+            .map_err(|source| DeviceError::Console { path: spec.console_log.clone(), source })?;
+        let Devices { bus, windows, events } = attach(spec, &vm, &memory, &end)?;
+
+        let kernel = Kernel::load(&memory, images.kernel)?;
+        let initramfs = Initramfs::load(&memory, images.initramfs, spec.memory_bytes(), kernel.end)?;
+        let cmdline = cmdline(&windows, &spec.cmdline)?;
+        linux_loader::loader::load_cmdline(&memory, GuestAddress(layout::CMDLINE), &cmdline)
+            .map_err(BootError::Kernel)?;
+        memory
+            .write_slice(&mp_table(spec.vcpus), GuestAddress(layout::MP_TABLE))
+            .map_err(BootError::Write)?;
+        write_tables(&memory).map_err(BootError::Write)?;
+        write_params(&memory, &kernel, initramfs, spec.memory_bytes())?;
+
+        let vcpus = make_vcpus(&vm, &cpuid, spec.vcpus)?;
+        if let Some(first) = vcpus.first() {
+            set_boot_state(first, Entry { rip: kernel.entry, rsi: layout::ZERO_PAGE })?;
+        }
+        Ok(Self { vcpus, bus: IoBus::new(bus, console.clone()), events, console, end, vm, memory })
+    }
+
+    /// Starts the vCPUs.
+    pub fn start(self) -> Result<Running, MachineError> {
+        let Self { vcpus, bus, events, console, end, vm, memory } = self;
+        let mut threads = Vec::with_capacity(vcpus.len());
+        for (id, vcpu) in (0..).zip(vcpus) {
+            threads.push(VcpuThread::start(id, vcpu, bus.clone(), end.clone())?);
+        }
+        Ok(Running::new(threads, bus, console, end, (events, vm, memory)))
+    }
+}
+
+fn check_spec(spec: &MachineSpec) -> Result<(), SpecError> {
+    check_count(spec)?;
+    if spec.memory_mib < MachineSpec::MIN_MEMORY_MIB {
+        return Err(SpecError::Memory { asked: spec.memory_mib, least: MachineSpec::MIN_MEMORY_MIB.into() });
+    }
+    Ok(())
+}
+
+/// Anonymous memory that costs the host only the pages that the guest touches.
+fn map_memory(spec: &MachineSpec) -> Result<Memory, MemoryError> {
+    let ranges: Vec<_> = layout::ram_ranges(spec.memory_bytes())
+        .into_iter()
+        .map(|(start, length)| (GuestAddress(start), usize::try_from(length).unwrap_or(usize::MAX)))
+        .collect();
+    Memory::from_ranges(&ranges).map_err(|source| MemoryError { mib: spec.memory_mib, source })
+}
+
+fn make_vcpus(vm: &VmFd, supported: &CpuId, count: u8) -> Result<Vec<VcpuFd>, KvmError> {
+    (0..count)
+        .map(|id| {
+            let vcpu = vm.create_vcpu(id.into()).map_err(KvmError::call("make a vCPU"))?;
+            let cpuid = guest_cpuid(supported, id, count)
+                .map_err(|_| KvmError::Capability("room for CPUID entries"))?;
+            vcpu.set_cpuid2(&cpuid).map_err(KvmError::call("set a vCPU's CPUID"))?;
+            set_firmware_state(&vcpu)?;
+            Ok(vcpu)
+        })
+        .collect()
+}

@@ -1,0 +1,120 @@
+//! Where the guest's accesses to ports and memory-mapped registers go.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vmrun_devices::{ConsoleLog, MmioBus, Uart};
+
+use crate::end::MachineEnd;
+use crate::layout;
+
+/// What a vCPU does after an exit.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Continue,
+    End(MachineEnd),
+}
+
+/// All devices that answer to vCPU exits.
+#[derive(Clone, Debug)]
+pub(crate) struct IoBus {
+    mmio: Arc<MmioBus>,
+    uart: Arc<Mutex<Uart>>,
+    console: ConsoleLog,
+}
+
+impl IoBus {
+    pub(crate) fn new(mmio: MmioBus, console: ConsoleLog) -> Self {
+        Self { mmio: Arc::new(mmio), uart: Arc::new(Mutex::new(Uart::new(console.clone()))), console }
+    }
+
+    pub(crate) fn mmio_read(&self, address: u64, data: &mut [u8]) -> Outcome {
+        self.mmio.read(address, data);
+        Outcome::Continue
+    }
+
+    pub(crate) fn mmio_write(&self, address: u64, data: &[u8]) -> Outcome {
+        self.mmio.write(address, data);
+        Outcome::Continue
+    }
+
+    pub(crate) fn port_read(&self, port: u16, data: &mut [u8]) -> Outcome {
+        match (uart_offset(port), &mut *data) {
+            (Some(offset), [byte]) => *byte = self.uart().read(offset),
+            // The keyboard controller is idle: the kernel may write its reset command.
+            _ if port == layout::KEYBOARD_PORT => data.fill(0),
+            // Nothing there: the bus floats.
+            _ => data.fill(0xff),
+        }
+        Outcome::Continue
+    }
+
+    pub(crate) fn port_write(&self, port: u16, data: &[u8]) -> Outcome {
+        if let Some(offset) = uart_offset(port) {
+            let mut uart = self.uart();
+            // A repeated `out` (`rep outsb`) comes as one exit.
+            for &byte in data {
+                uart.write(offset, byte);
+            }
+        } else if port == layout::KEYBOARD_PORT && data == [layout::KEYBOARD_RESET] {
+            return Outcome::End(MachineEnd::Reset);
+        }
+        Outcome::Continue
+    }
+
+    /// A reset that follows a panic message is the panic's.
+    pub(crate) fn explain(&self, end: MachineEnd) -> MachineEnd {
+        if end == MachineEnd::Reset && self.console.panicked() { MachineEnd::Panicked } else { end }
+    }
+
+    fn uart(&self) -> std::sync::MutexGuard<'_, Uart> {
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn uart_offset(port: u16) -> Option<u8> {
+    let offset = port.checked_sub(layout::UART_PORT).filter(|&offset| offset < Uart::PORTS)?;
+    u8::try_from(offset).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bus(directory: &std::path::Path) -> IoBus {
+        let console = ConsoleLog::create(&directory.join("console.log")).unwrap();
+        IoBus::new(MmioBus::new(layout::MMIO, 0x1000), console)
+    }
+
+    #[test]
+    fn keyboard_reset_ends_the_machine() {
+        let directory = tempfile::tempdir().unwrap();
+        let bus = bus(directory.path());
+        assert_eq!(bus.port_write(0x64, &[0xfe]), Outcome::End(MachineEnd::Reset));
+        assert_eq!(bus.port_write(0x64, &[0xd1]), Outcome::Continue);
+        let mut status = [9];
+        bus.port_read(0x64, &mut status);
+        assert_eq!(status, [0]);
+    }
+
+    #[test]
+    fn reset_after_a_panic_is_a_panic() {
+        let directory = tempfile::tempdir().unwrap();
+        let bus = bus(directory.path());
+        assert_eq!(bus.explain(MachineEnd::Reset), MachineEnd::Reset);
+        bus.port_write(0x3f8, b"Kernel panic - not syncing: no working init\n");
+        assert_eq!(bus.explain(MachineEnd::Reset), MachineEnd::Panicked);
+    }
+
+    #[test]
+    fn unknown_ports_float_and_swallow() {
+        let directory = tempfile::tempdir().unwrap();
+        let bus = bus(directory.path());
+        let mut data = [0; 4];
+        bus.port_read(0xcf8, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        assert_eq!(bus.port_write(0xffff, &[1, 2, 3, 4]), Outcome::Continue);
+        // Wide access to the byte-wide UART.
+        bus.port_read(0x3f8, &mut data);
+        bus.port_read(0x3ff, &mut data[..2]);
+    }
+}

@@ -1,0 +1,69 @@
+//! `/dev/kvm` and the virtual machine's file descriptor.
+#![allow(unsafe_code)]
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use vm_memory::{Address, GuestMemory, GuestMemoryRegion};
+use vmrun_devices::Memory;
+
+use crate::error::KvmError;
+use crate::layout;
+
+const API_VERSION: i32 = 12;
+
+/// What must be there, and how to call it when it is not.
+const CAPABILITIES: [(Cap, &str); 6] = [
+    (Cap::Irqchip, "an interrupt controller (KVM_CAP_IRQCHIP)"),
+    (Cap::UserMemory, "user memory (KVM_CAP_USER_MEMORY)"),
+    (Cap::ExtCpuid, "CPUID (KVM_CAP_EXT_CPUID)"),
+    (Cap::Ioeventfd, "I/O events (KVM_CAP_IOEVENTFD)"),
+    (Cap::Irqfd, "interrupt events (KVM_CAP_IRQFD)"),
+    (Cap::ImmediateExit, "immediate exits (KVM_CAP_IMMEDIATE_EXIT)"),
+];
+
+/// Opens `/dev/kvm` and checks that it can do what a machine needs.
+pub(crate) fn open() -> Result<Kvm, KvmError> {
+    let kvm = Kvm::new()?;
+    let version = kvm.get_api_version();
+    if version != API_VERSION {
+        return Err(KvmError::Version(version));
+    }
+    match CAPABILITIES.iter().find(|(capability, _)| !kvm.check_extension(*capability)) {
+        Some((_, name)) => Err(KvmError::Capability(name)),
+        None => Ok(kvm),
+    }
+}
+
+/// What a guest's CPUs may be on this host.
+pub(crate) fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, KvmError> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(KvmError::call("tell what CPUs it supports"))
+}
+
+/// Makes a virtual machine with an interrupt controller.
+pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
+    let vm = kvm.create_vm().map_err(KvmError::call("make a virtual machine"))?;
+    vm.set_tss_address(layout::KVM_TSS).map_err(KvmError::call("place its task state segment"))?;
+    vm.create_irq_chip().map_err(KvmError::call("make an interrupt controller"))?;
+    Ok(vm)
+}
+
+/// Gives the machine `memory`, which must stay mapped until the machine is gone.
+pub(crate) fn set_memory(vm: &VmFd, memory: &Memory) -> Result<(), KvmError> {
+    for (slot, region) in (0..).zip(memory.iter()) {
+        let userspace_addr = memory
+            .get_host_address(region.start_addr())
+            .map_err(|_| KvmError::Capability("memory at the addresses of a PC"))?;
+        let region = kvm_userspace_memory_region {
+            slot,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: userspace_addr.expose_provenance().try_into().unwrap_or(u64::MAX),
+            flags: 0,
+        };
+        // SAFETY: the range is a mapping that `memory` owns, regions do not
+        // overlap, and `Built` and `Running` keep `memory` until the vCPUs, the
+        // only ones that reach it through the slot, are gone.
+        unsafe { vm.set_user_memory_region(region) }.map_err(KvmError::call("take the guest's memory"))?;
+    }
+    Ok(())
+}

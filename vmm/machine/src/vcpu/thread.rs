@@ -1,0 +1,109 @@
+//! The thread of one vCPU.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::signal::Killable;
+
+use super::kick::{self, Kickable};
+use crate::end::{EndSignal, MachineEnd};
+use crate::error::KvmError;
+use crate::io_bus::{IoBus, Outcome};
+
+/// A running vCPU; dropping it makes it stop and joins its thread.
+#[derive(Debug)]
+pub(crate) struct VcpuThread {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl VcpuThread {
+    /// Lets `vcpu` run until the machine ends.
+    pub(crate) fn start(id: u8, vcpu: VcpuFd, bus: IoBus, end: EndSignal) -> Result<Self, KvmError> {
+        kick::install().map_err(KvmError::call("install the signal that stops vCPUs"))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name(format!("vcpu{id}"))
+            .spawn(move || {
+                let ran = catch_unwind(AssertUnwindSafe(|| run(vcpu, &bus, &stopped)));
+                match ran {
+                    Ok(None) => {}
+                    Ok(Some(cause)) => end.set(bus.explain(cause)),
+                    Err(_) => end.set(MachineEnd::Failed(format!("the thread of vCPU {id} panicked"))),
+                }
+            })
+            .map_err(KvmError::call("start a vCPU's thread"))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for VcpuThread {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // Fails when the thread has ended already.
+            let _ = thread.kill(kick::signal());
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs until told to stop (`None`) or until the machine ends by itself.
+fn run(mut vcpu: VcpuFd, bus: &IoBus, stop: &AtomicBool) -> Option<MachineEnd> {
+    let mut kickable = Kickable::new(&mut vcpu);
+    while !stop.load(Ordering::Acquire) {
+        match step(kickable.vcpu(), bus) {
+            Outcome::Continue => {}
+            Outcome::End(end) => return Some(end),
+        }
+    }
+    None
+}
+
+fn step(vcpu: &mut VcpuFd, bus: &IoBus) -> Outcome {
+    let outcome = match vcpu.run() {
+        Ok(exit) => handle(exit, bus),
+        Err(error) => match io::Error::from(error).kind() {
+            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Some(Outcome::Continue),
+            _ => Some(Outcome::End(MachineEnd::Failed(format!("KVM cannot run a vCPU: {error}")))),
+        },
+    };
+    outcome.unwrap_or_else(|| Outcome::End(internal_error(vcpu)))
+}
+
+/// `None` is an exit that only `kvm_run` can explain.
+fn handle(exit: VcpuExit<'_>, bus: &IoBus) -> Option<Outcome> {
+    Some(match exit {
+        VcpuExit::MmioRead(address, data) => bus.mmio_read(address, data),
+        VcpuExit::MmioWrite(address, data) => bus.mmio_write(address, data),
+        VcpuExit::IoIn(port, data) => bus.port_read(port, data),
+        VcpuExit::IoOut(port, data) => bus.port_write(port, data),
+        // A triple fault is how this kernel resets; a machine that is reset is done.
+        VcpuExit::Shutdown | VcpuExit::SystemEvent(..) => Outcome::End(MachineEnd::Reset),
+        VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen => Outcome::Continue,
+        VcpuExit::InternalError => return None,
+        VcpuExit::FailEntry(reason, cpu) => Outcome::End(MachineEnd::Failed(format!(
+            "the processor refuses to enter the guest (KVM_EXIT_FAIL_ENTRY, reason {reason:#x}, CPU {cpu})"
+        ))),
+        other => Outcome::End(MachineEnd::Failed(format!("KVM gave the unexpected exit {other:?}"))),
+    })
+}
+
+/// `KVM_EXIT_INTERNAL_ERROR` with the reason and the place.
+fn internal_error(vcpu: &mut VcpuFd) -> MachineEnd {
+    /// `KVM_INTERNAL_ERROR_EMULATION`
+    const EMULATION: u32 = 1;
+    let suberror = crate::kvm_run::internal_suberror(vcpu);
+    let what = if suberror == EMULATION {
+        "cannot emulate an instruction of the guest kernel"
+    } else {
+        "had an internal error"
+    };
+    let place = vcpu.get_regs().map(|regs| format!(" at {:#x}", regs.rip)).unwrap_or_default();
+    MachineEnd::Failed(format!("KVM {what} (KVM_EXIT_INTERNAL_ERROR, suberror {suberror}{place})"))
+}
