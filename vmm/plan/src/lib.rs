@@ -70,6 +70,9 @@ pub struct Options {
     pub console_size: Option<ConsoleSize>,
 }
 
+/// The version of the OCI runtime specification that configurations are read by.
+pub const SPEC_VERSION: &str = "1.2.1";
+
 /// Context id of a sandbox's guest: each VM has its own link, so one number does for all.
 const GUEST_CID: u32 = 3;
 

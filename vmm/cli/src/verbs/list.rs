@@ -1,0 +1,69 @@
+//! `vmrun list`.
+
+use std::fmt::Write;
+
+use clap::{Args, ValueEnum};
+use vmrun_runtime::{Error, OciState, Store};
+
+/// List the containers
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Table or JSON
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+
+    /// Only the names
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+impl ListArgs {
+    #[allow(clippy::unused_self)] // The other verbs' acts name an object.
+    pub(crate) fn act(&self) -> String {
+        "cannot list the containers".to_owned()
+    }
+}
+
+pub(crate) fn list(store: &Store, args: &ListArgs) -> Result<u8, Error> {
+    let containers = vmrun_runtime::list(store)?;
+    let text = match (args.quiet, args.format) {
+        (true, _) => containers.iter().map(|state| format!("{}\n", state.id)).collect(),
+        (false, Format::Json) => format!("{}\n", super::json(&containers)),
+        (false, Format::Table) => table(&containers),
+    };
+    super::print(&text);
+    Ok(0)
+}
+
+/// runc's columns, each as wide as its widest cell.
+fn table(containers: &[OciState]) -> String {
+    let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
+    rows.extend(containers.iter().map(|state| {
+        [
+            state.id.clone(),
+            state.pid.to_string(),
+            state.status.to_string(),
+            state.bundle.display().to_string(),
+            state.created.clone(),
+            state.owner.clone(),
+        ]
+    }));
+    let widths: [usize; 6] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(8) + 3);
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:<width$}");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}

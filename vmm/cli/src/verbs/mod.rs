@@ -1,0 +1,21 @@
+//! One file a verb: its options, and the call that they become.
+
+pub(crate) mod check;
+pub(crate) mod delete;
+pub(crate) mod kill;
+pub(crate) mod list;
+pub(crate) mod run;
+pub(crate) mod state;
+pub(crate) mod version;
+
+use std::io::{self, Write};
+
+/// Writes data to standard output. A reader that has left is no error of ours.
+pub(crate) fn print(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Data as JSON; our own types always have it.
+pub(crate) fn json(data: &impl serde::Serialize) -> serde_json::Value {
+    serde_json::to_value(data).unwrap_or_default()
+}

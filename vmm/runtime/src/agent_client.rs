@@ -1,0 +1,277 @@
+//! The client of the agent in the guest.
+//!
+//! One thread, no locks: a call writes a request and polls until its reply is
+//! there. Every wait has a limit, ends at once when one of the watched
+//! descriptors becomes readable (the machine's end, a signal, …), and says
+//! what it was waiting for. The guest is not trusted: frames are capped, and
+//! what is out of order is an error.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vmrun_proto::{
+    AGENT_PORT, Envelope, ErrorReply, Event, FrameError, FrameReader, Hello, Message, Reply, Request, Stream,
+};
+
+/// Why the agent did not answer as it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AgentError {
+    #[error("waited {} s in vain for {what}", .limit.as_secs())]
+    TimedOut { what: &'static str, limit: Duration },
+    /// A watched descriptor became readable: whoever watches it knows why.
+    #[error("interrupted while waiting for {what}")]
+    Interrupted { what: &'static str },
+    #[error("the agent's connection broke while waiting for {what}")]
+    Frame { what: &'static str, source: FrameError },
+    #[error("cannot {act}")]
+    Io { act: &'static str, source: io::Error },
+    #[error("the guest refused a connection to its port {AGENT_PORT}: {answer:?}")]
+    Handshake { answer: String },
+    #[error("the agent spoke out of turn while waiting for {what}")]
+    Unexpected { what: &'static str },
+    #[error("the agent speaks version {version} of the protocol, this vmrun {}", vmrun_proto::VERSION)]
+    Version { version: u32 },
+    #[error("{}", .0.message)]
+    Refused(ErrorReply),
+}
+
+/// How long one kind of wait may last, and what it is called when it fails.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wait {
+    pub(crate) what: &'static str,
+    pub(crate) limit: Duration,
+}
+
+/// Descriptors whose readability ends a wait.
+pub(crate) type Watch<'w> = &'w [BorrowedFd<'w>];
+
+impl Wait {
+    /// Waits until `fd` is readable.
+    pub(crate) fn readable(
+        self,
+        fd: BorrowedFd<'_>,
+        deadline: Instant,
+        watch: Watch<'_>,
+    ) -> Result<(), AgentError> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
+            let mut fds: Vec<_> =
+                [fd].iter().chain(watch).map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+            match poll(&mut fds, timeout) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(errno) => return Err(AgentError::Io { act: "poll", source: errno.into() }),
+                Ok(_) => {}
+            }
+            let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+            if fds.first().is_some_and(ready) {
+                return Ok(());
+            }
+            if fds.iter().any(ready) {
+                return Err(AgentError::Interrupted { what: self.what });
+            }
+            if left.is_zero() {
+                return Err(AgentError::TimedOut { what: self.what, limit: self.limit });
+            }
+        }
+    }
+
+    pub(crate) fn deadline(self) -> Instant {
+        Instant::now() + self.limit
+    }
+}
+
+/// A control connection to the agent.
+#[derive(Debug)]
+pub(crate) struct AgentClient {
+    stream: UnixStream,
+    reader: FrameReader,
+    next_seq: u64,
+    events: VecDeque<Event>,
+}
+
+/// How long the guest may refuse to take bytes of a request.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the handshake of a connection may take.
+const HANDSHAKE: Wait = Wait { what: "the agent to take a connection", limit: Duration::from_secs(30) };
+
+impl AgentClient {
+    /// Accepts the connection that the agent opens when the guest has booted,
+    /// and reads its greeting.
+    pub(crate) fn accept(
+        listener: &UnixListener,
+        wait: Wait,
+        watch: Watch<'_>,
+    ) -> Result<Self, AgentError> {
+        let deadline = wait.deadline();
+        wait.readable(listener.as_fd(), deadline, watch)?;
+        let (stream, _) =
+            listener.accept().map_err(|source| AgentError::Io { act: "accept the agent", source })?;
+        let mut client = Self::new(stream)?;
+        loop {
+            match client.next_message(wait, deadline, watch)? {
+                Message::Event(Event::Ready { version, .. }) if version >= 1 => return Ok(client),
+                Message::Event(Event::Ready { version, .. }) => return Err(AgentError::Version { version }),
+                _ => return Err(AgentError::Unexpected { what: wait.what }),
+            }
+        }
+    }
+
+    pub(crate) fn new(stream: UnixStream) -> Result<Self, AgentError> {
+        stream
+            .set_write_timeout(Some(WRITE_LIMIT))
+            .map_err(|source| AgentError::Io { act: "limit writing to the agent", source })?;
+        Ok(Self { stream, reader: FrameReader::default(), next_seq: 1, events: VecDeque::new() })
+    }
+
+    /// Sends a request without waiting; the number is for [`AgentClient::reply`].
+    pub(crate) fn send(&mut self, request: Request) -> Result<u64, AgentError> {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        vmrun_proto::write_frame(&self.stream, &Envelope { seq, request })
+            .map_err(|source| AgentError::Frame { what: "the agent to take a request", source })?;
+        Ok(seq)
+    }
+
+    /// Waits for the reply to the request with this number. Events that come
+    /// before it are kept.
+    pub(crate) fn reply(&mut self, seq: u64, wait: Wait, watch: Watch<'_>) -> Result<Reply, AgentError> {
+        let deadline = wait.deadline();
+        loop {
+            match self.next_message(wait, deadline, watch)? {
+                Message::Reply { seq: of, reply: Reply::Error(error) } if of == seq => {
+                    return Err(AgentError::Refused(error));
+                }
+                Message::Reply { seq: of, reply } if of == seq => return Ok(reply),
+                Message::Reply { .. } => return Err(AgentError::Unexpected { what: wait.what }),
+                Message::Event(event) => self.events.push_back(event),
+            }
+        }
+    }
+
+    /// Sends a request and waits for its reply.
+    pub(crate) fn call(
+        &mut self,
+        request: Request,
+        wait: Wait,
+        watch: Watch<'_>,
+    ) -> Result<Reply, AgentError> {
+        let seq = self.send(request)?;
+        self.reply(seq, wait, watch)
+    }
+
+    /// An event that is here already: kept from before, or in the buffer.
+    pub(crate) fn kept_event(&mut self) -> Result<Option<Event>, AgentError> {
+        let what = "an event";
+        if let Some(event) = self.events.pop_front() {
+            return Ok(Some(event));
+        }
+        match self.reader.next_frame().map_err(|source| AgentError::Frame { what, source })? {
+            None => Ok(None),
+            Some(Message::Event(event)) => Ok(Some(event)),
+            Some(Message::Reply { .. }) => Err(AgentError::Unexpected { what }),
+        }
+    }
+
+    /// Takes in what a readable connection has.
+    pub(crate) fn receive(&mut self) -> Result<(), AgentError> {
+        let what = "the agent's next message";
+        let mut buffer = [0; 4096];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(AgentError::Frame { what, source: FrameError::Closed }),
+                Ok(count) => {
+                    self.reader.push(buffer.get(..count).unwrap_or_default());
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(AgentError::Frame { what, source: error.into() }),
+            }
+        }
+    }
+
+    fn next_message(
+        &mut self,
+        wait: Wait,
+        deadline: Instant,
+        watch: Watch<'_>,
+    ) -> Result<Message, AgentError> {
+        loop {
+            let next = self.reader.next_frame();
+            if let Some(message) =
+                next.map_err(|source| AgentError::Frame { what: wait.what, source })?
+            {
+                return Ok(message);
+            }
+            wait.readable(self.stream.as_fd(), deadline, watch)?;
+            self.receive().map_err(|error| match error {
+                AgentError::Frame { source, .. } => AgentError::Frame { what: wait.what, source },
+                other => other,
+            })?;
+        }
+    }
+}
+
+impl AsFd for AgentClient {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// Opens stream connections: all are asked for before the first answer is
+/// awaited, so that several cost one round trip.
+pub(crate) fn open_streams(
+    socket: &Path,
+    streams: &[Stream],
+    watch: Watch<'_>,
+) -> Result<Vec<OwnedFd>, AgentError> {
+    let mut connections = Vec::with_capacity(streams.len());
+    for _ in streams {
+        let mut connection = UnixStream::connect(socket)
+            .map_err(|source| AgentError::Io { act: "connect to the guest's vsock socket", source })?;
+        connection
+            .write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes())
+            .map_err(|source| AgentError::Io { act: "ask for a connection to the agent", source })?;
+        connections.push(connection);
+    }
+    let deadline = HANDSHAKE.deadline();
+    for (connection, stream) in connections.iter().zip(streams) {
+        read_answer(connection, deadline, watch)?;
+        vmrun_proto::write_frame(connection, &Hello::Stream(stream.clone()))
+            .map_err(|source| AgentError::Frame { what: "the agent to take a stream", source })?;
+    }
+    Ok(connections.into_iter().map(OwnedFd::from).collect())
+}
+
+/// Reads `OK <port>\n` and not one byte more: what follows is the guest's.
+fn read_answer(mut connection: &UnixStream, deadline: Instant, watch: Watch<'_>) -> Result<(), AgentError> {
+    /// `OK `, the ten digits of a `u32`, a newline.
+    const LONGEST: usize = 14;
+    let mut answer = Vec::with_capacity(LONGEST);
+    while answer.last() != Some(&b'\n') {
+        let mut byte = [0];
+        HANDSHAKE.readable(connection.as_fd(), deadline, watch)?;
+        let count = connection
+            .read(&mut byte)
+            .map_err(|source| AgentError::Io { act: "read the answer to CONNECT", source })?;
+        if count == 0 || answer.len() == LONGEST {
+            return Err(AgentError::Handshake { answer: String::from_utf8_lossy(&answer).into_owned() });
+        }
+        answer.extend_from_slice(&byte);
+    }
+    let text = String::from_utf8_lossy(&answer);
+    let port = text.strip_prefix("OK ").and_then(|rest| rest.strip_suffix('\n'));
+    match port.map(str::parse::<u32>) {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(AgentError::Handshake { answer: text.into_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! What a verb can fail with.
+
+use std::error::Error as StdError;
+
+use vmrun_plan::{BundleError, PlanError};
+use vmrun_spec::FailureReport;
+
+use crate::assets::AssetError;
+use crate::control::ControlError;
+use crate::hooks::HookError;
+use crate::id::IdError;
+use crate::launch::LaunchError;
+use crate::status::Status;
+use crate::store::StoreError;
+use crate::verbs::SignalError;
+
+/// Why a verb failed: object and cause; the command line adds the act.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The id.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// The bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// Its configuration.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The boot images.
+    #[error(transparent)]
+    Assets(#[from] AssetError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Starting the monitor.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A hook.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// Talking to the monitor.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A signal's name.
+    #[error(transparent)]
+    Signal(#[from] SignalError),
+    /// The monitor's or the agent's own report.
+    #[error("{}", .0.message)]
+    Reported(FailureReport),
+    /// The verb does not fit the container's state.
+    #[error("the container is {status}")]
+    WrongState {
+        /// Its state.
+        status: Status,
+        /// What to do.
+        next_step: &'static str,
+    },
+}
+
+impl Error {
+    /// The exit code of `vmrun` for this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Reported(report) => report.exit_code,
+            Self::Launch(error) => error.exit_code(),
+            _ => 1,
+        }
+    }
+
+    /// What the user can do about it, where that is known.
+    pub fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::Bundle(BundleError::Directory { .. } | BundleError::NotADirectory { .. }) => {
+                Some("name the bundle's directory with --bundle")
+            }
+            Self::Bundle(BundleError::ReadConfig { .. }) => {
+                Some("a bundle is a directory with config.json and a root file system")
+            }
+            Self::Bundle(BundleError::Rootfs { .. } | BundleError::RootfsNotADirectory { .. }) => {
+                Some("unpack the root file system there, or correct root.path in config.json")
+            }
+            Self::Bundle(BundleError::ParseConfig { .. } | BundleError::NoRoot { .. }) => {
+                Some("correct config.json")
+            }
+            Self::Plan(PlanError::Invalid { .. }) => Some("correct config.json"),
+            Self::Store(error) => error.next_step(),
+            Self::WrongState { next_step, .. } => Some(next_step),
+            _ => None,
+        }
+    }
+
+    /// The last lines of the guest's console, where they may explain the error.
+    pub fn console(&self) -> &[String] {
+        match self {
+            Self::Reported(report) => &report.console,
+            _ => &[],
+        }
+    }
+}
+
+/// An error and its causes on one line.
+pub fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let shown = cause.to_string();
+        // A transparent wrapper shows its cause already.
+        if !text.ends_with(&shown) {
+            text.push_str(": ");
+            text.push_str(&shown);
+        }
+        source = cause.source();
+    }
+    text.replace('\n', " ")
+}

@@ -1,0 +1,214 @@
+//! `vmrun run`: from a bundle to a running monitor, and waiting for its end.
+//!
+//! The launcher owns what has to be put back whatever happens: the directory
+//! in the store, the terminal's mode, the pid file. The monitor is its child
+//! and owns the rest: when it dies, by whatever cause, mounts, sockets' peers
+//! and the guest are gone with it.
+
+mod channel;
+mod pid_file;
+mod spawn;
+mod supervise;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use vmrun_plan::{Bundle, Facts, Options, SandboxPlan};
+use vmrun_proto::ConsoleSize;
+use vmrun_spec::VolumeKind;
+
+use crate::assets::{self, AssetOptions, Embedded};
+use crate::error::Error;
+use crate::id::ContainerId;
+use crate::monitor::{ConsoleMode, MonitorRequest};
+use crate::store::{StateSource, Store};
+use crate::{stdio, timestamp};
+
+/// What `vmrun run` was asked for.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Container id, as typed.
+    pub id: String,
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// Where the monitor's pid goes.
+    pub pid_file: Option<PathBuf>,
+    /// Return once the program runs.
+    pub detach: bool,
+    /// Leave the container in the store when it has ended.
+    pub keep: bool,
+    /// Where the terminal's master end goes.
+    pub console_socket: Option<PathBuf>,
+    /// Where the monitor of a detached container reports a failure.
+    pub log: Option<PathBuf>,
+    /// Size of the machine in vCPUs.
+    pub vcpus: Option<u32>,
+    /// Size of the machine in MiB.
+    pub memory_mib: Option<u32>,
+    /// Kernel and boot image.
+    pub assets: AssetOptions,
+    /// Extra kernel parameters.
+    pub kernel_params: Vec<String>,
+}
+
+/// Where the container's terminal is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// There is none.
+    None,
+    /// On ours.
+    Ours,
+    /// On the one that the engine gets through this socket.
+    Socket(PathBuf),
+}
+
+/// Why the monitor could not be started, or what became of it.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A system call for it failed.
+    #[error("cannot {act}")]
+    Io {
+        /// What was tried.
+        act: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The plan has no encoding.
+    #[error("cannot hand the plan to the monitor")]
+    Encode(#[source] vmrun_proto::FrameError),
+    /// The pid file.
+    #[error("cannot write the pid file {}", .path.display())]
+    PidFile {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The monitor was killed.
+    #[error("the monitor was killed by signal {signal}")]
+    Killed {
+        /// By which.
+        signal: i32,
+    },
+    /// The monitor ended and said nothing.
+    #[error("the monitor ended with code {code} and no report")]
+    Silent {
+        /// Its code.
+        code: i32,
+    },
+    /// `terminal` and the options contradict each other.
+    #[error("{0}")]
+    Console(&'static str),
+}
+
+impl LaunchError {
+    pub(crate) fn io(act: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { act, source }
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Killed { signal } => vmrun_proto::ExitStatus::Signal(*signal).code(),
+            _ => 1,
+        }
+    }
+}
+
+/// Runs a container. The answer is the exit code: the program's, or 0 once a
+/// detached one runs.
+///
+/// # Errors
+/// The container could not be made, or its monitor died. Nothing is left behind then.
+pub fn run(store: &Store, options: &RunOptions, embedded: Embedded) -> Result<u8, Error> {
+    let id: ContainerId = options.id.parse()?;
+    let bundle = Bundle::load(&options.bundle)?;
+    let console = console(&bundle, options)?;
+    let plan = plan(store, &id, &bundle, options, embedded)?;
+    let source = state_source(&id, &bundle, &plan);
+    let new = store.reserve(&id)?;
+    let request = MonitorRequest {
+        directory: store.directory(&id),
+        root: store.root().to_owned(),
+        state: source,
+        plan,
+        console: match &console {
+            Console::None | Console::Ours => ConsoleMode::Inherited,
+            Console::Socket(path) => ConsoleMode::Socket(path.clone()),
+        },
+        detached: options.detach,
+        keep: options.keep || options.detach,
+        log: options.log.clone(),
+    };
+    supervise::supervise(new, &request, options, &console)
+}
+
+fn plan(
+    store: &Store,
+    id: &ContainerId,
+    bundle: &Bundle,
+    options: &RunOptions,
+    embedded: Embedded,
+) -> Result<SandboxPlan, Error> {
+    let (kernel, initramfs) = assets::choose(&options.assets, embedded)?;
+    let plan_options = Options {
+        id: id.to_string(),
+        directory: store.directory(id),
+        vcpus: options.vcpus,
+        memory_mib: options.memory_mib,
+        kernel,
+        initramfs,
+        kernel_params: options.kernel_params.clone(),
+        console_size: our_console_size(),
+    };
+    Ok(vmrun_plan::plan(bundle, &facts(bundle), &plan_options)?)
+}
+
+fn our_console_size() -> Option<ConsoleSize> {
+    stdio::size(io::stdin()).or_else(|| stdio::size(io::stdout()))
+}
+
+fn facts(bundle: &Bundle) -> Facts {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let mut sources = BTreeMap::new();
+    for source in vmrun_plan::bind_sources(bundle) {
+        if let Ok(metadata) = std::fs::metadata(&source) {
+            let kind = if metadata.is_dir() { VolumeKind::Directory } else { VolumeKind::File };
+            sources.insert(source, kind);
+        }
+    }
+    Facts { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), sources }
+}
+
+/// Whose terminal it is, by runc's rules.
+fn console(bundle: &Bundle, options: &RunOptions) -> Result<Console, LaunchError> {
+    let process = bundle.spec.process().as_ref();
+    let terminal = process.is_some_and(|process| process.terminal() == Some(true));
+    match (terminal, options.detach, &options.console_socket) {
+        (true, _, Some(path)) => {
+            let path = std::path::absolute(path).map_err(LaunchError::io("resolve --console-socket"))?;
+            Ok(Console::Socket(path))
+        }
+        (true, true, None) => {
+            Err(LaunchError::Console("process.terminal is set: a detached container needs --console-socket"))
+        }
+        (true, false, None) => Ok(Console::Ours),
+        (false, _, Some(_)) => {
+            Err(LaunchError::Console("--console-socket is given, but process.terminal is not set"))
+        }
+        (false, _, None) => Ok(Console::None),
+    }
+}
+
+fn state_source(id: &ContainerId, bundle: &Bundle, plan: &SandboxPlan) -> StateSource {
+    let annotations = bundle.spec.annotations().iter().flatten();
+    StateSource {
+        id: id.to_string(),
+        oci_version: bundle.spec.version().clone(),
+        bundle: bundle.dir.clone(),
+        rootfs: bundle.rootfs.clone(),
+        annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        created: timestamp::now(),
+        poststop: plan.host.hooks.poststop.clone(),
+    }
+}

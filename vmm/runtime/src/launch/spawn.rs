@@ -1,0 +1,43 @@
+//! Starting the monitor: this binary again, with the request in a memory file.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::LaunchError;
+use super::channel::Channel;
+use crate::fds;
+use crate::monitor::{HIDDEN_VERB, MonitorRequest};
+
+/// A monitor that was just started.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    pub(crate) child: Child,
+    pub(crate) channel: Channel,
+}
+
+pub(crate) fn spawn(request: &MonitorRequest) -> Result<Monitor, LaunchError> {
+    let plan = request_file(request)?;
+    let (ours, theirs) = UnixStream::pair().map_err(LaunchError::io("make a socket pair"))?;
+    let plan_fd = fds::pass_on(&plan).map_err(LaunchError::io("pass the plan on"))?;
+    let channel_fd = fds::pass_on(&theirs).map_err(LaunchError::io("pass the channel on"))?;
+    let child = Command::new("/proc/self/exe")
+        .arg0("vmrun")
+        .args([HIDDEN_VERB, &plan_fd.to_string(), &channel_fd.to_string(), &request.state.id])
+        .spawn()
+        .map_err(LaunchError::io("start the monitor"))?;
+    Ok(Monitor { child, channel: Channel::new(ours) })
+}
+
+fn request_file(request: &MonitorRequest) -> Result<File, LaunchError> {
+    let bytes = vmrun_proto::encode(request).map_err(LaunchError::Encode)?;
+    let fd = memfd_create(c"vmrun-plan", MFdFlags::MFD_CLOEXEC)
+        .map_err(|errno| LaunchError::io("make a memory file")(errno.into()))?;
+    let mut file = File::from(fd);
+    file.write_all(&bytes).and_then(|()| file.rewind()).map_err(LaunchError::io("write the plan"))?;
+    Ok(file)
+}

@@ -1,0 +1,239 @@
+//! Waiting for the monitor: messages, signals, and putting everything back.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use vmrun_spec::{LauncherMessage, MonitorMessage};
+
+use super::channel::Heard;
+use super::pid_file::PidFile;
+use super::spawn::{Monitor, spawn};
+use super::{Console, LaunchError, RunOptions};
+use crate::error::{Error, chain};
+use crate::hooks;
+use crate::monitor::MonitorRequest;
+use crate::process::ProcessIdentity;
+use crate::signals::{self, Signals};
+use crate::status::Status;
+use crate::stdio::RawMode;
+use crate::store::NewEntry;
+use crate::verbs::OciState;
+use crate::fds;
+
+/// How the conversation with the monitor ended.
+enum Outcome {
+    /// The program runs on without us.
+    Detached,
+    /// It ended with a word.
+    Reported(MonitorMessage),
+    /// It ended without one.
+    Silent,
+}
+
+pub(crate) fn supervise(
+    mut new: NewEntry,
+    request: &MonitorRequest,
+    options: &RunOptions,
+    console: &Console,
+) -> Result<u8, Error> {
+    // Taken before the monitor exists, so that none is lost. A launcher that
+    // only waits for the start may be killed: the monitor gives up then.
+    let signals = if options.detach {
+        None
+    } else {
+        Some(Signals::take().map_err(LaunchError::io("take signals"))?)
+    };
+    let raw = match console {
+        Console::Ours => RawMode::enter(io::stdin()).map_err(LaunchError::io("set up the terminal"))?,
+        _ => None,
+    };
+    let monitor = spawn(request)?;
+    let mut guard = MonitorGuard { monitor: Some(monitor) };
+    let result = attend(&mut guard, &mut new, request, options, signals.as_ref());
+    drop(raw);
+    match result {
+        Ok((Outcome::Detached, pid_file)) => {
+            guard.monitor = None;
+            pid_file.map(PidFile::keep);
+            new.keep();
+            Ok(0)
+        }
+        Ok((outcome, pid_file)) => {
+            let ended = guard.wait()?;
+            if let Some(pid_file) = pid_file {
+                // runc leaves it as well: engines read it after the end.
+                pid_file.keep();
+            }
+            finish(outcome, ended, new, request)
+        }
+        Err(error) => {
+            guard.end();
+            new.remove()?;
+            Err(error)
+        }
+    }
+}
+
+/// Kills the monitor unless it is let go.
+struct MonitorGuard {
+    monitor: Option<Monitor>,
+}
+
+impl MonitorGuard {
+    fn pid(&self) -> Result<i32, LaunchError> {
+        let id = self.monitor.as_ref().map(|monitor| monitor.child.id()).unwrap_or_default();
+        i32::try_from(id).map_err(|_| LaunchError::io("name the monitor")(io::ErrorKind::InvalidData.into()))
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus, LaunchError> {
+        match self.monitor.take() {
+            Some(mut monitor) => monitor.child.wait().map_err(LaunchError::io("wait for the monitor")),
+            None => Ok(ExitStatus::default()),
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(mut monitor) = self.monitor.take() {
+            // It may be gone already; reaping it is what matters.
+            let _ = monitor.child.kill();
+            let _ = monitor.child.wait();
+        }
+    }
+}
+
+impl Drop for MonitorGuard {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn attend(
+    guard: &mut MonitorGuard,
+    new: &mut NewEntry,
+    request: &MonitorRequest,
+    options: &RunOptions,
+    signals: Option<&Signals>,
+) -> Result<(Outcome, Option<PidFile>), Error> {
+    let pid = guard.pid()?;
+    let identity = ProcessIdentity::of(pid).map_err(LaunchError::io("look at the monitor"))?;
+    // The monitor has its copies; ours would keep the other ends open.
+    fds::release_standard_streams(false).map_err(LaunchError::io("release the standard streams"))?;
+    let creating = request.state.state(Status::Creating, identity);
+    new.publish(&creating)?;
+    let hooks = &request.plan.host.hooks;
+    let Some(monitor) = guard.monitor.as_mut() else { return Ok((Outcome::Silent, None)) };
+    if !hooks.create.is_empty() {
+        hooks::run_all(&hooks.create, &OciState::of(&creating), &request.state.bundle)?;
+        // A monitor that is gone is noticed below.
+        let _ = monitor.channel.send(LauncherMessage::HooksDone);
+    }
+    let mut pid_file = None;
+    loop {
+        wait(monitor, signals, pid)?;
+        let messages = match monitor.channel.receive().map_err(LaunchError::Encode)? {
+            Heard::End => return Ok((Outcome::Silent, pid_file)),
+            Heard::Messages(messages) => messages,
+        };
+        for message in messages {
+            match message {
+                MonitorMessage::Created => {
+                    if let Some(path) = &options.pid_file {
+                        pid_file = Some(PidFile::write(path, pid)?);
+                    }
+                }
+                MonitorMessage::Started => {
+                    poststart(new, request);
+                    if options.detach {
+                        return Ok((Outcome::Detached, pid_file));
+                    }
+                }
+                MonitorMessage::Ended { .. } | MonitorMessage::Failed(_) => {
+                    return Ok((Outcome::Reported(message), pid_file));
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the monitor says something; passes signals on meanwhile.
+fn wait(monitor: &Monitor, signals: Option<&Signals>, pid: i32) -> Result<(), LaunchError> {
+    loop {
+        let mut fds = vec![PollFd::new(monitor.channel.as_fd(), PollFlags::POLLIN)];
+        fds.extend(signals.map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(LaunchError::io("wait for the monitor")(errno.into())),
+        }
+        let heard = fds.first().and_then(PollFd::any).unwrap_or(false);
+        while let Some(arrived) =
+            signals.map_or(Ok(None), Signals::next).map_err(LaunchError::io("read a signal"))?
+        {
+            // What a terminal sends, it has sent to the monitor as well.
+            if signals::is_forwarded(arrived.number) && !arrived.from_terminal {
+                forward(pid, arrived.number);
+            }
+        }
+        if heard {
+            return Ok(());
+        }
+    }
+}
+
+/// The monitor is our child and not reaped yet, so the pid is still its.
+fn forward(pid: i32, number: i32) {
+    // One that has ended takes no signals, and its end is noticed elsewhere.
+    // Real-time signals have no name and go through `sigqueue` of the verbs.
+    if let Ok(signal) = Signal::try_from(number) {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+fn poststart(new: &NewEntry, request: &MonitorRequest) {
+    let hooks = &request.plan.host.hooks.poststart;
+    if hooks.is_empty() {
+        return;
+    }
+    if let Ok(Some(state)) = new.entry().read() {
+        complain(&hooks::run_each(hooks, &OciState::of(&state), &request.state.bundle));
+    }
+}
+
+/// The specification wants failures of late hooks logged and nothing more.
+fn complain(errors: &[hooks::HookError]) {
+    for error in errors {
+        eprintln!("vmrun: warning: {}", chain(error));
+    }
+}
+
+fn finish(
+    outcome: Outcome,
+    ended: ExitStatus,
+    new: NewEntry,
+    request: &MonitorRequest,
+) -> Result<u8, Error> {
+    let state = new.entry().read().ok().flatten();
+    let keep = request.keep && matches!(outcome, Outcome::Reported(MonitorMessage::Ended { .. }));
+    if keep {
+        new.keep();
+    } else {
+        new.remove()?;
+        if let Some(state) = state {
+            let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
+            complain(&hooks::run_each(&state.poststop, &shown, &state.bundle));
+        }
+    }
+    match outcome {
+        Outcome::Reported(MonitorMessage::Failed(report)) => Err(Error::Reported(report)),
+        Outcome::Reported(MonitorMessage::Ended { code }) => Ok(code),
+        _ => match (ended.signal(), ended.code()) {
+            (Some(signal), _) => Err(LaunchError::Killed { signal }.into()),
+            (None, code) => Err(LaunchError::Silent { code: code.unwrap_or_default() }.into()),
+        },
+    }
+}

@@ -1,0 +1,32 @@
+//! From the plan to a machine whose guest boots.
+
+use std::io;
+use std::os::unix::net::UnixListener;
+
+use vmrun_machine::{BootImages, Built, Running};
+use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
+use vmrun_proto::READY_PORT;
+
+use super::failure::MonitorError;
+use super::{MonitorRequest, tree};
+use crate::assets::{self, Embedded};
+
+/// A machine that runs, and the socket on which its agent will report.
+#[derive(Debug)]
+pub(crate) struct Booting {
+    pub(crate) machine: Running,
+    pub(crate) ready: UnixListener,
+}
+
+pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booting, MonitorError> {
+    let plan = &request.plan;
+    tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
+    let kernel = assets::load(assets::KERNEL, &plan.machine.kernel, embedded.kernel)?;
+    let initramfs = assets::load(assets::INITRAMFS, &plan.machine.initramfs, embedded.initramfs)?;
+    // Before the guest can connect to it.
+    let ready = UnixListener::bind(format!("{VSOCK_SOCKET}_{READY_PORT}"))
+        .map_err(|source: io::Error| MonitorError::Io { act: "listen for the agent", source })?;
+    let images = BootImages { kernel: &kernel, initramfs: &initramfs };
+    let machine = Built::new(&plan.machine, images)?.start()?;
+    Ok(Booting { machine, ready })
+}

@@ -1,0 +1,150 @@
+//! What can go wrong in the monitor, and how it is told.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use vmrun_machine::{MachineEnd, MachineError};
+use vmrun_proto::{ErrorKind, ExitStatus, FrameError};
+use vmrun_spec::FailureReport;
+
+use super::tree::TreeError;
+use crate::agent_client::AgentError;
+use crate::assets::AssetError;
+use crate::error::chain;
+use crate::stdio::ConsoleError;
+use crate::store::StoreError;
+
+/// Why the monitor gave up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MonitorError {
+    #[error("cannot read the launcher's request")]
+    Request(#[source] FrameError),
+    #[error("cannot {act}")]
+    Io { act: &'static str, source: io::Error },
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Assets(#[from] AssetError),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{stage}")]
+    Agent { stage: &'static str, source: AgentError },
+    #[error("{stage}: the guest kernel panicked")]
+    GuestPanicked { stage: &'static str },
+    #[error("{stage}: the guest switched itself off")]
+    GuestStopped { stage: &'static str },
+    #[error("{stage}: the virtual machine failed: {cause}")]
+    MachineFailed { stage: &'static str, cause: String },
+    #[error("{stage}: interrupted by signal {signal}")]
+    Signal { stage: &'static str, signal: i32 },
+    #[error("{stage}: the launching command went away")]
+    LauncherGone { stage: &'static str },
+}
+
+/// How many of the console's last lines go into a report.
+pub(crate) const TAIL_LINES: usize = 20;
+
+/// An error and the console's last lines at that moment, where they may tell more.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) error: MonitorError,
+    pub(crate) console: Vec<String>,
+}
+
+impl From<MonitorError> for Broken {
+    fn from(error: MonitorError) -> Self {
+        Self { error, console: Vec::new() }
+    }
+}
+
+impl Broken {
+    /// The failure as the user will see it.
+    pub(crate) fn report(&self) -> FailureReport {
+        // What the agent refuses is a whole sentence; our stage adds nothing.
+        let message = match &self.error {
+            MonitorError::Agent { source: AgentError::Refused(reply), .. } => single_line(&reply.message),
+            other => chain(other),
+        };
+        let console = self.console.iter().map(|line| single_line(line.trim_end())).collect();
+        FailureReport { message, exit_code: self.error.exit_code(), console }
+    }
+}
+
+impl MonitorError {
+    pub(crate) fn machine_end(stage: &'static str, end: Option<MachineEnd>) -> Self {
+        match end {
+            Some(MachineEnd::Failed(cause)) => Self::MachineFailed { stage, cause },
+            Some(MachineEnd::Panicked) => Self::GuestPanicked { stage },
+            Some(MachineEnd::Reset) | None => Self::GuestStopped { stage },
+        }
+    }
+
+    /// Whether the guest's console may tell more.
+    pub(crate) fn is_the_guests(&self) -> bool {
+        match self {
+            Self::GuestStopped { .. } | Self::GuestPanicked { .. } | Self::MachineFailed { .. } => true,
+            Self::Agent { source, .. } => !matches!(source, AgentError::Refused(_)),
+            _ => false,
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Signal { signal, .. } => ExitStatus::Signal(*signal).code(),
+            Self::Agent { source: AgentError::Refused(reply), .. } => match reply.kind {
+                ErrorKind::ProgramNotFound => 127,
+                ErrorKind::ProgramNotExecutable => 126,
+                _ => 1,
+            },
+            _ => 1,
+        }
+    }
+}
+
+/// The guest wrote it: nothing in it may move the reader's cursor.
+fn single_line(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+/// Writes a report of a detached monitor to the engine's log.
+pub(crate) fn log(path: Option<&Path>, report: &FailureReport) {
+    let Some(path) = path else { return };
+    let entry = serde_json::json!({
+        "level": "error",
+        "msg": report.message,
+        "time": crate::timestamp::now(),
+        "console": report.console,
+    });
+    // There is nobody left to tell when the log is not writable.
+    let _ = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut file| writeln!(file, "{entry}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_of_the_agent_decides_the_exit_code_and_is_shown_alone() {
+        let reply = |kind| {
+            let message = "exec \"x\": not\nfound".to_owned();
+            let reply = vmrun_proto::ErrorReply { kind, stage: vmrun_proto::Stage::Exec, message };
+            MonitorError::Agent { stage: "starting", source: AgentError::Refused(reply) }
+        };
+        let console = vec!["line\x1b[1m\r".to_owned()];
+        let report = Broken { error: reply(ErrorKind::ProgramNotFound), console }.report();
+        assert_eq!(report.console, ["line [1m"]);
+        assert_eq!((report.exit_code, report.message.as_str()), (127, "exec \"x\": not found"));
+        assert_eq!(reply(ErrorKind::ProgramNotExecutable).exit_code(), 126);
+        assert_eq!(reply(ErrorKind::InvalidConfig).exit_code(), 1);
+        assert_eq!(MonitorError::Signal { stage: "booting", signal: 15 }.exit_code(), 143);
+    }
+}

@@ -1,0 +1,167 @@
+//! The monitor: the long-lived process of one sandbox. It owns the VM, the
+//! devices and the stdio relays, and its exit code is the container's.
+//!
+//! ```text
+//!   request ─▶ namespace, shared tree ─▶ Machine ─▶ agent ready ─▶ Create ─▶ Start ─▶ events ─▶ exit
+//!                                          └─ consoles, hooks, control socket: while the guest boots
+//! ```
+//!
+//! It has one thread of its own, which polls; the machine and the relays bring theirs.
+
+mod boot;
+mod control_server;
+mod failure;
+mod launcher;
+mod session;
+mod streams;
+mod tree;
+
+use std::io;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use vmrun_plan::SandboxPlan;
+use vmrun_spec::MonitorMessage;
+
+use crate::assets::Embedded;
+use crate::error::chain;
+use crate::fds;
+use crate::process::ProcessIdentity;
+use crate::signals::Signals;
+use crate::status::Status;
+use crate::store::{StateSource, Store};
+use failure::{Broken, MonitorError};
+use launcher::Launcher;
+
+/// The verb by which the launcher starts the monitor; nobody types it.
+pub(crate) const HIDDEN_VERB: &str = "__monitor";
+
+/// What the launcher hands to the monitor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct MonitorRequest {
+    /// The store.
+    pub(crate) root: PathBuf,
+    /// The container's directory in it.
+    pub(crate) directory: PathBuf,
+    pub(crate) state: StateSource,
+    pub(crate) plan: SandboxPlan,
+    pub(crate) console: ConsoleMode,
+    /// The launcher does not wait for the end.
+    pub(crate) detached: bool,
+    /// The container stays in the store when it has ended.
+    pub(crate) keep: bool,
+    /// Where a detached monitor reports a failure.
+    pub(crate) log: Option<PathBuf>,
+}
+
+/// Where the streams go on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ConsoleMode {
+    /// To the descriptors that the monitor was started with.
+    Inherited,
+    /// To a terminal whose master end goes through this socket.
+    Socket(PathBuf),
+}
+
+/// The descriptors that the monitor is started with.
+#[derive(Clone, Copy, Debug)]
+pub struct MonitorFds {
+    /// A memory file with the request.
+    pub request: RawFd,
+    /// The socket to the launcher.
+    pub launcher: RawFd,
+}
+
+/// Runs the monitor and gives its exit code.
+pub fn monitor_main(fds: MonitorFds, embedded: Embedded) -> u8 {
+    let opened = open(fds);
+    let (request, launcher) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            // Without the socket there is only standard error.
+            eprintln!("vmrun: monitor: {}", chain(&error));
+            return 1;
+        }
+    };
+    let result = serve(&request, &launcher, embedded);
+    end(&request, &launcher, result)
+}
+
+fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
+    let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
+    let launcher = fds::inherited(fds.launcher).map_err(failed("take over the launcher's socket"))?;
+    let file = fds::inherited(fds.request).map_err(failed("take over the request"))?;
+    let request = vmrun_proto::read_frame(std::fs::File::from(file)).map_err(MonitorError::Request)?;
+    Ok((request, Launcher::new(launcher.into())))
+}
+
+/// From the request to the program's exit code.
+fn serve(request: &MonitorRequest, launcher: &Launcher, embedded: Embedded) -> Result<u8, Broken> {
+    let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
+    let signals = Signals::take().map_err(failed("take signals"))?;
+    // Sockets are named relative to it: see `vmrun_plan::VSOCK_SOCKET`.
+    std::env::set_current_dir(&request.directory).map_err(failed("enter the container's directory"))?;
+    if request.detached || request.console != ConsoleMode::Inherited {
+        nix::unistd::setsid().map_err(io::Error::from).map_err(failed("start a session"))?;
+    }
+    let booting = boot::boot(request, embedded)?;
+    session::run(request, booting, launcher, &signals)
+}
+
+/// Reports the end, and cleans up when nobody else will.
+fn end(request: &MonitorRequest, launcher: &Launcher, result: Result<u8, Broken>) -> u8 {
+    let (message, code) = match result {
+        Ok(code) => (MonitorMessage::Ended { code }, code),
+        Err(error) => {
+            let report = error.report();
+            let code = report.exit_code;
+            (MonitorMessage::Failed(report), code)
+        }
+    };
+    let ended = matches!(message, MonitorMessage::Ended { .. });
+    let store = Store::new(Some(&request.root));
+    let keep = request.keep && (ended || launcher.has_started());
+    if keep {
+        mark_stopped(request, &store, code);
+    }
+    if launcher.send(&message).is_err() {
+        // The launcher is gone, as planned when detached: its duties are ours.
+        if let MonitorMessage::Failed(report) = &message {
+            failure::log(request.log.as_deref(), report);
+        }
+        if !keep {
+            clean_up(request, &store);
+        }
+    }
+    code
+}
+
+fn mark_stopped(request: &MonitorRequest, store: &Store, code: u8) {
+    let Ok(id) = request.state.id.parse() else { return };
+    // When it cannot be written the dead monitor says the same.
+    let _ = store.open(&id).and_then(|entry| {
+        entry.update(|state| {
+            state.map(|mut state| {
+                state.status = Status::Stopped;
+                state.exit_code = Some(code);
+                state
+            })
+        })
+    });
+}
+
+fn clean_up(request: &MonitorRequest, store: &Store) {
+    let Ok(id) = request.state.id.parse() else { return };
+    tree::unmount(&request.directory.join(vmrun_plan::SHARE_DIR));
+    // `vmrun delete` can still remove what could not be removed here.
+    let _ = store.remove(&id);
+    let me = i32::try_from(std::process::id()).unwrap_or_default();
+    if let Ok(identity) = ProcessIdentity::of(me) {
+        let state = request.state.state(Status::Stopped, identity);
+        let shown = crate::verbs::OciState::of(&state);
+        // Nobody is left to tell of a hook that fails.
+        let _ = crate::hooks::run_each(&request.state.poststop, &shown, &request.state.bundle);
+    }
+}

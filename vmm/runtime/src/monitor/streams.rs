@@ -1,0 +1,109 @@
+//! Which of our descriptors meets which stream of the guest's.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use vmrun_plan::VSOCK_SOCKET;
+use vmrun_proto::{ProcessIo, ProcessRef, Stream, StreamKind};
+
+use super::failure::MonitorError;
+use super::{ConsoleMode, MonitorRequest};
+use crate::agent_client::{AgentError, Watch, open_streams};
+use crate::fds;
+use crate::stdio::{self, Relays};
+
+/// The host's ends of the container's streams.
+#[derive(Debug)]
+pub(crate) struct HostStreams {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    /// The terminal whose size the container's follows.
+    terminal: Option<OwnedFd>,
+}
+
+impl HostStreams {
+    /// Takes the inherited descriptors, or makes the terminal that the engine asked for.
+    pub(crate) fn open(request: &MonitorRequest) -> Result<Self, MonitorError> {
+        let io = &request.plan.guest.io;
+        match &request.console {
+            ConsoleMode::Socket(socket) => {
+                let slave = stdio::open_console(socket, io.console_size)?;
+                let copy = || slave.try_clone().map_err(failed("copy the terminal's descriptor"));
+                let streams =
+                    Self { stdin: copy()?, stdout: copy()?, stderr: copy()?, terminal: Some(copy()?) };
+                fds::release_standard_streams(true).map_err(failed("release the standard streams"))?;
+                Ok(streams)
+            }
+            ConsoleMode::Inherited => {
+                let copy = |fd: &dyn AsFd| {
+                    fd.as_fd().try_clone_to_owned().map_err(failed("copy a standard stream"))
+                };
+                let terminal = if io.terminal { Some(copy(&io::stdin())?) } else { None };
+                let streams = Self {
+                    stdin: copy(&io::stdin())?,
+                    stdout: copy(&io::stdout())?,
+                    stderr: copy(&io::stderr())?,
+                    terminal,
+                };
+                fds::release_standard_streams(true).map_err(failed("release the standard streams"))?;
+                Ok(streams)
+            }
+        }
+    }
+
+    /// The size that the container's terminal should have now.
+    pub(crate) fn size(&self) -> Option<vmrun_proto::ConsoleSize> {
+        stdio::size(self.terminal.as_ref()?)
+    }
+}
+
+fn failed(act: &'static str) -> impl Fn(io::Error) -> MonitorError {
+    move |source| MonitorError::Io { act, source }
+}
+
+/// The streams that a process with this stdio has.
+fn kinds(io: ProcessIo) -> Vec<StreamKind> {
+    if io.terminal {
+        return vec![StreamKind::Terminal];
+    }
+    let all =
+        [(io.stdin, StreamKind::Stdin), (io.stdout, StreamKind::Stdout), (io.stderr, StreamKind::Stderr)];
+    all.into_iter().filter_map(|(wanted, kind)| wanted.then_some(kind)).collect()
+}
+
+/// Connects the guest's streams and starts copying.
+pub(crate) fn connect(
+    process: &ProcessRef,
+    io: ProcessIo,
+    host: &HostStreams,
+    watch: Watch<'_>,
+) -> Result<Relays, ConnectError> {
+    let kinds = kinds(io);
+    let streams: Vec<_> =
+        kinds.iter().map(|kind| Stream { process: process.clone(), kind: *kind }).collect();
+    let connections = open_streams(Path::new(VSOCK_SOCKET), &streams, watch)?;
+    let mut relays = Relays::new();
+    for (kind, guest) in kinds.into_iter().zip(connections) {
+        match kind {
+            StreamKind::Stdin => relays.input(kind, host.stdin.try_clone()?, guest)?,
+            StreamKind::Stdout => relays.output(kind, guest, host.stdout.try_clone()?)?,
+            StreamKind::Stderr => relays.output(kind, guest, host.stderr.try_clone()?)?,
+            StreamKind::Terminal => {
+                relays.output(kind, guest.try_clone()?, host.stdout.try_clone()?)?;
+                relays.input(kind, host.stdin.try_clone()?, guest)?;
+            }
+        }
+    }
+    Ok(relays)
+}
+
+/// Why the streams could not be connected.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("cannot start copying")]
+    Io(#[from] io::Error),
+}

@@ -1,0 +1,105 @@
+//! Naming a process so that a reused pid is not taken for it.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+/// A pid and the moment it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessIdentity {
+    pub(crate) pid: i32,
+    /// Clock ticks from the boot to the process's start (`proc(5)`, field 22 of `stat`).
+    start_ticks: u64,
+}
+
+impl ProcessIdentity {
+    pub(crate) fn of(pid: i32) -> io::Result<Self> {
+        let (_, start_ticks) = stat(pid)?;
+        Ok(Self { pid, start_ticks })
+    }
+
+    /// Whether it still runs. A zombie does not.
+    pub(crate) fn is_alive(self) -> bool {
+        match stat(self.pid) {
+            Ok((state, start_ticks)) => start_ticks == self.start_ticks && !matches!(state, 'Z' | 'X'),
+            Err(_) => false,
+        }
+    }
+}
+
+/// A process that cannot become another one while this is held.
+#[derive(Debug)]
+pub(crate) struct ProcessHandle {
+    pidfd: OwnedFd,
+}
+
+impl ProcessHandle {
+    /// `None` when the process is gone.
+    pub(crate) fn open(process: ProcessIdentity) -> io::Result<Option<Self>> {
+        let Some(pid) = Pid::from_raw(process.pid) else { return Ok(None) };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            // Only now is the pid pinned, so the identity is checked after.
+            Ok(pidfd) => Ok(process.is_alive().then_some(Self { pidfd })),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Kills it; it may be gone already.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// Readable once the process has ended.
+impl AsFd for ProcessHandle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+fn stat(pid: i32) -> io::Result<(char, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_stat(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// The name in field 2 may hold anything, parentheses and spaces too.
+fn parse_stat(text: &str) -> Option<(char, u64)> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let start_ticks = fields.nth(18)?.parse().ok()?;
+    Some((state, start_ticks))
+}
+
+/// A text that is another one after each boot of the host.
+pub(crate) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_time_is_found_behind_any_name() {
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        assert_eq!(parse_stat(&format!("12 (a) b) c) {rest}")), Some(('S', 4711)));
+        assert_eq!(parse_stat("12 (a"), None);
+    }
+
+    #[test]
+    fn this_process_is_alive_and_another_with_its_pid_is_not() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let mut me = ProcessIdentity::of(pid).unwrap();
+        assert!(me.is_alive());
+        me.start_ticks += 1;
+        assert!(!me.is_alive());
+    }
+}

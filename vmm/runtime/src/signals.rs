@@ -1,0 +1,94 @@
+//! Signals as file descriptor events.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// Signals that mean something to this process alone and are never taken off it.
+const OWN: &[Signal] = &[
+    Signal::SIGABRT,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGILL,
+    Signal::SIGKILL,
+    Signal::SIGPIPE,
+    Signal::SIGSEGV,
+    Signal::SIGSTOP,
+    Signal::SIGSYS,
+    Signal::SIGTRAP,
+];
+
+/// Every other signal of this thread, and of the threads it starts, as a stream.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    fd: SignalFd,
+}
+
+/// One signal that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrived {
+    pub(crate) number: i32,
+    /// The terminal sent it, to every process of its foreground group.
+    pub(crate) from_terminal: bool,
+}
+
+impl Signals {
+    /// Takes the signals: from here on none of them ends the process.
+    pub(crate) fn take() -> io::Result<Self> {
+        let set = forwardable();
+        set.thread_block()?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Self { fd })
+    }
+
+    /// The next signal, if one has arrived.
+    pub(crate) fn next(&self) -> io::Result<Option<Arrived>> {
+        let Some(info) = self.fd.read_signal()? else { return Ok(None) };
+        let number = i32::try_from(info.ssi_signo).unwrap_or_default();
+        Ok(Some(Arrived { number, from_terminal: info.ssi_code == libc::SI_KERNEL }))
+    }
+}
+
+/// All signals but [`OWN`] and the first real-time one, with which the machine
+/// interrupts its vCPU threads: they inherit this thread's mask.
+fn forwardable() -> SigSet {
+    let mut set = SigSet::all();
+    for signal in OWN {
+        set.remove(*signal);
+    }
+    let mut raw = *set.as_ref();
+    // SAFETY: `raw` is an initialised set that this function owns; the call
+    // fails, changing nothing, for a number that is no signal.
+    unsafe { libc::sigdelset(&raw mut raw, libc::SIGRTMIN()) };
+    // SAFETY: `raw` is an initialised set; it may hold real-time signals, which
+    // `SigSet` only cannot name when it is iterated, and nobody iterates it.
+    unsafe { SigSet::from_sigset_t_unchecked(raw) }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Whether the signal's default action ends a process: while a sandbox boots
+/// there is nobody else to take it.
+pub(crate) fn ends_a_process(number: i32) -> bool {
+    let harmless = [
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ];
+    !harmless.contains(&number)
+}
+
+/// Whether the signal is for the container. SIGCHLD speaks of our own hooks.
+pub(crate) fn is_forwarded(number: i32) -> bool {
+    number != libc::SIGCHLD
+}

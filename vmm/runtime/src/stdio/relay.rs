@@ -1,0 +1,218 @@
+//! Copying threads.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vmrun_proto::StreamKind;
+
+/// Size of a copy: large enough that system calls do not count, small enough for four of them.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// A relay needs its buffer on the heap and little else.
+const STACK_BYTES: usize = 128 << 10;
+
+/// How long a stream of a container that has ended may be silent before it is given up.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The relays of one process.
+#[derive(Debug)]
+pub(crate) struct Relays {
+    finished: Receiver<StreamKind>,
+    sender: Sender<StreamKind>,
+    /// Streams whose every byte must be out before the monitor ends.
+    open_outputs: HashSet<StreamKind>,
+    progress: Arc<Progress>,
+}
+
+/// What the copying threads are at.
+#[derive(Debug, Default)]
+struct Progress {
+    bytes: AtomicU64,
+    /// Outputs that wait for whoever reads them on the host.
+    writing: AtomicU64,
+}
+
+/// Whether all output reached the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drained {
+    /// It did.
+    Fully,
+    /// Something in the guest keeps a stream open and says nothing.
+    GaveUp,
+}
+
+impl Relays {
+    pub(crate) fn new() -> Self {
+        let (sender, finished) = channel();
+        Self { finished, sender, open_outputs: HashSet::new(), progress: Arc::default() }
+    }
+
+    /// Copies from the guest to `to` until the guest's end of file.
+    pub(crate) fn output(&mut self, kind: StreamKind, from: OwnedFd, to: OwnedFd) -> io::Result<()> {
+        let progress = Arc::clone(&self.progress);
+        let sender = self.sender.clone();
+        self.open_outputs.insert(kind);
+        thread::Builder::new().name(format!("relay-{kind:?}")).stack_size(STACK_BYTES).spawn(move || {
+            // A failed write is the reader's choice (`vmrun run … | head`): dropping
+            // the connection tells the program in the guest, as a closed pipe would.
+            let _ = copy(UnixStream::from(from), File::from(to), &progress, true);
+            let _ = sender.send(kind);
+        })?;
+        Ok(())
+    }
+
+    /// Copies from `from` to the guest until end of file, which the guest is told.
+    pub(crate) fn input(&mut self, kind: StreamKind, from: OwnedFd, to: OwnedFd) -> io::Result<()> {
+        let progress = Arc::clone(&self.progress);
+        thread::Builder::new().name(format!("relay-{kind:?}-in")).stack_size(STACK_BYTES).spawn(move || {
+            let to = UnixStream::from(to);
+            // The program may close its standard input early, which ends the copy.
+            let _ = copy(File::from(from), &to, &progress, false);
+            let _ = to.shutdown(Shutdown::Write);
+        })?;
+        Ok(())
+    }
+
+    /// Waits until all output is out. A slow reader on the host is waited for
+    /// without limit, a silent stream from the guest is not.
+    pub(crate) fn drain(&mut self) -> Drained {
+        let mut seen = self.progress.bytes.load(Ordering::Relaxed);
+        while !self.open_outputs.is_empty() {
+            match self.finished.recv_timeout(SILENCE_LIMIT) {
+                Ok(kind) => {
+                    self.open_outputs.remove(&kind);
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let bytes = self.progress.bytes.load(Ordering::Relaxed);
+                    if bytes == seen && self.progress.writing.load(Ordering::Relaxed) == 0 {
+                        return Drained::GaveUp;
+                    }
+                    seen = bytes;
+                }
+            }
+        }
+        Drained::Fully
+    }
+}
+
+fn copy(
+    mut from: impl Read + AsFd,
+    mut to: impl Write + AsFd,
+    progress: &Progress,
+    output: bool,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) => {
+                wait_or_fail(error, &from, PollFlags::POLLIN)?;
+                continue;
+            }
+        };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        if output {
+            progress.writing.fetch_add(1, Ordering::Relaxed);
+        }
+        let written = write_all(&mut to, bytes);
+        if output {
+            progress.writing.fetch_sub(1, Ordering::Relaxed);
+            progress.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        }
+        written?;
+    }
+}
+
+fn write_all(to: &mut (impl Write + AsFd), mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(error) => wait_or_fail(error, &to, PollFlags::POLLOUT)?,
+        }
+    }
+    Ok(())
+}
+
+/// Somebody else may have made the descriptor non-blocking: then wait as it would have.
+fn wait_or_fail(error: io::Error, fd: &impl AsFd, flags: PollFlags) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::Interrupted => Ok(()),
+        io::ErrorKind::WouldBlock => {
+            match poll(&mut [PollFd::new(fd.as_fd(), flags)], PollTimeout::NONE) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+                Err(errno) => Err(errno.into()),
+            }
+        }
+        _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (UnixStream, UnixStream) {
+        UnixStream::pair().unwrap()
+    }
+
+    #[test]
+    fn bytes_pass_unchanged_and_drain_waits_for_them() {
+        let (guest, ours) = pair();
+        let (out, reader) = pair();
+        let mut relays = Relays::new();
+        relays.output(StreamKind::Stdout, ours.into(), out.into()).unwrap();
+        let sent: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[2]).collect();
+        let copy = sent.clone();
+        let writer = thread::spawn(move || (&guest).write_all(&copy).unwrap());
+        let reading = thread::spawn(move || {
+            let mut all = Vec::new();
+            (&reader).read_to_end(&mut all).unwrap();
+            all
+        });
+        writer.join().unwrap();
+        assert_eq!(relays.drain(), Drained::Fully);
+        assert!(reading.join().unwrap() == sent);
+    }
+
+    #[test]
+    fn end_of_input_reaches_the_guest_and_output_still_flows() {
+        let (guest, ours) = pair();
+        let (input, writer) = pair();
+        let mut relays = Relays::new();
+        relays.input(StreamKind::Stdin, input.into(), ours.try_clone().unwrap().into()).unwrap();
+        (&writer).write_all(b"abc").unwrap();
+        drop(writer);
+        let mut all = Vec::new();
+        (&guest).read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"abc");
+        (&guest).write_all(b"still").unwrap();
+        let mut answer = [0; 5];
+        (&ours).read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"still");
+    }
+
+    #[test]
+    fn reader_that_goes_away_closes_the_guests_stream() {
+        let (guest, ours) = pair();
+        let (out, reader) = pair();
+        let mut relays = Relays::new();
+        relays.output(StreamKind::Stdout, ours.into(), out.into()).unwrap();
+        drop(reader);
+        (&guest).write_all(b"x").unwrap();
+        assert_eq!(relays.drain(), Drained::Fully);
+        assert_eq!((&guest).write(b"y").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+}

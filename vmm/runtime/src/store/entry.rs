@@ -1,0 +1,156 @@
+//! One container's directory.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::Flock;
+
+use super::state::State;
+use super::{STATE_FILE, Store, StoreError, lock_directory};
+use crate::id::ContainerId;
+
+/// A container's directory, open or not.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    root: PathBuf,
+    id: ContainerId,
+    directory: PathBuf,
+}
+
+impl Entry {
+    pub(super) fn open(root: &Path, id: &ContainerId) -> Result<Self, StoreError> {
+        let directory = root.join(id.as_str());
+        if !directory.is_dir() {
+            return Err(StoreError::NotFound { root: root.to_owned() });
+        }
+        Ok(Self { root: root.to_owned(), id: id.clone(), directory })
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The state; `None` when its maker died before there was one.
+    pub(crate) fn read(&self) -> Result<Option<State>, StoreError> {
+        let path = self.directory.join(STATE_FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if self.directory.is_dir() {
+                    return Ok(None);
+                }
+                return Err(StoreError::NotFound { root: self.root.clone() });
+            }
+            Err(error) => return Err(StoreError::io("read", &path)(error)),
+        };
+        parse(&path, &text).map(Some)
+    }
+
+    /// Replaces the state under the directory's lock with what `change` makes of it.
+    pub(crate) fn update(
+        &self,
+        change: impl FnOnce(Option<State>) -> Option<State>,
+    ) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        match change(self.read()?) {
+            Some(state) => self.write(&state),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn lock(&self) -> Result<Flock<fs::File>, StoreError> {
+        lock_directory(&self.directory).map_err(|error| match error {
+            StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                StoreError::NotFound { root: self.root.clone() }
+            }
+            other => other,
+        })
+    }
+
+    /// Writes the state whole or not at all.
+    pub(super) fn write(&self, state: &State) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(state).map_err(StoreError::Encode)?;
+        let path = self.directory.join(STATE_FILE);
+        let draft = self.directory.join("state.json.new");
+        let written = write_durably(&draft, &text).and_then(|()| fs::rename(&draft, &path));
+        written.map_err(|error| {
+            // The draft is worthless, and the first error is the one to tell.
+            let _ = fs::remove_file(&draft);
+            StoreError::io("write", &path)(error)
+        })
+    }
+}
+
+fn write_durably(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text)?;
+    file.sync_all()
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<State, StoreError> {
+    #[derive(serde::Deserialize)]
+    struct OnlySchema {
+        schema: u32,
+    }
+    let broken = |source| StoreError::Parse { path: path.to_owned(), source };
+    let found = serde_json::from_slice::<OnlySchema>(text).map_err(broken)?.schema;
+    if found != State::SCHEMA {
+        return Err(StoreError::Schema { path: path.to_owned(), found });
+    }
+    serde_json::from_slice(text).map_err(|source| StoreError::Parse { path: path.to_owned(), source })
+}
+
+/// A directory that was just made. It is removed again unless it is kept, and
+/// locked until it has a state: whoever finds it without one knows that its
+/// maker is dead.
+#[derive(Debug)]
+pub(crate) struct NewEntry {
+    entry: Entry,
+    lock: Option<Flock<fs::File>>,
+    keep: bool,
+}
+
+impl NewEntry {
+    pub(super) fn new(entry: Entry) -> Result<Self, StoreError> {
+        // From here on the guard removes the directory, even when locking fails.
+        let mut new = Self { entry, lock: None, keep: false };
+        new.lock = Some(new.entry.lock()?);
+        Ok(new)
+    }
+
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Writes the first state and releases the lock.
+    pub(crate) fn publish(&mut self, state: &State) -> Result<(), StoreError> {
+        self.entry.write(state)?;
+        self.lock = None;
+        Ok(())
+    }
+
+    /// Leaves the directory to others.
+    pub(crate) fn keep(mut self) {
+        self.keep = true;
+    }
+
+    /// Removes the directory now, with an answer.
+    pub(crate) fn remove(mut self) -> Result<(), StoreError> {
+        self.keep = true;
+        self.lock = None;
+        Store { root: self.entry.root.clone() }.remove(&self.entry.id)
+    }
+}
+
+impl Drop for NewEntry {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.lock = None;
+            // A destructor has nobody to tell; `vmrun delete` still can.
+            let _ = Store { root: self.entry.root.clone() }.remove(&self.entry.id);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The state file's content.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use vmrun_spec::Hook;
+
+use crate::process::{self, ProcessIdentity};
+use crate::status::Status;
+
+/// What is remembered of one container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// [`State::SCHEMA`] of the writer.
+    pub(crate) schema: u32,
+    pub(crate) id: String,
+    pub(crate) oci_version: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: PathBuf,
+    #[serde(default)]
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// RFC 3339.
+    pub(crate) created: String,
+    /// As last written: [`State::status_now`] tells the truth.
+    pub(crate) status: Status,
+    pub(crate) monitor: ProcessIdentity,
+    /// The host's boot in which `monitor` lives.
+    pub(crate) boot_id: String,
+    /// File name of the monitor's control socket in the container's directory.
+    pub(crate) control_socket: String,
+    /// Set once the program has ended.
+    #[serde(default)]
+    pub(crate) exit_code: Option<u8>,
+    /// Hooks to run when the container is deleted.
+    #[serde(default)]
+    pub(crate) poststop: Vec<Hook>,
+}
+
+/// What a state is made from, before there is a monitor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StateSource {
+    pub(crate) id: String,
+    pub(crate) oci_version: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: PathBuf,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) created: String,
+    pub(crate) poststop: Vec<Hook>,
+}
+
+impl StateSource {
+    pub(crate) fn state(&self, status: Status, monitor: ProcessIdentity) -> State {
+        State {
+            schema: State::SCHEMA,
+            id: self.id.clone(),
+            oci_version: self.oci_version.clone(),
+            bundle: self.bundle.clone(),
+            rootfs: self.rootfs.clone(),
+            annotations: self.annotations.clone(),
+            created: self.created.clone(),
+            status,
+            monitor,
+            boot_id: process::boot_id(),
+            control_socket: super::CONTROL_SOCKET.to_owned(),
+            exit_code: None,
+            poststop: self.poststop.clone(),
+        }
+    }
+}
+
+impl State {
+    /// Grows when an older `vmrun` could misread the file.
+    pub(crate) const SCHEMA: u32 = 1;
+
+    /// The status, given that a monitor may have died without a word.
+    pub(crate) fn status_now(&self) -> Status {
+        if self.status == Status::Stopped || !self.monitor_lives() { Status::Stopped } else { self.status }
+    }
+
+    /// Whether its monitor runs.
+    pub(crate) fn monitor_lives(&self) -> bool {
+        self.boot_id == process::boot_id() && self.monitor.is_alive()
+    }
+}

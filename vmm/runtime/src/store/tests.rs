@@ -1,0 +1,103 @@
+use std::collections::BTreeMap;
+use std::sync::Barrier;
+use std::thread;
+
+use super::*;
+use crate::process::ProcessIdentity;
+use crate::status::Status;
+
+fn state(id: &str) -> State {
+    let source = StateSource {
+        id: id.to_owned(),
+        oci_version: "1.0.2".to_owned(),
+        bundle: "/b".into(),
+        rootfs: "/b/rootfs".into(),
+        annotations: BTreeMap::new(),
+        created: crate::timestamp::now(),
+        poststop: Vec::new(),
+    };
+    let me = ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+    source.state(Status::Running, me)
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(Some(&dir.path().join("deep/root")));
+    (dir, store)
+}
+
+#[test]
+fn of_many_takers_of_one_id_one_wins() {
+    let (_dir, store) = store();
+    let id: ContainerId = "x".parse().unwrap();
+    let barrier = Barrier::new(8);
+    let winners: usize = thread::scope(|scope| {
+        let takers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    match store.reserve(&id) {
+                        Ok(new) => {
+                            new.keep();
+                            1
+                        }
+                        Err(StoreError::Exists) => 0,
+                        Err(error) => panic!("{error:?}"),
+                    }
+                })
+            })
+            .collect();
+        takers.into_iter().map(|taker| taker.join().unwrap()).sum()
+    });
+    assert_eq!(winners, 1);
+}
+
+#[test]
+fn entry_that_is_not_kept_leaves_nothing() {
+    let (_dir, store) = store();
+    let id: ContainerId = "x".parse().unwrap();
+    drop(store.reserve(&id).unwrap());
+    assert!(store.ids().unwrap().is_empty());
+    assert!(matches!(store.open(&id), Err(StoreError::NotFound { .. })));
+    let mut new = store.reserve(&id).unwrap();
+    new.publish(&state("x")).unwrap();
+    new.remove().unwrap();
+    assert!(!store.directory(&id).exists());
+}
+
+#[test]
+fn state_comes_back_and_updates_do_not_get_lost() {
+    let (_dir, store) = store();
+    let id: ContainerId = "x".parse().unwrap();
+    let mut new = store.reserve(&id).unwrap();
+    new.publish(&State { exit_code: Some(0), ..state("x") }).unwrap();
+    new.keep();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let entry = store.open(&id).unwrap();
+                for _ in 0..8 {
+                    let count = |state: State| State { exit_code: state.exit_code.map(|n| n + 1), ..state };
+                    entry.update(|state| state.map(count)).unwrap();
+                }
+            });
+        }
+    });
+    let read = store.open(&id).unwrap().read().unwrap().unwrap();
+    assert_eq!(read.exit_code, Some(64));
+    assert_eq!(read.status_now(), Status::Running);
+    assert_eq!(store.ids().unwrap(), [id]);
+}
+
+#[test]
+fn state_of_another_boot_or_schema_is_recognised() {
+    let (_dir, store) = store();
+    let id: ContainerId = "x".parse().unwrap();
+    let mut new = store.reserve(&id).unwrap();
+    new.publish(&State { boot_id: "before".to_owned(), ..state("x") }).unwrap();
+    assert_eq!(new.entry().read().unwrap().unwrap().status_now(), Status::Stopped);
+    new.publish(&State { schema: 99, ..state("x") }).unwrap();
+    assert!(matches!(new.entry().read(), Err(StoreError::Schema { found: 99, .. })));
+    fs::write(store.directory(&id).join(STATE_FILE), "{").unwrap();
+    assert!(matches!(new.entry().read(), Err(StoreError::Parse { .. })));
+}

@@ -1,0 +1,33 @@
+//! The verbs that act on an existing container.
+
+mod delete;
+mod kill;
+mod list;
+mod state;
+
+pub use delete::{DeleteOptions, delete};
+pub use kill::{KillTarget, SignalError, kill, parse_signal};
+pub use list::list;
+pub use state::{OciState, state};
+
+use crate::error::Error;
+use crate::id::ContainerId;
+use crate::store::{Entry, State, Store, StoreError};
+
+/// A container's directory and state.
+fn find(store: &Store, id: &str) -> Result<(ContainerId, Entry, Option<State>), Error> {
+    let id: ContainerId = id.parse()?;
+    let entry = store.open(&id)?;
+    let state = entry.read()?;
+    Ok((id, entry, state))
+}
+
+/// One whose state is needed.
+fn find_with_state(store: &Store, id: &str) -> Result<(ContainerId, Entry, State), Error> {
+    let (id, entry, state) = find(store, id)?;
+    match state {
+        Some(state) => Ok((id, entry, state)),
+        // It is being made this instant, or its maker died: nothing to show.
+        None => Err(StoreError::NotFound { root: store.root().to_owned() }.into()),
+    }
+}
