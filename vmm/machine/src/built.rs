@@ -114,7 +114,7 @@ fn make_vcpus(vm: &VmFd, supported: &CpuId, count: u8) -> Result<Vec<VcpuFd>, Kv
             let cpuid = guest_cpuid(supported, id, count)
                 .map_err(|_| KvmError::Capability("room for CPUID entries"))?;
             vcpu.set_cpuid2(&cpuid).map_err(KvmError::call("set a vCPU's CPUID"))?;
-            set_firmware_state(&vcpu)?;
+            set_firmware_state(&vcpu, &cpuid)?;
             Ok(vcpu)
         })
         .collect()

@@ -2,7 +2,7 @@
 //! first GiB mapped to itself, interrupts off (Linux
 //! Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
 
-use kvm_bindings::{Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment};
+use kvm_bindings::{CpuId, Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, kvm_xcrs};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 use vmrun_devices::Memory;
@@ -93,8 +93,9 @@ pub(crate) fn set_boot_state(vcpu: &VcpuFd, entry: Entry) -> Result<(), KvmError
 }
 
 /// What firmware does on every CPU before it hands over: wires the local APIC's
-/// pins and turns caching on.
-pub(crate) fn set_firmware_state(vcpu: &VcpuFd) -> Result<(), KvmError> {
+/// pins, turns caching on, and enables the state components that `cpuid` lists.
+pub(crate) fn set_firmware_state(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), KvmError> {
+    enable_xsave_components(vcpu, cpuid)?;
     let mut lapic = vcpu.get_lapic().map_err(KvmError::call("read a vCPU's local APIC"))?;
     for (register, mode) in [(APIC_LVT0, APIC_MODE_EXTINT), (APIC_LVT1, APIC_MODE_NMI)] {
         // Bits 8 to 10 of the register, so bits 0 to 2 of its second byte.
@@ -105,6 +106,18 @@ pub(crate) fn set_firmware_state(vcpu: &VcpuFd) -> Result<(), KvmError> {
     }
     vcpu.set_lapic(&lapic).map_err(KvmError::call("set a vCPU's local APIC"))?;
     set_msrs(vcpu)
+}
+
+/// Sets XCR0 to all that the CPU offers. The kernel writes the same value, but an
+/// emulated AMD-V (QEMU's, as of 7.2) does not intercept that write: KVM would go
+/// on with the reset value and the guest lose its SSE registers at every exit.
+fn enable_xsave_components(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), KvmError> {
+    const XSAVE_LEAF: u32 = 0xd;
+    let leaf = cpuid.as_slice().iter().find(|entry| entry.function == XSAVE_LEAF && entry.index == 0);
+    let Some(leaf) = leaf else { return Ok(()) };
+    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+    xcrs.xcrs[0].value = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
+    vcpu.set_xcrs(&xcrs).map_err(KvmError::call("set a vCPU's extended control register"))
 }
 
 fn set_msrs(vcpu: &VcpuFd) -> Result<(), KvmError> {
