@@ -1,0 +1,40 @@
+# Everything has one entry here; the work is done by scripts that can be run alone.
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build demo test unit lint e2e bench-boot kernel kernel-icount clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+deps: ## install the Debian packages that are missing
+	@.ci/deps
+
+build: deps ## build target/release/vmrun, kernel and boot image inside
+	@.ci/build
+
+demo: build ## run real containers in microVMs (installs and builds what is missing)
+	@tests/demo
+
+test: build ## run all tests (installs and builds what is missing)
+	@tests/all
+
+unit: deps ## run the tests that need neither root nor KVM
+	@tests/unit
+
+lint: deps ## formatting, clippy, dependency policy, shell scripts
+	@tests/lint
+
+e2e: build ## run the end-to-end tests
+	@tests/e2e/run
+
+bench-boot: build ## print boot and start-up times, kernel work, memory
+	@benches/boot
+
+kernel: deps ## build the guest kernel alone
+	@guest-kernel/build
+
+kernel-icount: deps ## print the guest kernel's instructions from entry to the agent
+	@guest-kernel/icount
+
+clean: ## remove what was built in this checkout (the cache outside stays)
+	cargo clean
