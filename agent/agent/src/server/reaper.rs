@@ -48,7 +48,7 @@ impl Server {
         if is_init {
             self.init_ended(&reference.container);
         } else {
-            self.processes.remove(&id);
+            self.discard_process(id);
         }
     }
 
