@@ -9,11 +9,11 @@ use vmrun_spec::MachineSpec;
 use crate::boot::{Initramfs, Kernel, cmdline, mp_table, write_params};
 use crate::devices::{Devices, attach, check_count};
 use crate::end::EndSignal;
-use crate::error::{BootError, DeviceError, KvmError, MachineError, MemoryError, SpecError};
+use crate::error::{BootError, DeviceError, KvmError, MachineError, SpecError};
 use crate::io_bus::IoBus;
 use crate::running::Running;
 use crate::vcpu::{Entry, VcpuThread, guest_cpuid, set_boot_state, set_firmware_state, write_tables};
-use crate::{check, kvm, layout};
+use crate::{check, kvm, layout, memory};
 
 /// The bytes of the boot images.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,7 @@ impl Built {
         }
         let cpuid = kvm::supported_cpuid(&kvm)?;
         let vm = kvm::create_vm(&kvm)?;
-        let memory = map_memory(spec)?;
+        let memory = memory::map(spec.memory_mib)?;
         kvm::set_memory(&vm, &memory)?;
 
         let end = EndSignal::new().map_err(DeviceError::Event)?;
@@ -67,7 +67,7 @@ impl Built {
         linux_loader::loader::load_cmdline(&memory, GuestAddress(layout::CMDLINE), &cmdline)
             .map_err(BootError::Kernel)?;
         memory
-            .write_slice(&mp_table(spec.vcpus), GuestAddress(layout::MP_TABLE))
+            .write_slice(&mp_table(spec.vcpus, &windows), GuestAddress(layout::MP_TABLE))
             .map_err(BootError::Write)?;
         write_tables(&memory).map_err(BootError::Write)?;
         write_params(&memory, &kernel, initramfs, spec.memory_bytes())?;
@@ -96,15 +96,6 @@ fn check_spec(spec: &MachineSpec) -> Result<(), SpecError> {
         return Err(SpecError::Memory { asked: spec.memory_mib, least: MachineSpec::MIN_MEMORY_MIB.into() });
     }
     Ok(())
-}
-
-/// Anonymous memory that costs the host only the pages that the guest touches.
-fn map_memory(spec: &MachineSpec) -> Result<Memory, MemoryError> {
-    let ranges: Vec<_> = layout::ram_ranges(spec.memory_bytes())
-        .into_iter()
-        .map(|(start, length)| (GuestAddress(start), usize::try_from(length).unwrap_or(usize::MAX)))
-        .collect();
-    Memory::from_ranges(&ranges).map_err(|source| MemoryError { mib: spec.memory_mib, source })
 }
 
 fn make_vcpus(vm: &VmFd, supported: &CpuId, count: u8) -> Result<Vec<VcpuFd>, KvmError> {

@@ -114,7 +114,7 @@ impl From<kvm_ioctls::Error> for KvmError {
 #[error("cannot map {mib} MiB of guest memory: {source}; ask for less memory or free some")]
 pub struct MemoryError {
     pub(crate) mib: u32,
-    pub(crate) source: vm_memory::mmap::FromRangesError,
+    pub(crate) source: io::Error,
 }
 
 /// The boot images or parameters are no good.

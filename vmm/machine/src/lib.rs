@@ -20,6 +20,7 @@ mod io_bus;
 mod kvm;
 mod kvm_run;
 mod layout;
+mod memory;
 mod running;
 mod vcpu;
 

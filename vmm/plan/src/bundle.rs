@@ -186,7 +186,7 @@ mod tests {
             ("{\n  \"ociVersion\": \"1.0.2\",\n}", "3:1: trailing comma"),
             ("{\"root\":{\"path\":7}}", "1:17: root.path: invalid type: integer `7`, expected path string"),
             ("{\"root\":{\"path\":\"x\"}} x", "1:23: trailing characters"),
-            ("{\"process\":{\"cwd\":\"/\",\"user\":{\"uid\":-1,\"gid\":0}}}", "1:40: process.user.uid: "),
+            ("{\"process\":{\"cwd\":\"/\",\"user\":{\"uid\":-1,\"gid\":0}}}", "1:38: process.user.uid: "),
             ("{\"vm\":{\"hwConfig\":{\"vcpus\":\"two\"}}}", "1:33: vm.hwConfig.vcpus: "),
         ];
         for (text, expected) in table {

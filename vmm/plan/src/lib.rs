@@ -130,3 +130,6 @@ fn process_io(bundle: &Bundle, options: &Options) -> ProcessIo {
     });
     ProcessIo { terminal: true, console_size: configured.or(options.console_size), ..ProcessIo::default() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,14 @@ pub enum Error {
     /// Talking to the monitor.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// An option that has no meaning here.
+    #[error("{option} is not supported: {why}")]
+    Option {
+        /// The flag.
+        option: &'static str,
+        /// Why.
+        why: &'static str,
+    },
     /// A signal's name.
     #[error(transparent)]
     Signal(#[from] SignalError),
@@ -100,10 +108,10 @@ impl Error {
 
 /// An error and its causes on one line.
 pub fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
+    let mut text = without_number(&error.to_string());
     let mut source = error.source();
     while let Some(cause) = source {
-        let shown = cause.to_string();
+        let shown = without_number(&cause.to_string());
         // A transparent wrapper shows its cause already.
         if !text.ends_with(&shown) {
             text.push_str(": ");
@@ -112,4 +120,34 @@ pub fn chain(error: &dyn StdError) -> String {
         source = cause.source();
     }
     text.replace('\n', " ")
+}
+
+/// The standard library writes `No such file or directory (os error 2)`: the words are enough.
+fn without_number(text: &str) -> String {
+    match text.rsplit_once(" (os error ") {
+        Some((words, number)) if number.strip_suffix(')').is_some_and(|n| n.parse::<i32>().is_ok()) => {
+            words.to_owned()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_has_every_cause_once_and_no_numbers() {
+        let source = std::io::Error::from_raw_os_error(2);
+        let error = Error::from(BundleError::Directory { dir: "/x".into(), source });
+        assert_eq!(chain(&error), "bundle /x: No such file or directory");
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn reported_failure_keeps_its_code_and_console() {
+        let report = FailureReport { message: "m".to_owned(), exit_code: 127, console: vec!["c".to_owned()] };
+        let error = Error::Reported(report);
+        assert_eq!((chain(&error).as_str(), error.exit_code(), error.console().len()), ("m", 127, 1));
+    }
 }

@@ -25,6 +25,7 @@ mod signals;
 mod status;
 mod stdio;
 mod store;
+pub mod timeline;
 mod timestamp;
 mod verbs;
 

@@ -61,29 +61,17 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PARAM", action = ArgAction::Append)]
     kernel_param: Vec<String>,
 
-    /// Not supported: the container's root is always its own in the guest
-    #[arg(long, hide = true, value_parser = refused, num_args = 0, default_missing_value = "")]
-    no_pivot: Option<bool>,
+    /// Not supported: the container always gets a root of its own in the guest
+    #[arg(long, hide = true)]
+    no_pivot: bool,
 
     /// Not supported: the guest always makes a new session keyring
-    #[arg(long, hide = true, value_parser = refused, num_args = 0, default_missing_value = "")]
-    no_new_keyring: Option<bool>,
+    #[arg(long, hide = true)]
+    no_new_keyring: bool,
 
-    /// File descriptors to pass on: only 0, they cannot enter a virtual machine
-    #[arg(long, value_name = "N", default_value_t = 0, hide = true, value_parser = no_descriptors)]
+    /// Not supported but for 0: descriptors cannot enter a virtual machine
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
     preserve_fds: u32,
-}
-
-fn refused(_: &str) -> Result<bool, String> {
-    Err("not supported: it has no meaning for a container in its own virtual machine".to_owned())
-}
-
-fn no_descriptors(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(0) => Ok(0),
-        Ok(_) => Err("file descriptors cannot be passed into a virtual machine".to_owned()),
-        Err(_) => Err("not a number".to_owned()),
-    }
 }
 
 impl RunArgs {
@@ -93,6 +81,7 @@ impl RunArgs {
 }
 
 pub(crate) fn run(store: &Store, args: RunArgs, log: Option<PathBuf>) -> Result<u8, Error> {
+    refuse_what_has_no_meaning(&args)?;
     let options = RunOptions {
         id: args.id,
         bundle: args.bundle,
@@ -107,4 +96,16 @@ pub(crate) fn run(store: &Store, args: RunArgs, log: Option<PathBuf>) -> Result<
         kernel_params: args.kernel_param,
     };
     vmrun_runtime::run(store, &options, embedded())
+}
+
+fn refuse_what_has_no_meaning(args: &RunArgs) -> Result<(), Error> {
+    let table = [
+        (args.no_pivot, "--no-pivot", "the container always gets a root of its own in the guest"),
+        (args.no_new_keyring, "--no-new-keyring", "the guest always makes a new session keyring"),
+        (args.preserve_fds > 0, "--preserve-fds", "file descriptors cannot enter a virtual machine"),
+    ];
+    match table.into_iter().find(|(given, ..)| *given) {
+        Some((_, option, why)) => Err(Error::Option { option, why }),
+        None => Ok(()),
+    }
 }

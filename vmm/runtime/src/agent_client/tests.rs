@@ -1,1 +1,127 @@
+use std::os::unix::net::UnixStream;
+use std::thread;
 
+use vmrun_proto::{ErrorKind, ExitStatus, ProcessRef, Stage, StreamKind, read_frame, write_frame};
+
+use super::*;
+
+const SOON: Wait = Wait { what: "the test", limit: Duration::from_secs(20) };
+const NOW: Wait = Wait { what: "the test", limit: Duration::from_millis(20) };
+
+fn exited() -> Event {
+    let process = ProcessRef { container: "x".to_owned(), exec: None };
+    Event::Exited { process, status: ExitStatus::Code(3) }
+}
+
+/// A client and an agent that answers one request after `before` with `reply`.
+fn client_of(before: Vec<Message>, reply: impl FnOnce(u64) -> Message + Send + 'static) -> AgentClient {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    thread::spawn(move || {
+        let envelope: Envelope = read_frame(&theirs).unwrap();
+        for message in before {
+            write_frame(&theirs, &message).unwrap();
+        }
+        write_frame(&theirs, &reply(envelope.seq)).unwrap();
+    });
+    AgentClient::new(ours).unwrap()
+}
+
+#[test]
+fn events_before_a_reply_are_kept() {
+    let ok = |seq| Message::Reply { seq, reply: Reply::Ok };
+    let mut client = client_of(vec![Message::Event(exited())], ok);
+    assert_eq!(client.call(Request::Sync, SOON, &[]).unwrap(), Reply::Ok);
+    assert_eq!(client.kept_event().unwrap(), Some(exited()));
+    assert_eq!(client.kept_event().unwrap(), None);
+}
+
+#[test]
+fn refusal_is_an_error_with_the_agents_words() {
+    let refusal =
+        ErrorReply { kind: ErrorKind::NotFound, stage: Stage::Request, message: "no \"x\"".to_owned() };
+    let expected = refusal.clone();
+    let mut client =
+        client_of(Vec::new(), move |seq| Message::Reply { seq, reply: Reply::Error(refusal) });
+    match client.call(Request::Sync, SOON, &[]) {
+        Err(AgentError::Refused(refusal)) => assert_eq!(refusal, expected),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn reply_to_another_request_is_out_of_turn() {
+    let mut client = client_of(Vec::new(), |seq| Message::Reply { seq: seq + 1, reply: Reply::Ok });
+    assert!(matches!(client.call(Request::Sync, SOON, &[]), Err(AgentError::Unexpected { .. })));
+}
+
+#[test]
+fn silence_is_limited_and_named() {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let mut client = AgentClient::new(ours).unwrap();
+    match client.call(Request::Sync, NOW, &[]) {
+        Err(AgentError::TimedOut { what, .. }) => assert_eq!(what, "the test"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn watched_descriptor_ends_a_wait_at_once() {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let (watched, mut other) = UnixStream::pair().unwrap();
+    other.write_all(b"!").unwrap();
+    let mut client = AgentClient::new(ours).unwrap();
+    let result = client.call(Request::Sync, SOON, &[watched.as_fd()]);
+    assert!(matches!(result, Err(AgentError::Interrupted { .. })), "{result:?}");
+}
+
+#[test]
+fn agent_that_goes_away_is_noticed() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut client = AgentClient::new(ours).unwrap();
+    let agent = thread::spawn(move || read_frame::<Envelope>(&theirs).unwrap());
+    let result = client.call(Request::Sync, SOON, &[]);
+    agent.join().unwrap();
+    assert!(matches!(result, Err(AgentError::Frame { source: FrameError::Closed, .. })), "{result:?}");
+}
+
+#[test]
+fn first_message_must_be_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("ready");
+    let listener = UnixListener::bind(&socket).unwrap();
+    for (message, good) in [(Event::Ready { version: 1, boot_ns: 7 }, true), (exited(), false)] {
+        let agent = UnixStream::connect(&socket).unwrap();
+        write_frame(&agent, &Message::Event(message)).unwrap();
+        assert_eq!(AgentClient::accept(&listener, SOON, &[]).is_ok(), good);
+    }
+}
+
+#[test]
+fn stream_handshake_takes_no_byte_of_the_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("vsock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let process = ProcessRef { container: "x".to_owned(), exec: None };
+    let stream = Stream { process, kind: StreamKind::Stdout };
+    let expected = stream.clone();
+    let guest = thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let mut line = [0; 13];
+        connection.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"CONNECT 1024\n");
+        // The answer and the first bytes of the stream in one write.
+        connection.write_all(b"OK 1073741824\nraw").unwrap();
+        assert_eq!(read_frame::<Hello>(&connection).unwrap(), Hello::Stream(expected));
+        let (mut second, _) = listener.accept().unwrap();
+        second.write_all(b"NO\n").unwrap();
+    });
+    let fds = open_streams(&socket, std::slice::from_ref(&stream), &[]).unwrap();
+    let mut raw = String::new();
+    for fd in fds {
+        UnixStream::from(fd).read_to_string(&mut raw).unwrap();
+    }
+    assert_eq!(raw, "raw");
+    let refused = open_streams(&socket, &[stream], &[]);
+    assert!(matches!(refused, Err(AgentError::Handshake { .. } | AgentError::Io { .. })), "{refused:?}");
+    guest.join().unwrap();
+}

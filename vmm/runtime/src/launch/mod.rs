@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::id::ContainerId;
 use crate::monitor::{ConsoleMode, MonitorRequest};
 use crate::store::{StateSource, Store};
+use crate::timeline::mark;
 use crate::{stdio, timestamp};
 
 /// What `vmrun run` was asked for.
@@ -121,6 +122,7 @@ impl LaunchError {
 /// # Errors
 /// The container could not be made, or its monitor died. Nothing is left behind then.
 pub fn run(store: &Store, options: &RunOptions, embedded: Embedded) -> Result<u8, Error> {
+    mark("launcher");
     let id: ContainerId = options.id.parse()?;
     let bundle = Bundle::load(&options.bundle)?;
     let console = console(&bundle, options)?;

@@ -23,6 +23,7 @@ use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::RawMode;
 use crate::store::NewEntry;
+use crate::timeline::mark;
 use crate::verbs::OciState;
 use crate::fds;
 
@@ -53,6 +54,7 @@ pub(crate) fn supervise(
         Console::Ours => RawMode::enter(io::stdin()).map_err(LaunchError::io("set up the terminal"))?,
         _ => None,
     };
+    mark("planned");
     let monitor = spawn(request)?;
     let mut guard = MonitorGuard { monitor: Some(monitor) };
     let result = attend(&mut guard, &mut new, request, options, signals.as_ref());
@@ -66,6 +68,7 @@ pub(crate) fn supervise(
         }
         Ok((outcome, pid_file)) => {
             let ended = guard.wait()?;
+            mark("monitor-reaped");
             if let Some(pid_file) = pid_file {
                 // runc leaves it as well: engines read it after the end.
                 pid_file.keep();

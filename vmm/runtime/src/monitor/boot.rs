@@ -10,6 +10,7 @@ use vmrun_proto::READY_PORT;
 use super::failure::MonitorError;
 use super::{MonitorRequest, tree};
 use crate::assets::{self, Embedded};
+use crate::timeline::mark;
 
 /// A machine that runs, and the socket on which its agent will report.
 #[derive(Debug)]
@@ -21,12 +22,17 @@ pub(crate) struct Booting {
 pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booting, MonitorError> {
     let plan = &request.plan;
     tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
+    mark("tree");
     let kernel = assets::load(assets::KERNEL, &plan.machine.kernel, embedded.kernel)?;
     let initramfs = assets::load(assets::INITRAMFS, &plan.machine.initramfs, embedded.initramfs)?;
     // Before the guest can connect to it.
     let ready = UnixListener::bind(format!("{VSOCK_SOCKET}_{READY_PORT}"))
         .map_err(|source: io::Error| MonitorError::Io { act: "listen for the agent", source })?;
     let images = BootImages { kernel: &kernel, initramfs: &initramfs };
-    let machine = Built::new(&plan.machine, images)?.start()?;
+    mark("images");
+    let machine = Built::new(&plan.machine, images)?;
+    mark("built");
+    let machine = machine.start()?;
+    mark("vcpus-run");
     Ok(Booting { machine, ready })
 }

@@ -31,6 +31,7 @@ use crate::process::ProcessIdentity;
 use crate::signals::Signals;
 use crate::status::Status;
 use crate::store::{StateSource, Store};
+use crate::timeline::mark;
 use failure::{Broken, MonitorError};
 use launcher::Launcher;
 
@@ -76,6 +77,7 @@ pub struct MonitorFds {
 
 /// Runs the monitor and gives its exit code.
 pub fn monitor_main(fds: MonitorFds, embedded: Embedded) -> u8 {
+    mark("monitor");
     let opened = open(fds);
     let (request, launcher) = match opened {
         Ok(opened) => opened,
@@ -120,6 +122,7 @@ fn end(request: &MonitorRequest, launcher: &Launcher, result: Result<u8, Broken>
             (MonitorMessage::Failed(report), code)
         }
     };
+    mark("monitor-end");
     let ended = matches!(message, MonitorMessage::Ended { .. });
     let store = Store::new(Some(&request.root));
     let keep = request.keep && (ended || launcher.has_started());

@@ -22,6 +22,7 @@ use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::{Drained, Relays};
 use crate::store::Store;
+use crate::timeline::mark;
 
 const BOOT: Wait = Wait { what: "the guest to boot", limit: Duration::from_secs(60) };
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
@@ -54,6 +55,7 @@ pub(crate) fn run(
         Broken { error, console }
     });
     booting.machine.stop();
+    mark("machine-stopped");
     result
 }
 
@@ -126,7 +128,9 @@ impl Session<'_> {
     }
 
     fn live(&self, mut agent: AgentClient, prepared: &Prepared) -> Result<u8, MonitorError> {
+        mark("agent-ready");
         let mut relays = self.create(&mut agent, prepared)?;
+        mark("container-created");
         // An error means that the launcher is gone: then nobody wants the container.
         let gone = |_| MonitorError::LauncherGone { stage: CREATING };
         self.launcher.send(&MonitorMessage::Created).map_err(gone)?;
@@ -134,11 +138,14 @@ impl Session<'_> {
         agent
             .call(Request::Start { container }, START, &self.watch())
             .map_err(|error| self.explain(STARTING, error))?;
+        mark("program-started");
         self.record(Status::Running)?;
         // From here on the launcher may come and go.
         let _ = self.launcher.send(&MonitorMessage::Started);
         let code = self.attend(&mut agent, prepared)?;
+        mark("program-ended");
         self.finish(&mut agent, &mut relays);
+        mark("output-drained");
         Ok(code)
     }
 

@@ -1,0 +1,156 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn bundle_of(text: &str) -> Bundle {
+    let (spec, vm) = bundle::parse(text.as_bytes()).unwrap();
+    let dir = PathBuf::from("/bundle");
+    let rootfs = spec.root().as_ref().map_or_else(|| dir.join("rootfs"), |root| dir.join(root.path()));
+    Bundle { dir, rootfs, spec, vm }
+}
+
+fn facts() -> Facts {
+    let sources = [("/srv/data", VolumeKind::Directory), ("/bundle/hosts", VolumeKind::File)];
+    Facts { cpus: 4, sources: sources.into_iter().map(|(path, kind)| (path.into(), kind)).collect() }
+}
+
+fn options() -> Options {
+    Options {
+        id: "web".to_owned(),
+        directory: "/run/vmrun/web".into(),
+        vcpus: None,
+        memory_mib: None,
+        kernel: Image::Embedded,
+        initramfs: Image::Embedded,
+        kernel_params: Vec::new(),
+        console_size: None,
+    }
+}
+
+/// `UPDATE_GOLDEN=1 cargo test -p vmrun-plan` writes the files anew.
+fn compare_with_golden(name: &str, text: &str) {
+    let plan = plan(&bundle_of(text), &facts(), &options()).unwrap();
+    let shown = format!("{:#}\n", serde_json::to_value(&plan).unwrap());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/plan").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &shown).unwrap();
+    }
+    let golden = fs::read_to_string(&path).unwrap();
+    assert_eq!(shown, golden, "{} differs", path.display());
+    let back: SandboxPlan = serde_json::from_str(&golden).unwrap();
+    assert_eq!(back, plan);
+}
+
+#[test]
+fn full_bundle_gives_its_golden_plan() {
+    compare_with_golden("full.json", include_str!("../tests/bundles/full.json"));
+}
+
+#[test]
+fn small_bundle_gives_its_golden_plan() {
+    compare_with_golden("small.json", include_str!("../tests/bundles/small.json"));
+}
+
+/// A good configuration with `change` merged into it.
+fn changed(change: &Value) -> String {
+    let mut config = json!({
+        "ociVersion": "1.0.2",
+        "root": {"path": "rootfs"},
+        "process": {"user": {"uid": 0, "gid": 0}, "args": ["true"], "cwd": "/"},
+        "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}]},
+    });
+    merge(&mut config, change);
+    config.to_string()
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                if value.is_null() {
+                    into.remove(key);
+                } else {
+                    merge(into.entry(key.clone()).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
+
+#[test]
+fn each_refusal_names_its_field() {
+    let table = [
+        (json!({"ociVersion": "2.0.0"}), "ociVersion"),
+        (json!({"ociVersion": "1.0"}), "ociVersion"),
+        (json!({"ociVersion": ""}), "ociVersion"),
+        (json!({"process": null}), "process"),
+        (json!({"process": {"args": null}}), "process.args"),
+        (json!({"process": {"args": []}}), "process.args"),
+        (json!({"process": {"args": [""]}}), "process.args[0]"),
+        (json!({"process": {"cwd": "tmp"}}), "process.cwd"),
+        (json!({"process": {"env": ["A=b", "=x"]}}), "process.env[1]"),
+        (json!({"hostname": "x"}), "hostname"),
+        (json!({"domainname": "x"}), "domainname"),
+        (json!({"mounts": [{"destination": "a/../b", "type": "tmpfs"}]}), "mounts[0].destination"),
+        (json!({"mounts": [{"destination": "/a", "type": "bind"}]}), "mounts[0].source"),
+        (json!({"mounts": [{"destination": "/a", "type": "bind", "source": "/none"}]}), "mounts[0].source"),
+        (json!({"linux": {"namespaces": [{"type": "pid"}, {"type": "pid"}]}}), "linux.namespaces[1].type"),
+        (json!({"linux": {"namespaces": [{"type": "ipc", "path": "/proc/1/ns/ipc"}]}}), "linux.namespaces[0].path"),
+        (json!({"linux": {"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}}), "linux.uidMappings"),
+        (json!({"linux": {"timeOffsets": {"monotonic": {"secs": 1}}}}), "linux.timeOffsets"),
+        (json!({"linux": {"intelRdt": {}}}), "linux.intelRdt"),
+        (json!({"linux": {"mountLabel": "x"}}), "linux.mountLabel"),
+        (json!({"process": {"apparmorProfile": "x"}}), "process.apparmorProfile"),
+        (json!({"process": {"selinuxLabel": "x"}}), "process.selinuxLabel"),
+        (json!({"vm": {"kernel": {"path": "/k"}}}), "vm.kernel"),
+        (json!({"vm": {"hwConfig": {"vcpus": 0}}}), "vm.hwConfig.vcpus"),
+        (json!({"vm": {"hwConfig": {"memory": 1024}}}), "vm.hwConfig.memory"),
+        (json!({"annotations": {"dev.vmrun.vcpu": "1"}}), "annotations[\"dev.vmrun.vcpu\"]"),
+        (json!({"annotations": {"dev.vmrun.memory": "1G"}}), "annotations[\"dev.vmrun.memory\"]"),
+        (json!({"hooks": {"poststop": [{"path": "x"}]}}), "hooks.poststop[0].path"),
+        (json!({"hooks": {"prestart": [{"path": "/x", "timeout": 0}]}}), "hooks.prestart[0].timeout"),
+    ];
+    for (change, field) in table {
+        let error = plan(&bundle_of(&changed(&change)), &facts(), &options()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("config.json: {field}: ")), "{change} gives {error:?}");
+    }
+}
+
+#[test]
+fn sizes_are_taken_in_order() {
+    let limits = json!({"linux": {"resources": {"memory": {"limit": 134_217_728}, "cpu": {"quota": 250_000}}}});
+    let mut all = limits.clone();
+    merge(&mut all, &json!({"vm": {"hwConfig": {"vcpus": 2, "memory": 536_870_912}}}));
+    let from_vm = all.clone();
+    merge(&mut all, &json!({"annotations": {"dev.vmrun.vcpus": "5", "dev.vmrun.memory": "700"}}));
+    let typed = Options { vcpus: Some(9), memory_mib: Some(900), ..options() };
+    let table = [
+        (json!({}), options(), (1, 256)),
+        (limits, options(), (3, 194)),
+        (json!({"linux": {"resources": {"memory": {"limit": -1}, "cpu": {"quota": -1}}}}), options(), (1, 256)),
+        (json!({"linux": {"resources": {"cpu": {"quota": 9_000_000}}}}), options(), (4, 256)),
+        (from_vm, options(), (2, 512)),
+        (all.clone(), options(), (5, 700)),
+        (all, typed, (9, 900)),
+    ];
+    for (change, options, expected) in table {
+        let machine = plan(&bundle_of(&changed(&change)), &facts(), &options).unwrap().machine;
+        assert_eq!((machine.vcpus, machine.memory_mib), expected, "{change}");
+    }
+}
+
+#[test]
+fn sizes_on_the_command_line_have_bounds() {
+    for typed in [
+        Options { vcpus: Some(0), ..options() },
+        Options { vcpus: Some(65), ..options() },
+        Options { memory_mib: Some(MachineSpec::MIN_MEMORY_MIB - 1), ..options() },
+    ] {
+        let result = plan(&bundle_of(&changed(&json!({}))), &facts(), &typed);
+        assert!(matches!(result, Err(PlanError::Option { .. })), "{result:?}");
+    }
+}
