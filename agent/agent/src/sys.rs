@@ -50,7 +50,8 @@ pub(crate) fn reset_signals() {
 /// Only a forked child may call it, and it must leave by [`exit_now`] or
 /// `execve`: values that own the closed descriptors are never dropped then.
 pub(crate) fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
-    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd > 2).collect();
+    let mut keep: Vec<u32> =
+        keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd > 2).collect();
     keep.sort_unstable();
     let mut first = 3;
     for fd in keep {
@@ -100,7 +101,8 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     loop {
         // SAFETY: with null pointers accept4 stores no address.
-        let fd = unsafe { libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
+        let fd =
+            unsafe { libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
         match owned(fd.into()) {
             Ok(socket) => return Ok(Some(socket)),
             Err(error) => match error.raw_os_error() {
@@ -130,7 +132,8 @@ pub(crate) fn terminal_peer(controlling_side: BorrowedFd<'_>) -> io::Result<Owne
 /// Brings the loopback interface of the current network namespace up.
 pub(crate) fn loopback_up() -> io::Result<()> {
     // SAFETY: socket takes three integers.
-    let socket = owned(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into())?;
+    let socket =
+        owned(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into())?;
     // SAFETY: ifreq is plain data; all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
@@ -204,7 +207,9 @@ pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, program: &[[u8; 8]])
         attach_flags: BPF_F_ALLOW_MULTI,
     };
     // SAFETY: as above; both descriptors are open.
-    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, mem::size_of::<Attach>()) })
+    check(unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, mem::size_of::<Attach>())
+    })
 }
 
 fn positive(fd: BorrowedFd<'_>) -> io::Result<u32> {

@@ -106,7 +106,8 @@ fn streams_apart(host: &mut Host) {
 }
 
 fn stdin_to_stdout(host: &mut Host) {
-    let payload: Vec<u8> = (0u32..5 << 20).map(|index| index.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let payload: Vec<u8> =
+        (0u32..5 << 20).map(|index| index.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
     let outcome = host.run_with(shell("cat"), ALL_STREAMS, &payload);
     assert_eq!(outcome.stdout.len(), payload.len());
     assert!(outcome.stdout == payload, "the bytes differ");
@@ -133,7 +134,7 @@ fn failure(host: &mut Host, spec: Value) -> (ErrorKind, String) {
 
 fn program_not_found(host: &mut Host) {
     for args in [json!(["no-such-program"]), json!(["/no/such/program"])] {
-        let (kind, message) = failure(host, spec(args));
+        let (kind, message) = failure(host, spec(&args));
         assert_eq!(kind, ErrorKind::ProgramNotFound, "{message}");
         assert!(message.contains("such"), "{message}");
     }
@@ -141,7 +142,7 @@ fn program_not_found(host: &mut Host) {
 
 fn program_not_executable(host: &mut Host) {
     for args in [json!(["/etc/passwd"]), json!(["/etc"])] {
-        let (kind, message) = failure(host, spec(args));
+        let (kind, message) = failure(host, spec(&args));
         assert_eq!(kind, ErrorKind::ProgramNotExecutable, "{message}");
     }
 }
@@ -156,7 +157,9 @@ fn environment_and_cwd(host: &mut Host) {
 }
 
 fn user_and_groups(host: &mut Host) {
-    let mut spec = shell("id -u; id -g; grep ^Groups /proc/self/status | tr -s '\\t ' ' '; umask; touch /tmp/x; stat -c %a /tmp/x");
+    let mut spec = shell(
+        "id -u; id -g; grep ^Groups /proc/self/status | tr -s '\\t ' ' '; umask; touch /tmp/x; stat -c %a /tmp/x",
+    );
     process(&mut spec)["user"] = json!({"uid": 12, "gid": 34, "additionalGids": [5, 6], "umask": 0o27});
     let out = host.run(spec).out();
     assert_eq!(out, "12\n34\nGroups: 5 6 \n0027\n640\n");
@@ -177,7 +180,9 @@ fn capabilities(host: &mut Host) {
 }
 
 fn rlimits_and_no_new_privileges(host: &mut Host) {
-    let mut spec = shell("ulimit -n; grep NoNewPrivs /proc/self/status | tr -s '\\t ' ' '; cat /proc/self/oom_score_adj");
+    let mut spec = shell(
+        "ulimit -n; grep NoNewPrivs /proc/self/status | tr -s '\\t ' ' '; cat /proc/self/oom_score_adj",
+    );
     process(&mut spec)["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}]);
     process(&mut spec)["noNewPrivileges"] = json!(true);
     process(&mut spec)["oomScoreAdj"] = json!(321);
@@ -220,7 +225,9 @@ fn read_only_paths(host: &mut Host) {
 }
 
 fn hostname_and_sysctl(host: &mut Host) {
-    let mut spec = shell("hostname; cat /proc/sys/kernel/domainname /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_forward");
+    let mut spec = shell(
+        "hostname; cat /proc/sys/kernel/domainname /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_forward",
+    );
     spec["hostname"] = json!("box");
     spec["domainname"] = json!("example");
     spec["linux"]["sysctl"] = json!({"kernel.msgmax": "4321", "net.ipv4.ip_forward": "1"});
@@ -269,7 +276,8 @@ fn terminal(host: &mut Host) {
         console_size: Some(ConsoleSize { rows: 33, columns: 77 }),
         ..ProcessIo::default()
     };
-    let script = "tty; stty size; echo > /dev/console; test -w /dev/tty && id -u; read x; stty size; echo got $x";
+    let script =
+        "tty; stty size; echo > /dev/console; test -w /dev/tty && id -u; read x; stty size; echo got $x";
     let mut spec = shell(script);
     process(&mut spec)["terminal"] = json!(true);
     process(&mut spec)["user"] = json!({"uid": 1000, "gid": 1000});
@@ -308,9 +316,12 @@ fn exec(host: &mut Host) {
     let (first, rest) = outcome.out().split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     assert_eq!((first.as_str(), outcome.status), ("exec", ExitStatus::Code(3)));
     assert!(rest.ends_with("\nin"), "{rest:?}");
-    let seen = host.exec("c", "two", exec_process("ps | grep -c '[s]leep 1000'; cat /proc/self/cgroup"), b"").unwrap();
+    let seen = host
+        .exec("c", "two", exec_process("ps | grep -c '[s]leep 1000'; cat /proc/self/cgroup"), b"")
+        .unwrap();
     assert_eq!(seen.out(), "1\n0::/\n");
-    let missing = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["nothing"], "env": ["PATH=/bin"]});
+    let missing =
+        json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["nothing"], "env": ["PATH=/bin"]});
     let error = host.exec("c", "three", missing, b"").unwrap_err();
     assert_eq!(error.kind, ErrorKind::ProgramNotFound, "{}", error.message);
     let user = json!({"user": {"uid": 5, "gid": 6}, "cwd": "/tmp", "args": ["sh", "-c", "id -u; pwd"], "env": ["PATH=/bin"]});
@@ -390,7 +401,10 @@ fn bad_configuration(host: &mut Host) {
     process(&mut relative)["cwd"] = json!("relative");
     assert_eq!(failure(host, relative).0, ErrorKind::InvalidConfig);
     let mut unmountable = shell("true");
-    unmountable["mounts"].as_array_mut().unwrap().push(json!({"destination": "/m", "type": "nofs", "source": "x"}));
+    unmountable["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"destination": "/m", "type": "nofs", "source": "x"}));
     let (kind, message) = failure(host, unmountable);
     assert_eq!(kind, ErrorKind::Failed);
     assert!(message.contains("nofs") || message.contains("ENODEV"), "{message}");
@@ -400,7 +414,8 @@ fn bad_configuration(host: &mut Host) {
 }
 
 fn user_namespace(host: &mut Host) {
-    let mut spec = shell("id -u; tr -s ' ' < /proc/self/uid_map; echo x > /dev/stdout; head -c 2 /dev/zero | wc -c");
+    let mut spec =
+        shell("id -u; tr -s ' ' < /proc/self/uid_map; echo x > /dev/stdout; head -c 2 /dev/zero | wc -c");
     spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
     let mappings = json!([
         {"containerID": 0, "hostID": 0, "size": 10}, {"containerID": 10, "hostID": 100_000, "size": 10}

@@ -31,8 +31,8 @@ mod plan;
 
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, read_frame, write_frame};
 pub use message::{
-    Envelope, ErrorKind, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Request, Stage, Stream,
-    StreamKind,
+    Envelope, ErrorKind, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Request, Stage,
+    Stream, StreamKind,
 };
 pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
 

@@ -52,7 +52,12 @@ struct Entry<'a> {
 impl Archive {
     /// Adds an empty directory.
     pub fn directory(&mut self, path: &str, permissions: u32) -> Result<(), ArchiveError> {
-        self.entry(&Entry { path: checked(path)?, mode: DIRECTORY | permissions, device: (0, 0), contents: &[] })
+        self.entry(&Entry {
+            path: checked(path)?,
+            mode: DIRECTORY | permissions,
+            device: (0, 0),
+            contents: &[],
+        })
     }
 
     /// Adds a character device node.

@@ -17,8 +17,8 @@
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{
-    Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, Process,
-    Spec,
+    Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder,
+    Process, Spec,
 };
 
 use super::program::Program;
@@ -120,7 +120,10 @@ fn joined_namespaces(own: &[LinuxNamespace], init: i32) -> Result<Vec<LinuxNames
         let path = format!("/proc/{init}/ns/{}", file_name(namespace.typ()));
         LinuxNamespaceBuilder::default().typ(namespace.typ()).path(path).build()
     };
-    own.iter().map(join).collect::<Result<_, _>>().map_err(|cause| AdaptError::Build { what: "namespaces", cause })
+    own.iter()
+        .map(join)
+        .collect::<Result<_, _>>()
+        .map_err(|cause| AdaptError::Build { what: "namespaces", cause })
 }
 
 /// Name of a namespace under `/proc/PID/ns`.
@@ -265,7 +268,9 @@ mod tests {
     #[test]
     fn cgroup_path_stays_below_the_root() {
         let path = |asked: Option<&str>| {
-            cgroup_path(&spec(|value| value["linux"]["cgroupsPath"] = json!(asked)), "web").display().to_string()
+            cgroup_path(&spec(|value| value["linux"]["cgroupsPath"] = json!(asked)), "web")
+                .display()
+                .to_string()
         };
         assert_eq!(path(None), "/web");
         assert_eq!(path(Some("/a/b")), "/a/b");

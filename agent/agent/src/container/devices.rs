@@ -81,7 +81,8 @@ impl DevicePolicy {
     }
 
     fn allow_standard_devices(&mut self) {
-        let mut allow = |kind, major, minor, access| self.change(true, Exception { kind, major, minor, access });
+        let mut allow =
+            |kind, major, minor, access| self.change(true, Exception { kind, major, minor, access });
         // Making any node is harmless as long as it cannot be opened.
         allow(CHARACTER, None, None, MAKE);
         allow(BLOCK, None, None, MAKE);

@@ -24,7 +24,7 @@ use super::cgroup::Cgroup;
 use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
-use super::trace;
+use super::{trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{log, sys};
@@ -111,7 +111,7 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
         stage: Stage::Request,
         message: error.to_string(),
     };
-    let adapted = match &order.kind {
+    let mut adapted = match &order.kind {
         Kind::Init { shares } => {
             shares.iter().try_for_each(mount_share)?;
             adapt::for_init(order.spec).map_err(invalid)?
@@ -123,8 +123,13 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
         make_working_directory(&adapted.spec, &rootfs);
     }
     set_oom_score(&adapted.spec)?;
-    sys::set_dumpable(false).map_err(|error| failed(Stage::Create, format!("cannot hide the process: {error}")))?;
-    run_libcontainer(order, adapted, rootfs)
+    sys::set_dumpable(false)
+        .map_err(|error| failed(Stage::Create, format!("cannot hide the process: {error}")))?;
+    let holder = user_namespace::prepare(&mut adapted.spec)
+        .map_err(|error| failed(Stage::Create, format!("cannot make the user namespace: {error}")))?;
+    run_libcontainer(order, adapted, rootfs)?;
+    drop(holder);
+    Ok(())
 }
 
 fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Result<(), ErrorReply> {
@@ -185,7 +190,8 @@ fn container_state(order: &Order<'_>) -> Container {
 
 fn mount_share(share: &Share) -> Result<(), ErrorReply> {
     let about = |what: &str, cause: String| {
-        let message = format!("cannot {what} for the share {:?} at {:?}: {cause}", share.tag, share.mountpoint);
+        let message =
+            format!("cannot {what} for the share {:?} at {:?}: {cause}", share.tag, share.mountpoint);
         failed(Stage::Shares, message)
     };
     let at = Path::new(&share.mountpoint);
@@ -199,7 +205,8 @@ fn mount_share(share: &Share) -> Result<(), ErrorReply> {
 fn root_directory(spec: &Spec) -> Result<PathBuf, ErrorReply> {
     let root = spec.root().as_ref().ok_or_else(|| failed(Stage::Create, "the configuration has no root"))?;
     let path = root.path();
-    fs::canonicalize(path).map_err(|error| failed(Stage::Create, format!("root file system {path:?}: {error}")))
+    fs::canonicalize(path)
+        .map_err(|error| failed(Stage::Create, format!("root file system {path:?}: {error}")))
 }
 
 /// As runc does. Whether it is there after all mounts shows when the process
@@ -207,9 +214,11 @@ fn root_directory(spec: &Spec) -> Result<PathBuf, ErrorReply> {
 fn make_working_directory(spec: &Spec, rootfs: &Path) {
     let Some(process) = spec.process() else { return };
     let cwd = process.cwd();
-    let covered = spec.mounts().iter().flatten().any(|mount| {
-        mount.destination() != Path::new("/") && cwd.starts_with(mount.destination())
-    });
+    let covered = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .any(|mount| mount.destination() != Path::new("/") && cwd.starts_with(mount.destination()));
     let parts = cwd.components().any(|part| part == std::path::Component::ParentDir);
     if covered || parts {
         return;
@@ -280,7 +289,8 @@ fn restrict_devices(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
 
 /// A new network namespace has a loopback interface that is down.
 fn bring_loopback_up(spec: &Spec, pid: i32) -> Result<(), ErrorReply> {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let namespaces =
+        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let is_new = |namespace: &&oci_spec::runtime::LinuxNamespace| {
         namespace.typ() == LinuxNamespaceType::Network && namespace.path().is_none()
     };

@@ -7,8 +7,9 @@ mod identity;
 mod make;
 mod program;
 mod trace;
+mod user_namespace;
 
+pub(crate) use adapt::cgroup_path;
 pub(crate) use cgroup::Cgroup;
 pub(crate) use identity::host_user;
-pub(crate) use adapt::cgroup_path;
 pub(crate) use make::{Kind, Order, notify_start, start_maker};

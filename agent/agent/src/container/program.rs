@@ -128,8 +128,9 @@ impl Program {
         let file = self.find().map_err(|error| (error.kind(), error.to_string()))?;
         let environment = self.environment();
         let display = file.display().to_string();
-        let file = CString::new(display.as_str())
-            .map_err(|_| (ErrorKind::InvalidConfig, format!("the program's path {display:?} holds a NUL byte")))?;
+        let file = CString::new(display.as_str()).map_err(|_| {
+            (ErrorKind::InvalidConfig, format!("the program's path {display:?} holds a NUL byte"))
+        })?;
         if let Some(seccomp) = &self.seccomp {
             libcontainer::seccomp::initialize_seccomp(seccomp).map_err(|error| {
                 (ErrorKind::Failed, format!("cannot load the seccomp filter: {}", chain(&error)))
@@ -151,7 +152,8 @@ fn c_strings<'a>(
 
 /// Whether this process may execute `file`.
 fn executable(file: &Path) -> Result<(), Errno> {
-    let metadata = fs::metadata(file).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    let metadata =
+        fs::metadata(file).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
     if metadata.is_dir() {
         return Err(Errno::EACCES);
     }

@@ -55,7 +55,11 @@ struct Line {
 
 impl Line {
     fn text(&self) -> String {
-        if self.fields.is_empty() { self.message.clone() } else { format!("{} ({})", self.message, self.fields) }
+        if self.fields.is_empty() {
+            self.message.clone()
+        } else {
+            format!("{} ({})", self.message, self.fields)
+        }
     }
 
     fn add(&mut self, field: &Field, value: &dyn Debug) -> fmt::Result {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -33,13 +33,12 @@ impl Server {
         let (near, far) = make_pipes(&process.io, owner).map_err(|error| about("make the pipes", &error))?;
         fs::create_dir_all(&process.directory).map_err(|error| about("make the state directory", &error))?;
         let (report, far_report) = report::pair().map_err(|error| about("make the report socket", &error))?;
-        self.poller.watch_input(&report, Token::Report(id)).map_err(|error| about("watch the reports", &error))?;
-        let init = self.containers.get(&process.reference.container).map(|entry| entry.init);
+        self.poller
+            .watch_input(&report, Token::Report(id))
+            .map_err(|error| about("watch the reports", &error))?;
         process.endpoints = near;
         process.report = Some(report);
-        let init_pid = init.and_then(|init| self.processes.get(&init)?.pid).unwrap_or_default();
-        let new_shares = self.shares_to_mount(&id);
-        self.fork_maker(id, exec, init_pid, &new_shares, far, &far_report).map_err(|error| about("fork", &error))?;
+        self.fork_maker(id, exec, far, &far_report).map_err(|error| about("fork", &error))?;
         drop(far_report);
         self.attach_streams(id);
         Ok(())
@@ -49,16 +48,16 @@ impl Server {
         &self,
         id: u64,
         exec: Option<&Process>,
-        init: i32,
-        shares: &[Share],
         stdio: ChildStdio,
-        far_report: &std::os::fd::OwnedFd,
+        far_report: &OwnedFd,
     ) -> io::Result<()> {
         let Some(process) = self.processes.get(&id) else { return Ok(()) };
         let Some(entry) = self.containers.get(&process.reference.container) else { return Ok(()) };
+        let shares = self.shares_to_mount(&entry.plan.shares);
+        let init = self.processes.get(&entry.init).and_then(|init| init.pid).unwrap_or_default();
         let kind = match exec {
             Some(process) => Kind::Exec { process, init },
-            None => Kind::Init { shares },
+            None => Kind::Init { shares: &shares },
         };
         let order = Order {
             container: &process.reference.container,
@@ -71,12 +70,9 @@ impl Server {
         start_maker(&order, far_report)
     }
 
-    /// The shares of an init's container that are not mounted yet.
-    fn shares_to_mount(&self, id: &u64) -> Vec<Share> {
-        let container = self.processes.get(id).map(|process| process.reference.container.as_str());
-        let Some(entry) = container.and_then(|container| self.containers.get(container)) else { return Vec::new() };
-        let is_new = |share: &&Share| !self.shares.contains_key(&share.mountpoint);
-        entry.plan.shares.iter().filter(is_new).cloned().collect()
+    /// Those that are not mounted yet.
+    fn shares_to_mount(&self, shares: &[Share]) -> Vec<Share> {
+        shares.iter().filter(|share| !self.shares.contains_key(&share.mountpoint)).cloned().collect()
     }
 
     /// Takes every report that has come.
@@ -94,7 +90,7 @@ impl Server {
         }
     }
 
-    fn reported(&mut self, id: u64, report: Report, descriptor: Option<std::os::fd::OwnedFd>) {
+    fn reported(&mut self, id: u64, report: Report, descriptor: Option<OwnedFd>) {
         let Some(process) = self.processes.get_mut(&id) else { return };
         match report {
             Report::Trace(line) => {
@@ -180,7 +176,8 @@ impl Server {
     /// The reported failure, with libcontainer's own words for the cause.
     fn failure_of(&mut self, id: u64) -> ErrorReply {
         let process = self.processes.get_mut(&id);
-        let (failure, trace) = process.map(|process| (process.failure.take(), process.trace.take())).unwrap_or_default();
+        let (failure, trace) =
+            process.map(|process| (process.failure.take(), process.trace.take())).unwrap_or_default();
         let mut error = failure.unwrap_or_else(|| ErrorReply {
             kind: ErrorKind::Failed,
             stage: Stage::Create,
@@ -241,7 +238,9 @@ impl Server {
     /// Gives up on processes whose streams did not come in time.
     pub(super) fn expire_deadlines(&mut self) {
         let now = Instant::now();
-        let expired = |process: &super::ManagedProcess| process.state.deadline().is_some_and(|deadline| deadline <= now);
+        let expired = |process: &super::ManagedProcess| {
+            process.state.deadline().is_some_and(|deadline| deadline <= now)
+        };
         let expired: Vec<u64> =
             self.processes.iter().filter(|(_, process)| expired(process)).map(|(id, _)| *id).collect();
         for id in expired {

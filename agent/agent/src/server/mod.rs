@@ -24,7 +24,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::time::{ClockId, clock_gettime};
-use vmrun_proto::{Envelope, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Share, Stream, VERSION};
+use vmrun_proto::{
+    Envelope, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Share, Stream, VERSION,
+};
 
 use self::connection::{Connection, ConnectionError, Role};
 use self::poller::{Poller, Token};
@@ -110,7 +112,8 @@ impl Server {
     pub(crate) fn run(mut self) -> Result<Infallible, ServerError> {
         self.tell(Event::Ready { version: VERSION, boot_ns: nanoseconds_since_boot() });
         loop {
-            let deadline = if self.busy_streams.is_empty() { self.next_deadline() } else { Some(Instant::now()) };
+            let deadline =
+                if self.busy_streams.is_empty() { self.next_deadline() } else { Some(Instant::now()) };
             for event in self.poller.wait(deadline).map_err(ServerError::Wait)? {
                 self.dispatch(event);
             }
@@ -139,7 +142,9 @@ impl Server {
             let socket = match sys::accept(self.listener.as_fd()) {
                 Ok(Some(socket)) => socket,
                 Ok(None) => return,
-                Err(error) => return log::warn(format_args!("cannot accept a connection of the host: {error}")),
+                Err(error) => {
+                    return log::warn(format_args!("cannot accept a connection of the host: {error}"));
+                }
             };
             if let Err(error) = self.add_connection(socket, Role::Unknown) {
                 log::warn(format_args!("cannot watch a connection of the host: {error}"));
@@ -173,7 +178,9 @@ impl Server {
             if connection.role == Role::Unknown {
                 match connection.next_message()? {
                     Some(Hello::Control { version }) => {
-                        log::info(format_args!("the host (contract version {version}) has opened a control connection"));
+                        log::info(format_args!(
+                            "the host (contract version {version}) has opened a control connection"
+                        ));
                         connection.role = Role::Control;
                         self.deliver_kept_events();
                         continue;

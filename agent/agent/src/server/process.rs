@@ -86,7 +86,9 @@ impl State {
     /// When it must have its streams.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::AwaitingStreams { deadline, .. } | Self::StartAwaitsStreams { deadline, .. } => Some(*deadline),
+            Self::AwaitingStreams { deadline, .. } | Self::StartAwaitsStreams { deadline, .. } => {
+                Some(*deadline)
+            }
             _ => None,
         }
     }

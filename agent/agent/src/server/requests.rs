@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Process;
 use vmrun_proto::{
-    ConsoleSize, ContainerPlan, ErrorKind, ErrorReply, ProcessIo, ProcessRef, Reply, Request, Stage, StreamKind,
+    ConsoleSize, ContainerPlan, ErrorKind, ErrorReply, ProcessIo, ProcessRef, Reply, Request, Stage,
+    StreamKind,
 };
 
 use super::lifecycle::{cgroup_of, describe};
@@ -33,7 +34,9 @@ impl Server {
             Request::Create { container, plan } => self.create(container, plan, reply),
             Request::Start { container } => self.start(container, reply),
             Request::Exec { process, spec, io } => self.exec(process, spec, io, reply),
-            Request::Signal { process, signal, all } => self.signal(&process, signal, all).map(|()| Some(Reply::Ok)),
+            Request::Signal { process, signal, all } => {
+                self.signal(&process, signal, all).map(|()| Some(Reply::Ok))
+            }
             Request::Resize { process, size } => self.resize(&process, size).map(|()| Some(Reply::Ok)),
             Request::Delete { container } => self.delete(&container, reply),
             Request::Sync => self.sync().map(|()| Some(Reply::Ok)),
@@ -45,13 +48,20 @@ impl Server {
         }
     }
 
-    fn create(&mut self, id: String, plan: Box<ContainerPlan>, reply: ReplyTo) -> Result<Option<Reply>, ErrorReply> {
+    fn create(
+        &mut self,
+        id: String,
+        plan: Box<ContainerPlan>,
+        reply: ReplyTo,
+    ) -> Result<Option<Reply>, ErrorReply> {
         if self.containers.contains_key(&id) {
             return Err(refused(ErrorKind::WrongState, format!("container {id:?} exists already")));
         }
-        if let Some(clash) = plan.shares.iter().find(|share| {
-            self.shares.get(&share.mountpoint).is_some_and(|mounted| mounted != *share)
-        }) {
+        if let Some(clash) = plan
+            .shares
+            .iter()
+            .find(|share| self.shares.get(&share.mountpoint).is_some_and(|mounted| mounted != *share))
+        {
             let message = format!("something else is mounted at {:?} already", clash.mountpoint);
             return Err(refused(ErrorKind::InvalidConfig, message));
         }

@@ -27,7 +27,9 @@ impl Server {
         if let Some(process) = known.and_then(|id| self.processes.get_mut(&id)) {
             let announced = kinds(&process.io).contains(&stream.kind);
             if !announced || !process.connected.insert(stream.kind) {
-                return log::warn(format_args!("the host opened a stream that was not announced: {stream:?}"));
+                return log::warn(format_args!(
+                    "the host opened a stream that was not announced: {stream:?}"
+                ));
             }
         } else if self.waiting_streams.len() >= MAX_WAITING_STREAMS {
             return log::warn(format_args!("too many streams wait for their process; refused: {stream:?}"));

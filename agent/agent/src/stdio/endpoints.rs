@@ -43,11 +43,8 @@ pub(crate) fn kinds(io: &ProcessIo) -> Vec<StreamKind> {
     if io.terminal {
         return vec![StreamKind::Terminal];
     }
-    let wanted = [
-        (io.stdin, StreamKind::Stdin),
-        (io.stdout, StreamKind::Stdout),
-        (io.stderr, StreamKind::Stderr),
-    ];
+    let wanted =
+        [(io.stdin, StreamKind::Stdin), (io.stdout, StreamKind::Stdout), (io.stderr, StreamKind::Stderr)];
     wanted.into_iter().filter(|(set, _)| *set).map(|(_, kind)| kind).collect()
 }
 

@@ -101,7 +101,8 @@ impl Flow {
     }
 
     fn drain(&mut self, sink: BorrowedFd<'_>) -> Drained {
-        while let Some(waiting) = self.buffer.get(self.start..self.end).filter(|waiting| !waiting.is_empty()) {
+        while let Some(waiting) = self.buffer.get(self.start..self.end).filter(|waiting| !waiting.is_empty())
+        {
             match write(sink, waiting) {
                 Ok(length) => self.start += length,
                 Err(Errno::EAGAIN) => return Drained::Waiting,

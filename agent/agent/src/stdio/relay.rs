@@ -77,8 +77,10 @@ impl Relay {
         if self.lingers {
             return self.await_close();
         }
-        let inward = self.inward.as_mut().map(|flow| flow.pump(self.connection.as_fd(), self.guest.as_fd(), TURNS));
-        let outward = self.outward.as_mut().map(|flow| flow.pump(self.guest.as_fd(), self.connection.as_fd(), TURNS));
+        let inward =
+            self.inward.as_mut().map(|flow| flow.pump(self.connection.as_fd(), self.guest.as_fd(), TURNS));
+        let outward =
+            self.outward.as_mut().map(|flow| flow.pump(self.guest.as_fd(), self.connection.as_fd(), TURNS));
         match (inward, outward) {
             // The program has closed its end, or all of its input has been written.
             (Some(Pumped::Over(_)), None) => Progress::Over,

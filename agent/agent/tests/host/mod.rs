@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vmrun_proto::{
-    ContainerPlan, Envelope, ErrorReply, Event, ExitStatus, Hello, Message, ProcessIo, ProcessRef, Reply, Request,
-    Stream, StreamKind, VERSION, read_frame, write_frame,
+    ContainerPlan, Envelope, ErrorReply, Event, ExitStatus, Hello, Message, ProcessIo, ProcessRef, Reply,
+    Request, Stream, StreamKind, VERSION, read_frame, write_frame,
 };
 
 /// Argument that turns the test into the agent.
@@ -78,8 +78,15 @@ impl Host {
             .spawn()
             .unwrap();
         let rootfs = rootfs.to_owned();
-        let mut host =
-            Self { agent, control, socket, _directory: directory, rootfs, last_seq: 0, exits: HashMap::new() };
+        let mut host = Self {
+            agent,
+            control,
+            socket,
+            _directory: directory,
+            rootfs,
+            last_seq: 0,
+            exits: HashMap::new(),
+        };
         match host.message() {
             Message::Event(Event::Ready { version: VERSION, .. }) => host,
             other => panic!("not ready but {other:?}"),
@@ -169,7 +176,12 @@ impl Host {
         }
     }
 
-    pub(crate) fn try_run(&mut self, spec: Value, io: ProcessIo, input: &[u8]) -> Result<Outcome, ErrorReply> {
+    pub(crate) fn try_run(
+        &mut self,
+        spec: Value,
+        io: ProcessIo,
+        input: &[u8],
+    ) -> Result<Outcome, ErrorReply> {
         self.create("run", spec, io)?;
         let streams = Streams::open(self, "run", None, input);
         match self.ask(Request::Start { container: "run".into() }) {
@@ -185,7 +197,13 @@ impl Host {
         Ok(Outcome { status, stdout, stderr })
     }
 
-    pub(crate) fn exec(&mut self, container: &str, exec: &str, process: Value, input: &[u8]) -> Result<Outcome, ErrorReply> {
+    pub(crate) fn exec(
+        &mut self,
+        container: &str,
+        exec: &str,
+        process: Value,
+        input: &[u8],
+    ) -> Result<Outcome, ErrorReply> {
         let reference = ProcessRef { container: container.into(), exec: Some(exec.into()) };
         let streams = Streams::open(self, container, Some(exec), input);
         let spec = Box::new(serde_json::from_value(process).unwrap());
@@ -261,11 +279,11 @@ pub(crate) fn init_of(container: &str) -> ProcessRef {
 
 /// A container that runs a shell script.
 pub(crate) fn shell(script: &str) -> Value {
-    spec(json!(["sh", "-c", script]))
+    spec(&json!(["sh", "-c", script]))
 }
 
 /// A container as engines configure one.
-pub(crate) fn spec(args: Value) -> Value {
+pub(crate) fn spec(args: &Value) -> Value {
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_DAC_OVERRIDE"]);
     json!({
         "ociVersion": "1.0.2",

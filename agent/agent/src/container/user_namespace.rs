@@ -1,0 +1,67 @@
+//! A new user namespace with its mappings.
+//!
+//! libcontainer writes more than one mapping only through the programs
+//! `newuidmap` and `newgidmap`, which a guest does not have. So the maker has a
+//! child enter a new user namespace, writes the mappings of that child itself,
+//! and has libcontainer join the namespace by its path.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+
+use nix::sched::{CloneFlags, unshare};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
+
+use crate::sys;
+
+/// Keeps a new user namespace alive until it is joined; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    _link: UnixStream,
+}
+
+/// Makes the user namespace that `spec` wants and replaces it by a path to join;
+/// `None` when it wants no new one.
+pub(crate) fn prepare(spec: &mut Spec) -> io::Result<Option<Holder>> {
+    let Some(mut linux) = spec.linux().clone() else { return Ok(None) };
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    let wanted = |typ: LinuxNamespaceType, is_new: bool| typ == LinuxNamespaceType::User && is_new;
+    let Some(user) =
+        namespaces.iter_mut().find(|namespace| wanted(namespace.typ(), namespace.path().is_none()))
+    else {
+        return Ok(None);
+    };
+    let (mut ours, theirs) = UnixStream::pair()?;
+    let Some(pid) = sys::fork()? else { hold(ours, theirs) };
+    drop(theirs);
+    ours.read_exact(&mut [0]).map_err(|_| io::Error::other("the namespace cannot be made"))?;
+    fs::write(format!("/proc/{pid}/uid_map"), lines(linux.uid_mappings()))?;
+    fs::write(format!("/proc/{pid}/gid_map"), lines(linux.gid_mappings()))?;
+    *user = LinuxNamespaceBuilder::default()
+        .typ(LinuxNamespaceType::User)
+        .path(format!("/proc/{pid}/ns/user"))
+        .build()
+        .map_err(io::Error::other)?;
+    // The mappings are written; to libcontainer they belong to another's namespace.
+    linux.set_namespaces(Some(namespaces)).set_uid_mappings(None).set_gid_mappings(None);
+    spec.set_linux(Some(linux));
+    Ok(Some(Holder { _link: ours }))
+}
+
+/// The child: enters the namespace, says so, and stays until the maker lets go.
+fn hold(ours: UnixStream, mut theirs: UnixStream) -> ! {
+    drop(ours);
+    let held = unshare(CloneFlags::CLONE_NEWUSER).is_ok() && theirs.write_all(&[1]).is_ok();
+    if held {
+        // Returns when the maker's end is closed.
+        let _ = theirs.read(&mut [0]);
+    }
+    sys::exit_now(0)
+}
+
+fn lines(mappings: &Option<Vec<LinuxIdMapping>>) -> String {
+    let line = |mapping: &LinuxIdMapping| {
+        format!("{} {} {}\n", mapping.container_id(), mapping.host_id(), mapping.size())
+    };
+    mappings.iter().flatten().map(line).collect()
+}

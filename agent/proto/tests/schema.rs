@@ -1,0 +1,135 @@
+//! The wire contract, held still: one message of each kind as it is on the wire.
+//!
+//! A new message gets a new file, written by `UPDATE_SCHEMA=1 cargo test -p
+//! vmrun-proto --test schema`; an existing file is never changed
+//! (`VERSIONING.md`).
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fmt::Debug;
+use std::fs;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Process, Spec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use vmrun_proto::*;
+
+/// The value on the wire is what the file holds, and the file reads back as the value.
+fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: &T) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("schema").join(format!("{name}.json"));
+    let frame = encode(value).unwrap();
+    let body: Value = serde_json::from_slice(&frame[4..]).unwrap();
+    if std::env::var_os("UPDATE_SCHEMA").is_some() && !path.exists() {
+        fs::write(&path, serde_json::to_string_pretty(&body).unwrap() + "\n").unwrap();
+    }
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let written: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(body, written, "{name} is written differently now");
+    assert_eq!(serde_json::from_str::<T>(&text).unwrap(), *value, "{name} is read differently now");
+}
+
+fn init() -> ProcessRef {
+    ProcessRef { container: "web".into(), exec: None }
+}
+
+fn exec() -> ProcessRef {
+    ProcessRef { container: "web".into(), exec: Some("probe".into()) }
+}
+
+fn process() -> Process {
+    let process = json!({"user": {"uid": 1, "gid": 2}, "args": ["true"], "cwd": "/"});
+    serde_json::from_value(process).unwrap()
+}
+
+fn plan() -> ContainerPlan {
+    let spec: Spec = serde_json::from_value(json!({
+        "ociVersion": "1.2.0",
+        "root": {"path": "/run/vmrun/share/rootfs"},
+        "process": {"user": {"uid": 0, "gid": 0}, "args": ["true"], "cwd": "/"}
+    }))
+    .unwrap();
+    ContainerPlan {
+        spec,
+        shares: vec![Share { tag: SHARE_TAG.into(), mountpoint: SHARE_MOUNT.into(), readonly: false }],
+        io: ProcessIo { stdin: true, stdout: true, stderr: true, ..ProcessIo::default() },
+    }
+}
+
+fn request(name: &str, request: Request) {
+    golden(&format!("request-{name}"), &Envelope { seq: 7, request });
+}
+
+fn reply(name: &str, reply: Reply) {
+    golden(&format!("reply-{name}"), &Message::Reply { seq: 7, reply });
+}
+
+#[test]
+fn hellos() {
+    golden("hello-control", &Hello::Control { version: 1 });
+    let kinds = [
+        ("stdin", StreamKind::Stdin),
+        ("stdout", StreamKind::Stdout),
+        ("stderr", StreamKind::Stderr),
+        ("terminal", StreamKind::Terminal),
+    ];
+    for (name, kind) in kinds {
+        golden(&format!("hello-stream-{name}"), &Hello::Stream(Stream { process: exec(), kind }));
+    }
+}
+
+#[test]
+fn requests() {
+    request("create", Request::Create { container: "web".into(), plan: Box::new(plan()) });
+    request("start", Request::Start { container: "web".into() });
+    let size = ConsoleSize { rows: 24, columns: 80 };
+    let io = ProcessIo { terminal: true, console_size: Some(size), ..ProcessIo::default() };
+    request("exec", Request::Exec { process: exec(), spec: Box::new(process()), io });
+    request("signal", Request::Signal { process: init(), signal: 15, all: true });
+    request("resize", Request::Resize { process: exec(), size });
+    request("delete", Request::Delete { container: "web".into() });
+    request("sync", Request::Sync);
+}
+
+#[test]
+fn replies() {
+    reply("ok", Reply::Ok);
+    reply("started", Reply::Started { pid: 42 });
+    let kinds = [
+        ("program-not-found", ErrorKind::ProgramNotFound, Stage::Exec),
+        ("program-not-executable", ErrorKind::ProgramNotExecutable, Stage::Io),
+        ("invalid-config", ErrorKind::InvalidConfig, Stage::Request),
+        ("not-found", ErrorKind::NotFound, Stage::Running),
+        ("wrong-state", ErrorKind::WrongState, Stage::Create),
+        ("failed", ErrorKind::Failed, Stage::Shares),
+    ];
+    for (name, kind, stage) in kinds {
+        let message = "cannot do it: because".to_owned();
+        reply(&format!("error-{name}"), Reply::Error(ErrorReply { kind, stage, message }));
+    }
+}
+
+#[test]
+fn events() {
+    golden("event-ready", &Message::Event(Event::Ready { version: 1, boot_ns: 123 }));
+    let code = Event::Exited { process: init(), status: ExitStatus::Code(7) };
+    golden("event-exited-code", &Message::Event(code));
+    let signal = Event::Exited { process: exec(), status: ExitStatus::Signal(9) };
+    golden("event-exited-signal", &Message::Event(signal));
+}
+
+#[test]
+fn constants_of_the_contract() {
+    assert_eq!((HOST_CID, AGENT_PORT, READY_PORT), (2, 1024, 1024));
+    assert_eq!((ROOTFS_DIR, VOLUMES_DIR), ("rootfs", "volumes"));
+    assert_eq!((SHARE_TAG, SHARE_MOUNT), ("vmrun", "/run/vmrun/share"));
+    assert_eq!(MAX_FRAME_BYTES, 4 << 20);
+}
+
+#[test]
+fn fields_with_defaults_may_be_absent_and_unknown_ones_are_ignored() {
+    let text = r#"{"container":"web","new_field":1}"#;
+    assert_eq!(serde_json::from_str::<ProcessRef>(text).unwrap(), init());
+    assert_eq!(serde_json::from_str::<ProcessIo>("{}").unwrap(), ProcessIo::default());
+}
