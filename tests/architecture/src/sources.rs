@@ -1,0 +1,70 @@
+//! Where `unsafe` may stand, and how long a file may be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proc_macro2::{TokenStream, TokenTree};
+
+use crate::checkout::files;
+
+/// Files with `unsafe`, and what for. A new one belongs behind a safe function
+/// of one of these; only where that cannot be does the list grow.
+const UNSAFE_FILES: &[(&str, &str)] = &[
+    ("agent/agent/src/sys.rs", "system calls without a safe wrapper in nix; fork in a process of one thread"),
+    ("vmm/machine/examples/boot.rs", "poll, in a program for development"),
+    ("vmm/machine/src/end.rs", "lends an event's descriptor out for polling"),
+    ("vmm/machine/src/kvm.rs", "hands guest memory to KVM"),
+    ("vmm/machine/src/kvm_run.rs", "reads a union that kvm-ioctls does not decode"),
+    ("vmm/machine/src/memory.rs", "maps guest memory with huge pages"),
+    ("vmm/machine/src/vcpu/kick.rs", "a signal handler writes into the vCPU's kvm_run"),
+    ("vmm/runtime/src/fds.rs", "makes owners out of inherited descriptor numbers"),
+    ("vmm/runtime/src/signals.rs", "takes the first real-time signal out of a mask"),
+];
+
+/// A file that a reader takes in; tests beyond this go to a file of their own.
+const MAX_LINES: usize = 600;
+
+/// `unsafe` as a token: comments and strings do not count.
+fn mentions_unsafe(tokens: TokenStream) -> bool {
+    tokens.into_iter().any(|tree| match tree {
+        TokenTree::Ident(ident) => ident == "unsafe",
+        TokenTree::Group(group) => mentions_unsafe(group.stream()),
+        _ => false,
+    })
+}
+
+#[test]
+fn unsafe_stands_in_the_listed_files_only() {
+    let listed: BTreeMap<_, _> = UNSAFE_FILES.iter().copied().collect();
+    let mut found = BTreeSet::new();
+    for file in files().iter().filter(|file| file.has_extension("rs")) {
+        let tokens: TokenStream =
+            file.text.parse().unwrap_or_else(|error| panic!("{}: not Rust: {error}", file.path));
+        if mentions_unsafe(tokens) {
+            assert!(
+                listed.contains_key(file.path.as_str()),
+                "{}: unsafe in a file that is not on the list of {}",
+                file.path,
+                file!()
+            );
+            found.insert(file.path.clone());
+        }
+    }
+    for path in listed.keys() {
+        assert!(found.contains(*path), "{path}: has no unsafe any more; take it off the list");
+    }
+}
+
+#[test]
+fn unsafe_is_found_in_code_and_nowhere_else() {
+    let mentions = |code: &str| mentions_unsafe(code.parse().unwrap());
+    assert!(mentions("fn f() { g(|| { unsafe { h() } }) }"));
+    assert!(!mentions("/// unsafe\nfn f() { g(\"unsafe\") } // unsafe"));
+}
+
+#[test]
+fn files_are_short_enough_to_read() {
+    for file in files().iter().filter(|file| file.has_extension("rs") || file.is_shell()) {
+        let lines = file.text.lines().count();
+        assert!(lines <= MAX_LINES, "{}: {lines} lines; split it by concept", file.path);
+    }
+}
