@@ -3,6 +3,7 @@
 # something, how to install a missing Debian package. Source it, do not run it.
 
 # Top of the checkout.
+# shellcheck disable=SC2034  # used by those who source this
 VMRUN_TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # Everything that is costly to make and named by the hash of its inputs lives
