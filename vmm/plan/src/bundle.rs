@@ -187,7 +187,7 @@ mod tests {
             ("{\"root\":{\"path\":7}}", "1:17: root.path: invalid type: integer `7`, expected path string"),
             ("{\"root\":{\"path\":\"x\"}} x", "1:23: trailing characters"),
             ("{\"process\":{\"cwd\":\"/\",\"user\":{\"uid\":-1,\"gid\":0}}}", "1:38: process.user.uid: "),
-            ("{\"vm\":{\"hwConfig\":{\"vcpus\":\"two\"}}}", "1:33: vm.hwConfig.vcpus: "),
+            ("{\"vm\":{\"hwConfig\":{\"vcpus\":\"two\"}}}", "1:32: vm.hwConfig.vcpus: "),
         ];
         for (text, expected) in table {
             let shown = parse(text.as_bytes()).unwrap_err().to_string();

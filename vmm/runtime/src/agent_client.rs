@@ -114,12 +114,10 @@ impl AgentClient {
         let (stream, _) =
             listener.accept().map_err(|source| AgentError::Io { act: "accept the agent", source })?;
         let mut client = Self::new(stream)?;
-        loop {
-            match client.next_message(wait, deadline, watch)? {
-                Message::Event(Event::Ready { version, .. }) if version >= 1 => return Ok(client),
-                Message::Event(Event::Ready { version, .. }) => return Err(AgentError::Version { version }),
-                _ => return Err(AgentError::Unexpected { what: wait.what }),
-            }
+        match client.next_message(wait, deadline, watch)? {
+            Message::Event(Event::Ready { version, .. }) if version >= 1 => Ok(client),
+            Message::Event(Event::Ready { version, .. }) => Err(AgentError::Version { version }),
+            _ => Err(AgentError::Unexpected { what: wait.what }),
         }
     }
 

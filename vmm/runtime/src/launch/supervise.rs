@@ -62,7 +62,9 @@ pub(crate) fn supervise(
     match result {
         Ok((Outcome::Detached, pid_file)) => {
             guard.monitor = None;
-            pid_file.map(PidFile::keep);
+            if let Some(pid_file) = pid_file {
+                pid_file.keep();
+            }
             new.keep();
             Ok(0)
         }

@@ -218,14 +218,10 @@ impl Session<'_> {
     fn forward_signals(&self, agent: &mut AgentClient, prepared: &Prepared) -> Result<(), MonitorError> {
         let failed = |source| MonitorError::Io { act: "read a signal", source };
         while let Some(arrived) = self.signals.next().map_err(failed)? {
-            if arrived.number == libc::SIGWINCH {
-                if let Some(size) = prepared.host.size() {
-                    let request = Request::Resize { process: self.process(), size };
-                    self.ask(agent, request, RESIZE)?;
-                    continue;
-                }
-            }
-            if signals::is_forwarded(arrived.number) {
+            let size = if arrived.number == libc::SIGWINCH { prepared.host.size() } else { None };
+            if let Some(size) = size {
+                self.ask(agent, Request::Resize { process: self.process(), size }, RESIZE)?;
+            } else if signals::is_forwarded(arrived.number) {
                 let signal = arrived.number;
                 self.ask(agent, Request::Signal { process: self.process(), signal, all: false }, SIGNAL)?;
             }
