@@ -25,9 +25,6 @@ fetch() {
     find "$dir" -maxdepth 1 -name "${package}_*.deb" -print -quit
 }
 
-# tree_name: one source tree a version and set of edits.
-tree_name() { echo "${version:?}-$(sha256sum "$here/lib/edits.sh" | cut -c 1-8)"; }
-
 # get_source: sets `version`, `source` and `objects`; downloads and unpacks the
 # package unless that was done before.
 get_source() {
@@ -35,7 +32,7 @@ get_source() {
     package=$(lock_field package)
     locked=$(lock_field version)
     version=$locked
-    if [ ! -d "${cache:?}/source/$(tree_name)" ] && ! apt-cache show "$package=$version" >/dev/null 2>&1; then
+    if [ ! -d "${cache:?}/source/$version" ] && ! apt-cache show "$package=$version" >/dev/null 2>&1; then
         apt_update
         if ! apt-cache show "$package=$version" >/dev/null 2>&1; then
             version=$(newest_version "$package") ||
@@ -43,9 +40,9 @@ get_source() {
             say "Debian has replaced $package $locked; taking $version, untested; lock it with: guest-kernel/build --renew-lock"
         fi
     fi
-    source=$cache/source/$(tree_name)
+    source=$cache/source/$version
     # shellcheck disable=SC2034  # for config.sh and build
-    objects=$cache/objects/$(tree_name)
+    objects=$cache/objects/$version
     [ -d "$source" ] || unpack_source "$package" "$locked"
 }
 
@@ -66,7 +63,6 @@ unpack_source() {
     dpkg-deb -x "$deb" "$new/package"
     mkdir "$new/tree"
     tar -C "$new/tree" --strip-components=1 -xf "$new/package/usr/src/$package.tar.xz"
-    edit_source "$new/tree"
     mv -T "$new/tree" "$source"
     rm -rf "$new"
 }
