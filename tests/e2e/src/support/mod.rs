@@ -1,0 +1,16 @@
+//! What the cases are written with.
+
+mod bundle;
+mod files;
+mod leftovers;
+mod output;
+mod place;
+mod run;
+mod terminal;
+pub(crate) mod wait;
+
+pub(crate) use bundle::Bundle;
+pub(crate) use files::{Mounted, Scratch};
+pub(crate) use place::place;
+pub(crate) use run::{BOTH, Outcome, Run, Runtime, Started, end_of, new_id, vmrun};
+pub(crate) use terminal::Terminal;
