@@ -30,8 +30,11 @@ sample_make() {
         --dpkgopt='path-exclude=/usr/share/info/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
         --dpkgopt='path-exclude=/usr/share/lintian/*' \
-        --customize-hook='rm -rf "$1"/var/cache/* "$1"/var/lib/apt/lists/* "$1"/var/log/* "$1"/dev/*' \
+        --customize-hook='rm -rf "$1"/var/cache/* "$1"/var/lib/apt/lists/* "$1"/var/log/*' \
         --customize-hook='rm -f "$1"/etc/dpkg/dpkg.cfg.d/99mmdebstrap "$1"/etc/resolv.conf' \
         "$sample_suite" "$root" "$sources"
+    # An image's /dev is empty. Only now: mmdebstrap mounts the machine's devices
+    # there while it works.
+    as_root find "$root/dev" -xdev -mindepth 1 -delete
     rm -f "$sources"
 }
