@@ -11,6 +11,7 @@ use nix::sys::stat::{Mode, umask};
 use vhost_user_backend::bitmap::BitmapMmapRegion;
 use virtio_queue::DescriptorChain;
 use virtiofsd::descriptor_utils::{Reader, Writer};
+use virtiofsd::fuse::{InHeader, Opcode, OutHeader};
 use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
 use virtiofsd::server::Server;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -107,20 +108,28 @@ impl FileServer {
     /// Handles one request and returns the length of the reply. A chain that is
     /// no request gets no reply, which fails the guest's call with an I/O error.
     fn handle(&self, memory: &Memory, chain: DescriptorChain<&Memory>) -> u32 {
-        let reply = Reader::<BitmapMmapRegion>::new(memory, chain.clone())
-            .and_then(|reader| Ok((reader, Writer::<BitmapMmapRegion>::new(memory, chain)?)));
-        let written = match reply {
-            Ok((reader, writer)) => self.server.handle_message(reader, writer, NO_BACKEND),
-            Err(error) => {
-                log::debug!("virtio-fs: dropped a malformed request: {error:?}");
-                return 0;
-            }
+        let Some((reader, writer)) = request(memory, chain) else {
+            log::debug!("virtio-fs: dropped a malformed request");
+            return 0;
         };
+        let written = self.server.handle_message(reader, writer, NO_BACKEND);
         written.ok().and_then(|length| u32::try_from(length).ok()).unwrap_or_else(|| {
             log::debug!("virtio-fs: dropped a request that could not be answered");
             0
         })
     }
+}
+
+/// The two halves of a chain, if it is long enough to be a request. The server
+/// takes it for granted that a reply's header fits.
+fn request<'m>(memory: &'m Memory, chain: DescriptorChain<&'m Memory>) -> Option<(Reader<'m>, Writer<'m>)> {
+    let reader = Reader::<BitmapMmapRegion>::new(memory, chain.clone()).ok()?;
+    let writer = Writer::<BitmapMmapRegion>::new(memory, chain).ok()?;
+    let header: InHeader = reader.clone().read_obj().ok()?;
+    let opcode = header.opcode;
+    let unanswered = opcode == Opcode::Forget as u32 || opcode == Opcode::BatchForget as u32;
+    let fits = writer.available_bytes() >= size_of::<OutHeader>();
+    (unanswered || fits).then_some((reader, writer))
 }
 
 /// No DAX window: nothing is ever mapped into the guest on request.
@@ -132,4 +141,65 @@ fn own_credentials() -> io::Result<()> {
     unshare(CloneFlags::CLONE_FS)?;
     umask(Mode::empty());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::virtio::test_queue::{BUFFERS, WRITE, memory, queue_with};
+
+    /// `FUSE_INIT` of FUSE 7.31: header, then major, minor, read-ahead, flags.
+    fn init_request() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for word in [56u32, 26, 1, 0, 0, 0, 0, 0, 0, 0, 7, 31, 4096, 0] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn request_gets_its_reply() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = FileServer::open(directory.path()).unwrap();
+        let memory = memory();
+        let request = init_request();
+        memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
+        let length = u32::try_from(request.len()).unwrap();
+        let mut test = queue_with(&memory, &[(BUFFERS, length, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
+        server.drain(&mut test.queue).unwrap();
+        let reply: [u32; 2] = memory.read_obj(GuestAddress(BUFFERS + 0x1000)).unwrap();
+        assert_eq!(Some(reply[0]), test.used_length());
+        // No error, and version 7.
+        assert_eq!(reply[1], 0);
+        assert_eq!(memory.read_obj::<u32>(GuestAddress(BUFFERS + 0x1010)).unwrap(), 7);
+    }
+
+    #[test]
+    fn directory_that_is_not_there_cannot_be_shared() {
+        assert!(FileServer::open(Path::new("/no/such/directory")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_requests_and_chains_never_panic(
+            request in prop::collection::vec(any::<u8>(), 0..200),
+            opcode in 0u32..60,
+            chain in prop::collection::vec((BUFFERS..0x2_1000, 0u32..0x3000, 0u16..4), 0..6),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let server = FileServer::open(directory.path()).unwrap();
+            let memory = memory();
+            memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
+            let mut first = queue_with(&memory, &[(BUFFERS, 56, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
+            server.drain(&mut first.queue).unwrap();
+            memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
+            memory.write_obj(opcode, GuestAddress(BUFFERS + 4)).unwrap();
+            let mut chain = chain;
+            chain.insert(0, (BUFFERS, 200, 0));
+            let _ = server.drain(&mut queue_with(&memory, &chain).queue);
+        }
+    }
 }

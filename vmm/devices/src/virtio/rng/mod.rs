@@ -92,3 +92,41 @@ fn fill(memory: &Memory, chain: DescriptorChain<&Memory>) -> u32 {
     }
     u32::try_from(written).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vm_memory::GuestAddress;
+
+    use super::*;
+    use crate::virtio::test_queue::{BUFFERS, WRITE, memory, queue_with};
+
+    #[test]
+    fn buffers_are_filled_up_to_the_limit_of_a_request() {
+        let memory = memory();
+        let limit = u32::try_from(MAX_REQUEST_BYTES).unwrap();
+        let mut test = queue_with(&memory, &[(BUFFERS, 100, WRITE), (BUFFERS + 0x1000, limit, WRITE)]);
+        test.queue.drain(fill).unwrap();
+        assert_eq!(test.used_length(), Some(limit));
+        let mut bytes = [0; 100];
+        memory.read_slice(&mut bytes, GuestAddress(BUFFERS)).unwrap();
+        assert_ne!(bytes, [0; 100]);
+    }
+
+    #[test]
+    fn buffer_that_the_device_must_not_write_is_left_alone() {
+        let memory = memory();
+        let mut test = queue_with(&memory, &[(BUFFERS, 100, 0)]);
+        test.queue.drain(fill).unwrap();
+        assert_eq!(test.used_length(), Some(0));
+        assert_eq!(memory.read_obj::<u64>(GuestAddress(BUFFERS)).unwrap(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_chains_never_panic(chain in prop::collection::vec((any::<u64>(), any::<u32>(), 0u16..8), 0..8)) {
+            let memory = memory();
+            let _ = queue_with(&memory, &chain).queue.drain(fill);
+        }
+    }
+}
