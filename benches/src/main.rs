@@ -1,0 +1,56 @@
+//! Times whole processes against each other, alternately in one run, so that
+//! whatever else the machine does hits both sides alike.
+
+mod boot;
+mod memory;
+mod stats;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(about = "Times vmrun against its peers, alternately in one run")]
+struct Args {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Cold `vmrun run` of /bin/true against QEMU microvm and crun.
+    Boot(boot::BootArgs),
+    /// Write a boot image of the agent's size whose init ends the machine at once.
+    PoweroffImage {
+        /// The init program.
+        init: PathBuf,
+        /// The boot image whose size to match.
+        like: PathBuf,
+        /// Where to write.
+        out: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().bench {
+        Bench::Boot(args) => boot::run(&args),
+        Bench::PoweroffImage { init, like, out } => poweroff_image(&init, &like, &out),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vmrun-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn poweroff_image(init: &PathBuf, like: &PathBuf, out: &PathBuf) -> Result<(), Box<dyn Error>> {
+    let mut init = std::fs::read(init)?;
+    let size = usize::try_from(std::fs::metadata(like)?.len())?;
+    let own = vmrun_initramfs::image(&init)?.len();
+    init.resize(init.len() + size.saturating_sub(own), 0);
+    Ok(std::fs::write(out, vmrun_initramfs::image(&init)?)?)
+}

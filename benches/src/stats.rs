@@ -1,0 +1,49 @@
+//! Samples and what is said of them.
+
+use std::time::Duration;
+
+/// Durations of one side, in seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Samples(Vec<f64>);
+
+impl Samples {
+    pub(crate) fn add(&mut self, duration: Duration) {
+        self.0.push(duration.as_secs_f64());
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        match sorted.len() {
+            0 => f64::NAN,
+            count if count % 2 == 1 => sorted[middle],
+            _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+        }
+    }
+
+    pub(crate) fn min(&self) -> f64 {
+        self.0.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    pub(crate) fn max(&self) -> f64 {
+        self.0.iter().copied().fold(0.0, f64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_of_even_and_odd_counts() {
+        let mut samples = Samples::default();
+        for seconds in [3, 1, 2] {
+            samples.add(Duration::from_secs(seconds));
+        }
+        assert!((samples.median() - 2.0).abs() < 1e-9);
+        samples.add(Duration::from_secs(10));
+        assert!((samples.median() - 2.5).abs() < 1e-9);
+        assert!((samples.min() - 1.0).abs() < 1e-9 && (samples.max() - 10.0).abs() < 1e-9);
+    }
+}
