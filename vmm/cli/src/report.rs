@@ -55,8 +55,7 @@ impl Report {
                 entry.to_string()
             }
             LogFormat::Text => {
-                let console: String =
-                    error.console().iter().map(|line| format!("\n  | {line}")).collect();
+                let console: String = error.console().iter().map(|line| format!("\n  | {line}")).collect();
                 format!("time={time:?} level=error msg={line:?}{console}")
             }
         };

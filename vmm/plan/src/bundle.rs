@@ -105,8 +105,7 @@ impl Bundle {
         let path = absolute.join(CONFIG);
         let text =
             fs::read(&path).map_err(|source| BundleError::ReadConfig { path: path.clone(), source })?;
-        let (spec, vm) =
-            parse(&text).map_err(|at| BundleError::ParseConfig { path: path.clone(), at })?;
+        let (spec, vm) = parse(&text).map_err(|at| BundleError::ParseConfig { path: path.clone(), at })?;
         let Some(root) = spec.root() else { return Err(BundleError::NoRoot { path }) };
         let rootfs = absolute.join(root.path());
         check_rootfs(&rootfs)?;

@@ -37,7 +37,9 @@ fn add(to: &mut Vec<Hook>, name: &str, hooks: Option<&Vec<OciHook>>) -> Result<(
             None => None,
             Some(seconds) => match u64::try_from(seconds).ok().filter(|seconds| *seconds > 0) {
                 Some(seconds) => Some(seconds),
-                None => return Err(PlanError::invalid(format!("{field}.timeout"), "is not greater than zero")),
+                None => {
+                    return Err(PlanError::invalid(format!("{field}.timeout"), "is not greater than zero"));
+                }
             },
         };
         to.push(Hook {

@@ -9,7 +9,8 @@ use crate::vm::VmSection;
 const NO_LSM: &str = "the guest kernel has no such security module; leave the field out";
 const HOST_KERNEL: &str = "it configures the host's hardware, which the container does not run on";
 const HOST_CHOOSES: &str = "the host chooses the machine; use the options of `vmrun` instead";
-const OWN_KERNEL: &str = "a namespace of the host's kernel cannot be entered from the guest's; leave the path out";
+const OWN_KERNEL: &str =
+    "a namespace of the host's kernel cannot be entered from the guest's; leave the path out";
 
 /// Refuses what cannot be honoured.
 pub(crate) fn refuse(spec: &Spec, vm: &VmSection) -> Result<(), PlanError> {

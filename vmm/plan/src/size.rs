@@ -49,7 +49,8 @@ fn vcpus(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<u8, PlanEr
         return bounded(count).map_err(|problem| PlanError::Option { option: "--vcpus", problem });
     }
     if let Some(count) = annotation(bundle, VCPUS_ANNOTATION)? {
-        return bounded(count).map_err(|problem| PlanError::invalid(annotation_field(VCPUS_ANNOTATION), problem));
+        return bounded(count)
+            .map_err(|problem| PlanError::invalid(annotation_field(VCPUS_ANNOTATION), problem));
     }
     if let Some(count) = bundle.vm.hw_config.vcpus {
         return bounded(count).map_err(|problem| PlanError::invalid("vm.hwConfig.vcpus", problem));
@@ -106,9 +107,9 @@ fn annotation(bundle: &Bundle, key: &str) -> Result<Option<u32>, PlanError> {
     let Some(text) = bundle.spec.annotations().as_ref().and_then(|annotations| annotations.get(key)) else {
         return Ok(None);
     };
-    let number = text.parse().map_err(|_| {
-        PlanError::invalid(annotation_field(key), format!("{text:?} is not a whole number"))
-    })?;
+    let number = text
+        .parse()
+        .map_err(|_| PlanError::invalid(annotation_field(key), format!("{text:?} is not a whole number")))?;
     Ok(Some(number))
 }
 

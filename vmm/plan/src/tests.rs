@@ -99,8 +99,14 @@ fn each_refusal_names_its_field() {
         (json!({"mounts": [{"destination": "/a", "type": "bind"}]}), "mounts[0].source"),
         (json!({"mounts": [{"destination": "/a", "type": "bind", "source": "/none"}]}), "mounts[0].source"),
         (json!({"linux": {"namespaces": [{"type": "pid"}, {"type": "pid"}]}}), "linux.namespaces[1].type"),
-        (json!({"linux": {"namespaces": [{"type": "ipc", "path": "/proc/1/ns/ipc"}]}}), "linux.namespaces[0].path"),
-        (json!({"linux": {"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}}), "linux.uidMappings"),
+        (
+            json!({"linux": {"namespaces": [{"type": "ipc", "path": "/proc/1/ns/ipc"}]}}),
+            "linux.namespaces[0].path",
+        ),
+        (
+            json!({"linux": {"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}}),
+            "linux.uidMappings",
+        ),
         (json!({"linux": {"timeOffsets": {"monotonic": {"secs": 1}}}}), "linux.timeOffsets"),
         (json!({"linux": {"intelRdt": {}}}), "linux.intelRdt"),
         (json!({"linux": {"mountLabel": "x"}}), "linux.mountLabel"),
@@ -122,7 +128,8 @@ fn each_refusal_names_its_field() {
 
 #[test]
 fn sizes_are_taken_in_order() {
-    let limits = json!({"linux": {"resources": {"memory": {"limit": 134_217_728}, "cpu": {"quota": 250_000}}}});
+    let limits =
+        json!({"linux": {"resources": {"memory": {"limit": 134_217_728}, "cpu": {"quota": 250_000}}}});
     let mut all = limits.clone();
     merge(&mut all, &json!({"vm": {"hwConfig": {"vcpus": 2, "memory": 536_870_912}}}));
     let from_vm = all.clone();
@@ -131,7 +138,11 @@ fn sizes_are_taken_in_order() {
     let table = [
         (json!({}), options(), (1, 256)),
         (limits, options(), (3, 194)),
-        (json!({"linux": {"resources": {"memory": {"limit": -1}, "cpu": {"quota": -1}}}}), options(), (1, 256)),
+        (
+            json!({"linux": {"resources": {"memory": {"limit": -1}, "cpu": {"quota": -1}}}}),
+            options(),
+            (1, 256),
+        ),
         (json!({"linux": {"resources": {"cpu": {"quota": 9_000_000}}}}), options(), (4, 256)),
         (from_vm, options(), (2, 512)),
         (all.clone(), options(), (5, 700)),

@@ -60,7 +60,8 @@ impl Wait {
     ) -> Result<(), AgentError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
+            let timeout =
+                PollTimeout::try_from(left.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
             let mut fds: Vec<_> =
                 [fd].iter().chain(watch).map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
             match poll(&mut fds, timeout) {
@@ -104,11 +105,7 @@ const HANDSHAKE: Wait = Wait { what: "the agent to take a connection", limit: Du
 impl AgentClient {
     /// Accepts the connection that the agent opens when the guest has booted,
     /// and reads its greeting.
-    pub(crate) fn accept(
-        listener: &UnixListener,
-        wait: Wait,
-        watch: Watch<'_>,
-    ) -> Result<Self, AgentError> {
+    pub(crate) fn accept(listener: &UnixListener, wait: Wait, watch: Watch<'_>) -> Result<Self, AgentError> {
         let deadline = wait.deadline();
         wait.readable(listener.as_fd(), deadline, watch)?;
         let (stream, _) =
@@ -202,9 +199,7 @@ impl AgentClient {
     ) -> Result<Message, AgentError> {
         loop {
             let next = self.reader.next_frame();
-            if let Some(message) =
-                next.map_err(|source| AgentError::Frame { what: wait.what, source })?
-            {
+            if let Some(message) = next.map_err(|source| AgentError::Frame { what: wait.what, source })? {
                 return Ok(message);
             }
             wait.readable(self.stream.as_fd(), deadline, watch)?;

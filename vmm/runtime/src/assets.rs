@@ -61,8 +61,7 @@ pub(crate) struct Kind {
 }
 
 pub(crate) const KERNEL: Kind = Kind { what: "guest kernel", option: "--kernel", file: "vmlinux" };
-pub(crate) const INITRAMFS: Kind =
-    Kind { what: "boot image", option: "--initramfs", file: "initramfs.cpio" };
+pub(crate) const INITRAMFS: Kind = Kind { what: "boot image", option: "--initramfs", file: "initramfs.cpio" };
 
 /// Chooses kernel and boot image.
 pub(crate) fn choose(options: &AssetOptions, embedded: Embedded) -> Result<(Image, Image), AssetError> {

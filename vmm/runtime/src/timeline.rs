@@ -18,5 +18,9 @@ pub fn mark(mark: &str) {
     let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return };
     let line = format!("{} {mark}\n", i128::from(now.tv_sec()) * 1_000_000_000 + i128::from(now.tv_nsec()));
     // A measurement that cannot be written must not stop what is measured.
-    let _ = OpenOptions::new().create(true).append(true).open(path).and_then(|mut file| file.write_all(line.as_bytes()));
+    let _ = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(line.as_bytes()));
 }

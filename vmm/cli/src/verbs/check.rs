@@ -17,7 +17,7 @@ pub(crate) struct CheckArgs {
 pub(crate) fn check(args: &CheckArgs) -> ExitCode {
     let report = vmrun_machine::check();
     if args.json {
-        super::print(&format!("{:#}\n", super::json(&report)));
+        super::print(&super::json(&report));
     } else {
         let next_step = report.next_step.as_ref().map(|step| format!("; {step}")).unwrap_or_default();
         super::print(&format!("{}{next_step}\n", report.reason));

@@ -34,7 +34,7 @@ pub(crate) fn list(store: &Store, args: &ListArgs) -> Result<u8, Error> {
     let containers = vmrun_runtime::list(store)?;
     let text = match (args.quiet, args.format) {
         (true, _) => containers.iter().map(|state| format!("{}\n", state.id)).collect(),
-        (false, Format::Json) => format!("{}\n", super::json(&containers)),
+        (false, Format::Json) => super::json(&containers),
         (false, Format::Table) => table(&containers),
     };
     super::print(&text);

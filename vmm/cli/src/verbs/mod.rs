@@ -15,7 +15,7 @@ pub(crate) fn print(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
-/// Data as JSON; our own types always have it.
-pub(crate) fn json(data: &impl serde::Serialize) -> serde_json::Value {
-    serde_json::to_value(data).unwrap_or_default()
+/// Data as indented JSON; our own types always have it.
+pub(crate) fn json(data: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(data).map(|text| text + "\n").unwrap_or_default()
 }

@@ -18,6 +18,6 @@ impl StateArgs {
 
 pub(crate) fn state(store: &Store, args: &StateArgs) -> Result<u8, Error> {
     let state = vmrun_runtime::state(store, &args.id)?;
-    super::print(&format!("{:#}\n", super::json(&state)));
+    super::print(&super::json(&state));
     Ok(0)
 }

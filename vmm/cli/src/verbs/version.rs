@@ -27,7 +27,7 @@ pub(crate) fn version(args: &VersionArgs) -> ExitCode {
             "kernel": kernel,
             "kvm_api": KVM_API,
         });
-        super::print(&format!("{data:#}\n"));
+        super::print(&super::json(&data));
     } else {
         let kernel = kernel.unwrap_or("none inside");
         super::print(&format!(

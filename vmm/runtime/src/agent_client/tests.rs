@@ -40,8 +40,7 @@ fn refusal_is_an_error_with_the_agents_words() {
     let refusal =
         ErrorReply { kind: ErrorKind::NotFound, stage: Stage::Request, message: "no \"x\"".to_owned() };
     let expected = refusal.clone();
-    let mut client =
-        client_of(Vec::new(), move |seq| Message::Reply { seq, reply: Reply::Error(refusal) });
+    let mut client = client_of(Vec::new(), move |seq| Message::Reply { seq, reply: Reply::Error(refusal) });
     match client.call(Request::Sync, SOON, &[]) {
         Err(AgentError::Refused(refusal)) => assert_eq!(refusal, expected),
         other => panic!("{other:?}"),
@@ -112,6 +111,7 @@ fn stream_handshake_takes_no_byte_of_the_stream() {
         // The answer and the first bytes of the stream in one write.
         connection.write_all(b"OK 1073741824\nraw").unwrap();
         assert_eq!(read_frame::<Hello>(&connection).unwrap(), Hello::Stream(expected));
+        drop(connection);
         let (mut second, _) = listener.accept().unwrap();
         second.write_all(b"NO\n").unwrap();
     });

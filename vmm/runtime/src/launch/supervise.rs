@@ -16,6 +16,7 @@ use super::pid_file::PidFile;
 use super::spawn::{Monitor, spawn};
 use super::{Console, LaunchError, RunOptions};
 use crate::error::{Error, chain};
+use crate::fds;
 use crate::hooks;
 use crate::monitor::MonitorRequest;
 use crate::process::ProcessIdentity;
@@ -25,7 +26,6 @@ use crate::stdio::RawMode;
 use crate::store::NewEntry;
 use crate::timeline::mark;
 use crate::verbs::OciState;
-use crate::fds;
 
 /// How the conversation with the monitor ended.
 enum Outcome {
@@ -45,11 +45,8 @@ pub(crate) fn supervise(
 ) -> Result<u8, Error> {
     // Taken before the monitor exists, so that none is lost. A launcher that
     // only waits for the start may be killed: the monitor gives up then.
-    let signals = if options.detach {
-        None
-    } else {
-        Some(Signals::take().map_err(LaunchError::io("take signals"))?)
-    };
+    let signals =
+        if options.detach { None } else { Some(Signals::take().map_err(LaunchError::io("take signals"))?) };
     let raw = match console {
         Console::Ours => RawMode::enter(io::stdin()).map_err(LaunchError::io("set up the terminal"))?,
         _ => None,
@@ -216,12 +213,7 @@ fn complain(errors: &[hooks::HookError]) {
     }
 }
 
-fn finish(
-    outcome: Outcome,
-    ended: ExitStatus,
-    new: NewEntry,
-    request: &MonitorRequest,
-) -> Result<u8, Error> {
+fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorRequest) -> Result<u8, Error> {
     let state = new.entry().read().ok().flatten();
     let keep = request.keep && matches!(outcome, Outcome::Reported(MonitorMessage::Ended { .. }));
     if keep {

@@ -9,12 +9,12 @@ use vmrun_machine::Running;
 use vmrun_proto::{Event, ProcessRef, Request};
 use vmrun_spec::{ControlReply, ControlRequest, FailureReport, MonitorMessage};
 
+use super::MonitorRequest;
 use super::boot::Booting;
 use super::control_server::ControlServer;
 use super::failure::{Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::streams::{self, ConnectError, HostStreams};
-use super::MonitorRequest;
 use crate::agent_client::{AgentClient, AgentError, Wait};
 use crate::error::chain;
 use crate::process::ProcessIdentity;
@@ -85,8 +85,7 @@ impl Session<'_> {
         if !self.request.plan.host.hooks.create.is_empty() {
             self.await_hooks()?;
         }
-        AgentClient::accept(&booting.ready, BOOT, &self.watch())
-            .map_err(|error| self.explain(BOOTING, error))
+        AgentClient::accept(&booting.ready, BOOT, &self.watch()).map_err(|error| self.explain(BOOTING, error))
     }
 
     fn await_hooks(&self) -> Result<(), MonitorError> {
@@ -245,9 +244,8 @@ impl Session<'_> {
 
     fn serve_control(&self, agent: &mut AgentClient, prepared: &Prepared) -> Result<(), MonitorError> {
         let Some((request, caller)) = prepared.control.accept() else { return Ok(()) };
-        let refused = |message| {
-            ControlReply::Failed(FailureReport { message, exit_code: 1, console: Vec::new() })
-        };
+        let refused =
+            |message| ControlReply::Failed(FailureReport { message, exit_code: 1, console: Vec::new() });
         let result = match request {
             ControlRequest::Signal { signal, all } => {
                 self.ask(agent, Request::Signal { process: self.process(), signal, all }, SIGNAL)

@@ -37,9 +37,8 @@ impl HostStreams {
                 Ok(streams)
             }
             ConsoleMode::Inherited => {
-                let copy = |fd: &dyn AsFd| {
-                    fd.as_fd().try_clone_to_owned().map_err(failed("copy a standard stream"))
-                };
+                let copy =
+                    |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().map_err(failed("copy a standard stream"));
                 let terminal = if io.terminal { Some(copy(&io::stdin())?) } else { None };
                 let streams = Self {
                     stdin: copy(&io::stdin())?,
@@ -81,8 +80,7 @@ pub(crate) fn connect(
     watch: Watch<'_>,
 ) -> Result<Relays, ConnectError> {
     let kinds = kinds(io);
-    let streams: Vec<_> =
-        kinds.iter().map(|kind| Stream { process: process.clone(), kind: *kind }).collect();
+    let streams: Vec<_> = kinds.iter().map(|kind| Stream { process: process.clone(), kind: *kind }).collect();
     let connections = open_streams(Path::new(VSOCK_SOCKET), &streams, watch)?;
     let mut relays = Relays::new();
     for (kind, guest) in kinds.into_iter().zip(connections) {

@@ -90,8 +90,7 @@ fn add_volume(volume: &Volume, target: &Path) -> Result<(), TreeError> {
     match volume.kind {
         VolumeKind::Directory => make_directory(target)?,
         VolumeKind::File => drop(
-            File::create_new(target)
-                .map_err(|source| TreeError::Make { path: target.to_owned(), source })?,
+            File::create_new(target).map_err(|source| TreeError::Make { path: target.to_owned(), source })?,
         ),
     }
     bind(&volume.source, target, volume.recursive)?;

@@ -29,7 +29,8 @@ pub(crate) enum ConsoleError {
 pub(crate) fn open_console(socket: &Path, size: Option<ConsoleSize>) -> Result<OwnedFd, ConsoleError> {
     let failed = |act| move |source: io::Error| ConsoleError::Io { act, source };
     let pair = openpty(None, None).map_err(io::Error::from).map_err(failed("open a terminal"))?;
-    let now = termios::tcgetattr(&pair.slave).map_err(io::Error::from).map_err(failed("read the terminal"))?;
+    let now =
+        termios::tcgetattr(&pair.slave).map_err(io::Error::from).map_err(failed("read the terminal"))?;
     tty::make_raw(&pair.slave, &now).map_err(failed("make the terminal raw"))?;
     if let Some(size) = size {
         tty::set_size(&pair.slave, size).map_err(failed("size the terminal"))?;

@@ -74,12 +74,14 @@ impl Relays {
     /// Copies from `from` to the guest until end of file, which the guest is told.
     pub(crate) fn input(&mut self, kind: StreamKind, from: OwnedFd, to: OwnedFd) -> io::Result<()> {
         let progress = Arc::clone(&self.progress);
-        thread::Builder::new().name(format!("relay-{kind:?}-in")).stack_size(STACK_BYTES).spawn(move || {
-            let to = UnixStream::from(to);
-            // The program may close its standard input early, which ends the copy.
-            let _ = copy(File::from(from), &to, &progress, false);
-            let _ = to.shutdown(Shutdown::Write);
-        })?;
+        thread::Builder::new().name(format!("relay-{kind:?}-in")).stack_size(STACK_BYTES).spawn(
+            move || {
+                let to = UnixStream::from(to);
+                // The program may close its standard input early, which ends the copy.
+                let _ = copy(File::from(from), &to, &progress, false);
+                let _ = to.shutdown(Shutdown::Write);
+            },
+        )?;
         Ok(())
     }
 
@@ -150,12 +152,10 @@ fn write_all(to: &mut (impl Write + AsFd), mut bytes: &[u8]) -> io::Result<()> {
 fn wait_or_fail(error: io::Error, fd: &impl AsFd, flags: PollFlags) -> io::Result<()> {
     match error.kind() {
         io::ErrorKind::Interrupted => Ok(()),
-        io::ErrorKind::WouldBlock => {
-            match poll(&mut [PollFd::new(fd.as_fd(), flags)], PollTimeout::NONE) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-                Err(errno) => Err(errno.into()),
-            }
-        }
+        io::ErrorKind::WouldBlock => match poll(&mut [PollFd::new(fd.as_fd(), flags)], PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        },
         _ => Err(error),
     }
 }

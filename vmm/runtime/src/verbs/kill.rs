@@ -75,8 +75,15 @@ mod tests {
 
     #[test]
     fn signals_are_read_as_runc_reads_them() {
-        let table =
-            [("9", 9), ("KILL", 9), ("SIGTERM", 15), ("sighup", 1), ("64", 64), ("RTMIN+3", 37), ("SIGRTMAX", 64)];
+        let table = [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGTERM", 15),
+            ("sighup", 1),
+            ("64", 64),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX", 64),
+        ];
         for (text, number) in table {
             assert_eq!(parse_signal(text), Ok(number), "{text}");
         }
