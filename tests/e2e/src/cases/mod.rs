@@ -1,13 +1,21 @@
 //! The cases, by what they are about.
 
+mod bad_input;
+mod bad_machine;
 mod capabilities;
 mod cgroups;
 mod devices;
 mod exit;
+mod kernel;
+mod killed;
+mod lifecycle;
 mod machine;
 mod mounts;
 mod namespaces;
 mod process;
+mod python;
 mod rootfs;
 mod seccomp;
+mod sharing;
 mod streams;
+mod terminal;

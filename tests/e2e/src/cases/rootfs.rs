@@ -63,7 +63,7 @@ fn read_only_root_refuses_writes_but_tmpfs_takes_them() {
 
 #[test]
 fn masked_files_are_empty_and_masked_directories_too() {
-    let script = "wc -c </etc/passwd; ls -A /home; wc -c </proc/kcore; ls -A /sys/firmware; echo x >/home/new";
+    let script = "wc -c </etc/passwd; ls -A /home; wc -c </proc/timer_list; ls -A /sys/firmware; echo x >/home/new";
     let bundle = Bundle::shell(script)
         .push("/linux/maskedPaths", json!("/etc/passwd"))
         .push("/linux/maskedPaths", json!("/home"))
