@@ -7,8 +7,6 @@ use std::process::ExitStatus;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use vmrun_spec::{LauncherMessage, MonitorMessage};
 
 use super::channel::Heard;
@@ -178,21 +176,13 @@ fn wait(monitor: &Monitor, signals: Option<&Signals>, pid: i32) -> Result<(), La
         {
             // What a terminal sends, it has sent to the monitor as well.
             if signals::is_forwarded(arrived.number) && !arrived.from_terminal {
-                forward(pid, arrived.number);
+                // Our child is not reaped yet, so the pid is still its.
+                signals::send(pid, arrived.number);
             }
         }
         if heard {
             return Ok(());
         }
-    }
-}
-
-/// The monitor is our child and not reaped yet, so the pid is still its.
-fn forward(pid: i32, number: i32) {
-    // One that has ended takes no signals, and its end is noticed elsewhere.
-    // Real-time signals have no name and go through `sigqueue` of the verbs.
-    if let Ok(signal) = Signal::try_from(number) {
-        let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 
