@@ -11,10 +11,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::OnceLock;
 
-use crate::report;
+use crate::{report, sys};
 
 /// The kernel cuts a record at about 1 KiB.
 const MAX_LINE_BYTES: usize = 900;
+
+/// The one that Rust's runtime uses.
+const PANIC_EXIT_CODE: i32 = 101;
 
 static KERNEL_LOG: OnceLock<Option<File>> = OnceLock::new();
 
@@ -52,11 +55,13 @@ fn write_line(level: char, line: fmt::Arguments<'_>) {
     let _ = kernel_log.write_all(record.as_bytes());
 }
 
-/// Panics abort: the message must reach the kernel log (and the agent, when a
-/// maker panics) first.
+/// A panic ends the process, whatever the profile says: a maker must not unwind
+/// into the agent's loop. The message reaches the kernel log first (and the agent,
+/// when a maker panics).
 pub(crate) fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         warn(format_args!("panic: {panic}"));
         report::send_panic(&panic.to_string());
+        sys::exit_now(PANIC_EXIT_CODE);
     }));
 }
