@@ -1,4 +1,4 @@
-//! Kernel and boot image inside this binary; see `build.rs`.
+//! Kernel and boot image inside this binary; see `build/`.
 
 use vmrun_runtime::Embedded;
 

@@ -173,22 +173,22 @@ impl MmioTransport {
             }
             VIRTIO_MMIO_QUEUE_READY => self.with_queue(|queue| queue.set_ready(value == 1)),
             VIRTIO_MMIO_QUEUE_DESC_LOW => {
-                self.with_queue(|queue| queue.set_desc_table_address(Some(value), None))
+                self.with_queue(|queue| queue.set_desc_table_address(Some(value), None));
             }
             VIRTIO_MMIO_QUEUE_DESC_HIGH => {
-                self.with_queue(|queue| queue.set_desc_table_address(None, Some(value)))
+                self.with_queue(|queue| queue.set_desc_table_address(None, Some(value)));
             }
             VIRTIO_MMIO_QUEUE_AVAIL_LOW => {
-                self.with_queue(|queue| queue.set_avail_ring_address(Some(value), None))
+                self.with_queue(|queue| queue.set_avail_ring_address(Some(value), None));
             }
             VIRTIO_MMIO_QUEUE_AVAIL_HIGH => {
-                self.with_queue(|queue| queue.set_avail_ring_address(None, Some(value)))
+                self.with_queue(|queue| queue.set_avail_ring_address(None, Some(value)));
             }
             VIRTIO_MMIO_QUEUE_USED_LOW => {
-                self.with_queue(|queue| queue.set_used_ring_address(Some(value), None))
+                self.with_queue(|queue| queue.set_used_ring_address(Some(value), None));
             }
             VIRTIO_MMIO_QUEUE_USED_HIGH => {
-                self.with_queue(|queue| queue.set_used_ring_address(None, Some(value)))
+                self.with_queue(|queue| queue.set_used_ring_address(None, Some(value)));
             }
             VIRTIO_MMIO_QUEUE_NOTIFY => self.notify(value),
             VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),

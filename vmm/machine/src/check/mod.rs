@@ -116,7 +116,7 @@ fn of_probe_error(error: &ProbeError) -> CheckReport {
     let reason = match error {
         ProbeError::Kvm(error) => return of_kvm_error(error),
         ProbeError::Stopped(why) => format!(
-            "/dev/kvm is there, but it cannot run guest kernel code: {why} (a KVM without hardware virtualization, which interprets guest kernels)"
+            "/dev/kvm is there, but it interprets guest kernel code instead of running it on the processor, and {why}"
         ),
     };
     report(Verdict::CannotRunKernel, reason, Some(OTHER_HOST))

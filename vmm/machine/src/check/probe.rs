@@ -89,7 +89,7 @@ pub(super) fn run_probe(kvm: &Kvm, supported: &CpuId) -> Result<f64, ProbeError>
     let seconds = start.elapsed().as_secs_f64();
     let sum = vcpu.get_regs().map_err(KvmError::call("read a vCPU's registers"))?.rbx;
     if sum != expected_sum() {
-        return Err(ProbeError::Stopped("it computes a wrong sum of popcnt results".to_owned()));
+        return Err(ProbeError::Stopped("computes a wrong sum of popcnt results".to_owned()));
     }
     Ok(4.0 * f64::from(ROUNDS) / seconds / 1e6)
 }
@@ -98,7 +98,7 @@ fn finish(vcpu: &mut VcpuFd) -> Result<(), ProbeError> {
     let exit = match vcpu.run() {
         Ok(VcpuExit::IoOut(DONE_PORT, [DONE])) => return Ok(()),
         Ok(VcpuExit::InternalError) => None,
-        Ok(exit) => Some(format!("the probe ended with the unexpected exit {exit:?}")),
+        Ok(exit) => Some(format!("ended the probe with the unexpected exit {exit:?}")),
         Err(error) => return Err(KvmError::call("run a vCPU")(error).into()),
     };
     Err(ProbeError::Stopped(exit.unwrap_or_else(|| stopped_at(vcpu))))
@@ -115,7 +115,7 @@ fn stopped_at(vcpu: &mut VcpuFd) -> String {
         [0x0f, 0xae, ..] => "the instruction xrstor in ring 0",
         _ => "guest code in ring 0",
     };
-    format!("it gives up at {instruction} (KVM_EXIT_INTERNAL_ERROR, suberror {suberror})")
+    format!("gives up at {instruction} (KVM_EXIT_INTERNAL_ERROR, suberror {suberror})")
 }
 
 #[cfg(test)]

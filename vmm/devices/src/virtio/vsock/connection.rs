@@ -26,13 +26,13 @@ use std::io::{self, Write};
 use std::num::Wrapping;
 
 use vm_memory::bitmap::BitmapSlice;
-use vm_memory::{Bytes, ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
+use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 
 use super::BUFFER_BYTES;
 use super::header::{Header, SHUTDOWN_RCV, SHUTDOWN_SEND, op};
 
 /// What a connection needs of its host side.
-pub(super) trait HostStream: ReadVolatile + WriteVolatile + Write {
+pub(super) trait HostStream: ReadVolatile + Write {
     /// The guest sends no more: the reader on the host shall see end of file.
     fn shutdown_write(&self) -> io::Result<()>;
 }
@@ -184,20 +184,14 @@ impl<S: HostStream> Connection<S> {
     }
 
     /// A packet from the guest, with its payload if it is data.
-    pub(super) fn guest_packet<B: BitmapSlice>(
-        &mut self,
-        header: &Header,
-        data: Option<&VolatileSlice<'_, B>>,
-    ) {
+    pub(super) fn guest_packet(&mut self, header: &Header, data: &[u8]) {
         self.peer_buf_alloc = header.buf_alloc;
         self.peer_fwd_cnt = Wrapping(header.fwd_cnt);
         self.asked_for_credit = false;
         match (header.op, self.state) {
             (op::RESPONSE, State::Requested) => self.state = State::Established,
             (op::RW, State::Established) if !self.guest_eof => {
-                if let Some(data) = data {
-                    self.take(data);
-                }
+                self.take(data);
             }
             (op::SHUTDOWN, State::Established) => self.guest_shutdown(header.flags),
             (op::CREDIT_UPDATE, _) => {}
@@ -230,7 +224,7 @@ impl<S: HostStream> Connection<S> {
     }
 
     /// Ends the connection towards the guest; the buffer still goes to the host.
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.due = Due { reset: true, ..Due::default() };
         self.state = State::Draining;
         self.end_of_guest();
@@ -253,35 +247,26 @@ impl<S: HostStream> Connection<S> {
     }
 
     /// Data from the guest goes straight to the host, or into the buffer.
-    fn take<B: BitmapSlice>(&mut self, data: &VolatileSlice<'_, B>) {
-        let mut written = 0;
-        while self.buffer.is_empty() && self.writable && written < data.len() {
-            let Ok(rest) = data.offset(written) else { return };
-            match self.stream.write_volatile(&rest) {
+    fn take(&mut self, data: &[u8]) {
+        let mut rest = data;
+        while self.buffer.is_empty() && self.writable && !rest.is_empty() {
+            match self.stream.write(rest) {
                 Ok(0) => return self.host_gone(),
-                Ok(count) => written += count,
-                Err(error) => match kind_of(&error) {
-                    Some(io::ErrorKind::WouldBlock) => self.writable = false,
-                    Some(io::ErrorKind::Interrupted) => {}
-                    _ => return self.host_gone(),
-                },
+                Ok(count) => {
+                    rest = rest.get(count..).unwrap_or_default();
+                    self.forwarded(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.host_gone(),
             }
         }
-        self.forwarded(written);
-        let rest = data.len() - written;
-        if rest > 0 {
-            let limit = usize::try_from(BUFFER_BYTES).unwrap_or(usize::MAX);
-            if self.buffer.len() + rest > limit {
-                // The guest sent more than it had credit for.
-                return self.reset();
-            }
-            let start = self.buffer.len();
-            self.buffer.resize(start + rest, 0);
-            let room = &mut self.buffer.make_contiguous()[start..];
-            if data.read_slice(room, written).is_err() {
-                self.reset();
-            }
+        let limit = usize::try_from(BUFFER_BYTES).unwrap_or(usize::MAX);
+        if self.buffer.len() + rest.len() > limit {
+            // The guest sent more than it had credit for.
+            return self.reset();
         }
+        self.buffer.extend(rest);
     }
 
     /// Writes as much of the buffer as the host takes.

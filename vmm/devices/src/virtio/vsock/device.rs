@@ -1,6 +1,6 @@
 //! Packets between the queues and the muxer.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId};
@@ -95,7 +95,9 @@ impl VirtioDevice for Vsock {
             Some(muxer) => muxer,
             None => bind(&self.spec).map_err(io::Error::other)?,
         };
-        self.worker = Some(self.events.add(Box::new(VsockWorker { rx, tx, event, muxer, failed: false }))?);
+        let scratch = vec![0; usize::try_from(MAX_PACKET_BYTES).unwrap_or_default()].into_boxed_slice();
+        self.worker =
+            Some(self.events.add(Box::new(VsockWorker { rx, tx, event, muxer, scratch, failed: false }))?);
         Ok(())
     }
 
@@ -113,6 +115,8 @@ struct VsockWorker {
     /// Never written to: the guest's context id does not change while it runs.
     event: ActiveQueue,
     muxer: Muxer,
+    /// Room for the data of one packet.
+    scratch: Box<[u8]>,
     failed: bool,
 }
 
@@ -138,7 +142,7 @@ impl MutEventSubscriber for VsockWorker {
             }
             TX_KICK => {
                 self.tx.clear_kick();
-                self.from_guest()
+                self.serve_transmit()
             }
             EVENT_KICK => {
                 self.event.clear_kick();
@@ -153,7 +157,7 @@ impl MutEventSubscriber for VsockWorker {
                 Ok(())
             }
         };
-        let result = if self.failed { Ok(()) } else { result.and_then(|()| self.to_guest()) };
+        let result = if self.failed { Ok(()) } else { result.and_then(|()| self.fill_receive()) };
         if let Err(error) = result {
             self.failed = true;
             self.rx.fail("virtio-vsock", &error);
@@ -169,19 +173,21 @@ impl VsockWorker {
         self.muxer.host_event(token, readable, set.contains(EventSet::OUT), hangup);
     }
 
-    fn from_guest(&mut self) -> Result<(), QueueError> {
-        let muxer = &mut self.muxer;
-        self.tx.drain(|memory, mut chain| {
-            match VsockPacket::from_tx_virtq_chain(memory, &mut chain, MAX_PACKET_BYTES) {
-                Ok(packet) => muxer.guest_packet(&Header::of(&packet), packet.data_slice()),
-                Err(error) => log::debug!("virtio-vsock: dropped a malformed packet: {error}"),
+    /// Serves the guest's transmit queue.
+    fn serve_transmit(&mut self) -> Result<(), QueueError> {
+        let (muxer, scratch) = (&mut self.muxer, &mut self.scratch);
+        self.tx.drain(|memory, chain| {
+            match read_packet(memory, chain, scratch) {
+                Packet::Whole(header, data) => muxer.guest_packet(&header, data),
+                Packet::Short(header) => muxer.guest_nonsense(&header),
+                Packet::NoHeader => log::debug!("virtio-vsock: dropped a packet without a header"),
             }
             0
         })
     }
 
     /// Fills the guest's buffers while there are both buffers and packets.
-    fn to_guest(&mut self) -> Result<(), QueueError> {
+    fn fill_receive(&mut self) -> Result<(), QueueError> {
         let mut used = false;
         while self.muxer.has_packet() {
             let Some((memory, chain)) = self.rx.pop()? else {
@@ -223,6 +229,28 @@ impl VsockWorker {
     }
 }
 
+/// What the guest put into a transmit chain.
+enum Packet<'s> {
+    Whole(Header, &'s [u8]),
+    /// The chain ends before the data that the header announces, or it is too much.
+    Short(Header),
+    NoHeader,
+}
+
+/// Copies a packet out of guest memory, once, so that the guest cannot change
+/// what was checked. The driver spreads large ones over many descriptors.
+fn read_packet<'s>(memory: &Memory, chain: DescriptorChain<&Memory>, scratch: &'s mut [u8]) -> Packet<'s> {
+    let mut bytes = [0; PKT_HEADER_SIZE];
+    let Ok(mut reader) = chain.reader(memory) else { return Packet::NoHeader };
+    if reader.read_exact(&mut bytes).is_err() {
+        return Packet::NoHeader;
+    }
+    let header = Header::from_bytes(&bytes);
+    let room = usize::try_from(header.len).ok().and_then(|length| scratch.get_mut(..length));
+    let Some(data) = room else { return Packet::Short(header) };
+    if reader.read_exact(data).is_ok() { Packet::Whole(header, data) } else { Packet::Short(header) }
+}
+
 /// Writes the next packet into the guest's buffer; `None` if there is none after
 /// all. A buffer that is not one takes nothing and goes back to the guest.
 fn write_packet(muxer: &mut Muxer, memory: &Memory, mut chain: DescriptorChain<&Memory>) -> Option<u32> {
@@ -238,4 +266,64 @@ fn write_packet(muxer: &mut Muxer, memory: &Memory, mut chain: DescriptorChain<&
         return Some(0);
     }
     u32::try_from(PKT_HEADER_SIZE).ok()?.checked_add(header.len)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::super::header::op;
+    use super::*;
+    use crate::virtio::test_queue::{BUFFERS, Buffer, memory, queue_with};
+
+    /// What is read from a chain: `Ok` with the data, `Err` if the header's data is not there.
+    fn read(memory: &Memory, chain: &[Buffer]) -> Option<Result<Vec<u8>, ()>> {
+        let mut scratch = vec![0; usize::try_from(MAX_PACKET_BYTES).unwrap()];
+        let mut result = None;
+        let drained = queue_with(memory, chain).queue.drain(|memory, chain| {
+            result = match read_packet(memory, chain, &mut scratch) {
+                Packet::Whole(_, data) => Some(Ok(data.to_vec())),
+                Packet::Short(_) => Some(Err(())),
+                Packet::NoHeader => None,
+            };
+            0
+        });
+        drained.ok().and(result)
+    }
+
+    fn write_header(memory: &Memory, len: u32) {
+        let header = Header { op: op::RW, len, ..Header::default() };
+        memory.write_slice(&header.to_bytes(), GuestAddress(BUFFERS)).unwrap();
+    }
+
+    #[test]
+    fn packet_spread_over_many_descriptors_is_put_together() {
+        let memory = memory();
+        write_header(&memory, 9000);
+        let data: Vec<u8> = (0..9000u32).map(|index| index.to_le_bytes()[0]).collect();
+        memory.write_slice(&data[..4000], GuestAddress(BUFFERS + 0x4000)).unwrap();
+        memory.write_slice(&data[4000..], GuestAddress(BUFFERS + 0x1000)).unwrap();
+        let chain = [(BUFFERS, 44, 0), (BUFFERS + 0x4000, 4000, 0), (BUFFERS + 0x1000, 5000, 0)];
+        assert_eq!(read(&memory, &chain), Some(Ok(data)));
+    }
+
+    #[test]
+    fn header_that_promises_more_than_there_is_or_may_be_is_short() {
+        let memory = memory();
+        write_header(&memory, 100);
+        assert_eq!(read(&memory, &[(BUFFERS, 44, 0), (BUFFERS + 0x1000, 99, 0)]), Some(Err(())));
+        write_header(&memory, MAX_PACKET_BYTES + 1);
+        assert_eq!(read(&memory, &[(BUFFERS, 44, 0), (BUFFERS + 0x1000, 0x1_1000, 0)]), Some(Err(())));
+        assert_eq!(read(&memory, &[(BUFFERS, 43, 0)]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_chains_never_panic(len: u32, chain in prop::collection::vec((0u64..0x2_1000, any::<u32>(), 0u16..8), 0..8)) {
+            let memory = memory();
+            write_header(&memory, len);
+            let _ = read(&memory, &chain);
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! The packet header (virtio 1.2, §5.10.6) as plain data.
 
-use virtio_vsock::packet::{PKT_HEADER_SIZE, VsockPacket};
-use vm_memory::bitmap::BitmapSlice;
+use virtio_vsock::packet::PKT_HEADER_SIZE;
 
 /// What a packet is for (`enum virtio_vsock_op`).
 pub(super) mod op {
@@ -37,19 +36,20 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header of a packet that came from the guest.
-    pub(super) fn of<B: BitmapSlice>(packet: &VsockPacket<'_, B>) -> Self {
+    /// The header as it came from the guest.
+    pub(super) fn from_bytes(bytes: &[u8; PKT_HEADER_SIZE]) -> Self {
+        let mut fields = bytes.as_slice();
         Self {
-            src_cid: packet.src_cid(),
-            dst_cid: packet.dst_cid(),
-            src_port: packet.src_port(),
-            dst_port: packet.dst_port(),
-            len: packet.len(),
-            type_: packet.type_(),
-            op: packet.op(),
-            flags: packet.flags(),
-            buf_alloc: packet.buf_alloc(),
-            fwd_cnt: packet.fwd_cnt(),
+            src_cid: u64::from_le_bytes(take(&mut fields)),
+            dst_cid: u64::from_le_bytes(take(&mut fields)),
+            src_port: u32::from_le_bytes(take(&mut fields)),
+            dst_port: u32::from_le_bytes(take(&mut fields)),
+            len: u32::from_le_bytes(take(&mut fields)),
+            type_: u16::from_le_bytes(take(&mut fields)),
+            op: u16::from_le_bytes(take(&mut fields)),
+            flags: u32::from_le_bytes(take(&mut fields)),
+            buf_alloc: u32::from_le_bytes(take(&mut fields)),
+            fwd_cnt: u32::from_le_bytes(take(&mut fields)),
         }
     }
 
@@ -73,5 +73,29 @@ impl Header {
             *byte = *value;
         }
         bytes
+    }
+}
+
+/// The next `N` bytes; zeros behind the end, which a whole header never reaches.
+fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
+    let Some((first, rest)) = bytes.split_first_chunk() else { return [0; N] };
+    *bytes = rest;
+    *first
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_header_survives_the_way_through_bytes(bytes in any::<[u8; 32]>(), more in any::<[u8; 12]>()) {
+            let mut all = [0; PKT_HEADER_SIZE];
+            all[..32].copy_from_slice(&bytes);
+            all[32..].copy_from_slice(&more);
+            prop_assert_eq!(Header::from_bytes(&all).to_bytes(), all);
+        }
     }
 }

@@ -131,11 +131,7 @@ impl Muxer {
     }
 
     /// The guest sent a packet.
-    pub(super) fn guest_packet<B: BitmapSlice>(
-        &mut self,
-        header: &Header,
-        data: Option<&VolatileSlice<'_, B>>,
-    ) {
+    pub(super) fn guest_packet(&mut self, header: &Header, data: &[u8]) {
         if header.src_cid != self.guest_cid || header.dst_cid != HOST_CID {
             return; // Nobody else is reachable; there is nobody to answer to either.
         }
@@ -158,6 +154,16 @@ impl Muxer {
             _ if header.op == op::RST => {}
             _ => self.refuse(ports),
         }
+    }
+
+    /// The guest sent a header whose data is not there: its connection cannot go on.
+    pub(super) fn guest_nonsense(&mut self, header: &Header) {
+        let ports = Ports { host: header.dst_port, guest: header.src_port };
+        let Some(token) = self.by_ports.get(&ports).copied() else { return };
+        if let Some(Stream::Connected(_, connection)) = self.streams.get_mut(&token) {
+            connection.reset();
+        }
+        self.settle(token);
     }
 
     /// Some packet is due for the guest.

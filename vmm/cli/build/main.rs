@@ -2,6 +2,8 @@
 //! `VMRUN_EMBED_INITRAMFS` name their files. Without them the binary carries
 //! none, which is what a plain `cargo check` or `cargo test` wants.
 
+mod pack;
+
 use std::env;
 use std::error::Error;
 use std::fs;
@@ -18,8 +20,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => String::new(),
     };
     println!("cargo:rustc-env=VMRUN_KERNEL_RELEASE={release}");
-    let code = format!("{}{}", image("KERNEL", kernel.as_deref()), image("INITRAMFS", initramfs.as_deref()));
     let out = PathBuf::from(env::var("OUT_DIR")?);
+    let kernel = match kernel {
+        Some(path) => {
+            let packed = out.join("kernel");
+            fs::write(&packed, pack::pack(&fs::read(&path)?)?)?;
+            Some(packed)
+        }
+        None => None,
+    };
+    let code = format!("{}{}", image("KERNEL", kernel.as_deref()), image("INITRAMFS", initramfs.as_deref()));
     fs::write(out.join("embedded.rs"), code)?;
     Ok(())
 }

@@ -1,0 +1,136 @@
+//! Takes the air out of a `vmlinux` before it is put into the binary.
+//!
+//! The linker aligns the kernel's segments to 2 MiB in the file and fills the
+//! end of the text with `int3`: 9 of 18 MB. What is loaded into fresh guest
+//! memory needs neither, so the packed file has the same program headers' worth
+//! of content at page granularity, and no sections.
+
+use std::error::Error;
+use std::ops::Range;
+
+const PAGE: usize = 4096;
+const EHDR_BYTES: usize = 64;
+const PHDR_BYTES: usize = 56;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// A hole is left out from this many pages on; a header costs less than one.
+const LEAST_HOLE_PAGES: usize = 4;
+/// What the linker fills the end of the text with.
+const INT3: u8 = 0xcc;
+
+/// A program header (`Elf64_Phdr`), its fields as they are in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Segment {
+    kind: u32,
+    flags: u32,
+    offset: usize,
+    vaddr: u64,
+    paddr: u64,
+    file_bytes: usize,
+    memory_bytes: u64,
+}
+
+/// Packs an ELF kernel; another kind of image is returned as it is.
+pub(crate) fn pack(image: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    if !image.starts_with(b"\x7fELF\x02\x01") {
+        return Ok(image.to_vec());
+    }
+    let mut pieces = Vec::new();
+    for segment in segments(image)? {
+        match segment.kind {
+            PT_LOAD => pieces.extend(split(&segment, image)?),
+            PT_NOTE => pieces.push(segment),
+            _ => {}
+        }
+    }
+    write(image, &pieces)
+}
+
+fn segments(image: &[u8]) -> Result<Vec<Segment>, Box<dyn Error>> {
+    let start = usize::try_from(number::<8>(image, 32)?)?;
+    let count = usize::try_from(number::<2>(image, 56)?)?;
+    (0..count).map(|index| segment(image, start + index * PHDR_BYTES)).collect()
+}
+
+fn segment(image: &[u8], at: usize) -> Result<Segment, Box<dyn Error>> {
+    Ok(Segment {
+        kind: u32::try_from(number::<4>(image, at)?)?,
+        flags: u32::try_from(number::<4>(image, at + 4)?)?,
+        offset: usize::try_from(number::<8>(image, at + 8)?)?,
+        vaddr: number::<8>(image, at + 16)?,
+        paddr: number::<8>(image, at + 24)?,
+        file_bytes: usize::try_from(number::<8>(image, at + 32)?)?,
+        memory_bytes: number::<8>(image, at + 40)?,
+    })
+}
+
+/// The runs of a segment that hold something. Its last page always belongs to
+/// one, which also carries what memory the segment has behind its content.
+fn split(segment: &Segment, image: &[u8]) -> Result<Vec<Segment>, Box<dyn Error>> {
+    let content = content(segment, image)?;
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let last = content.len().div_ceil(PAGE).saturating_sub(1);
+    for (index, page) in content.chunks(PAGE).enumerate() {
+        let empty = page.iter().all(|&byte| byte == 0) || page.iter().all(|&byte| byte == INT3);
+        if empty && index != last {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(run) if index - run.end < LEAST_HOLE_PAGES => run.end = index + 1,
+            _ => runs.push(index..index + 1),
+        }
+    }
+    let pieces = runs.into_iter().map(|run| {
+        let start = run.start * PAGE;
+        let end = (run.end * PAGE).min(content.len());
+        let behind = if end == content.len() { segment.memory_bytes - segment.file_bytes as u64 } else { 0 };
+        Segment {
+            offset: segment.offset + start,
+            vaddr: segment.vaddr + start as u64,
+            paddr: segment.paddr + start as u64,
+            file_bytes: end - start,
+            memory_bytes: (end - start) as u64 + behind,
+            ..segment.clone()
+        }
+    });
+    Ok(pieces.collect())
+}
+
+fn content<'i>(segment: &Segment, image: &'i [u8]) -> Result<&'i [u8], Box<dyn Error>> {
+    let end = segment.offset.checked_add(segment.file_bytes).ok_or("a segment is larger than any file")?;
+    Ok(image.get(segment.offset..end).ok_or("a segment lies outside the kernel's file")?)
+}
+
+fn write(image: &[u8], pieces: &[Segment]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut out = image.get(..EHDR_BYTES).ok_or("the kernel's file is too short")?.to_vec();
+    out[32..40].copy_from_slice(&(EHDR_BYTES as u64).to_le_bytes());
+    out[40..48].fill(0); // no section headers
+    out[56..58].copy_from_slice(&u16::try_from(pieces.len())?.to_le_bytes());
+    out[58..64].fill(0);
+    let mut offset = EHDR_BYTES + pieces.len() * PHDR_BYTES;
+    for piece in pieces {
+        out.extend(piece.kind.to_le_bytes());
+        out.extend(piece.flags.to_le_bytes());
+        for field in [
+            offset as u64,
+            piece.vaddr,
+            piece.paddr,
+            piece.file_bytes as u64,
+            piece.memory_bytes,
+            if piece.kind == PT_NOTE { 4 } else { 1 },
+        ] {
+            out.extend(field.to_le_bytes());
+        }
+        offset += piece.file_bytes;
+    }
+    for piece in pieces {
+        out.extend_from_slice(content(piece, image)?);
+    }
+    Ok(out)
+}
+
+/// The little-endian number of `N` bytes at `at`.
+fn number<const N: usize>(image: &[u8], at: usize) -> Result<u64, Box<dyn Error>> {
+    let bytes = image.get(at..at + N).ok_or("the kernel's file ends inside its headers")?;
+    Ok(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+}
