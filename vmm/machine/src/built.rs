@@ -1,5 +1,7 @@
 //! A machine that is ready to run.
 
+use std::sync::Arc;
+
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
@@ -7,9 +9,10 @@ use vmrun_devices::{ConsoleLog, EventLoop, Memory};
 use vmrun_spec::MachineSpec;
 
 use crate::boot::{Initramfs, Kernel, cmdline, mp_table, write_params};
-use crate::devices::{Devices, attach, check_count};
+use crate::devices::{Devices, attach, check_count, device_count};
 use crate::end::EndSignal;
 use crate::error::{BootError, DeviceError, KvmError, MachineError, SpecError};
+use crate::io_apic::IoApic;
 use crate::io_bus::IoBus;
 use crate::running::Running;
 use crate::vcpu::{Entry, VcpuThread, guest_cpuid, set_boot_state, set_firmware_state, write_tables};
@@ -32,7 +35,7 @@ pub struct Built {
     events: EventLoop,
     console: ConsoleLog,
     end: EndSignal,
-    vm: VmFd,
+    vm: Arc<VmFd>,
     memory: Memory,
 }
 
@@ -52,7 +55,8 @@ impl Built {
             return Err(SpecError::Vcpus { asked: spec.vcpus, most }.into());
         }
         let cpuid = kvm::supported_cpuid(&kvm)?;
-        let vm = kvm::create_vm(&kvm)?;
+        let inputs = u8::try_from(layout::FIRST_IRQ).unwrap_or(0).saturating_add(device_count(spec));
+        let vm = Arc::new(kvm::create_vm(&kvm, inputs)?);
         let memory = memory::map(spec.memory_mib)?;
         kvm::set_memory(&vm, &memory)?;
 
@@ -76,7 +80,9 @@ impl Built {
         if let Some(first) = vcpus.first() {
             set_boot_state(first, Entry { rip: kernel.entry, rsi: layout::ZERO_PAGE })?;
         }
-        Ok(Self { vcpus, bus: IoBus::new(bus, console.clone()), events, console, end, vm, memory })
+        let routed = Arc::clone(&vm);
+        let io_apic = IoApic::new(inputs, move |routing| routed.set_gsi_routing(routing).is_ok());
+        Ok(Self { vcpus, bus: IoBus::new(bus, io_apic, console.clone()), events, console, end, vm, memory })
     }
 
     /// Starts the vCPUs.

@@ -43,14 +43,22 @@ pub(crate) fn attach(
     Ok(Devices { bus: attached.bus, windows: attached.windows, events })
 }
 
-/// How many devices `spec` makes.
+/// Devices of every machine: vsock and rng.
+const ALWAYS: usize = 2;
+
+/// There is an interrupt for each device.
 pub(crate) fn check_count(spec: &MachineSpec) -> Result<(), SpecError> {
     let most = layout::LAST_IRQ - layout::FIRST_IRQ + 1;
-    let asked = spec.shares.len() + 2;
+    let asked = spec.shares.len() + ALWAYS;
     match u32::try_from(asked) {
         Ok(count) if count <= most => Ok(()),
         _ => Err(SpecError::Devices { asked, most }),
     }
+}
+
+/// How many devices `spec` makes, once [`check_count`] has let it pass.
+pub(crate) fn device_count(spec: &MachineSpec) -> u8 {
+    u8::try_from(spec.shares.len() + ALWAYS).unwrap_or(u8::MAX)
 }
 
 /// The one list of devices. The guest's kernel probes them in this order.

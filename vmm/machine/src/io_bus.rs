@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vmrun_devices::{ConsoleLog, MmioBus, Uart};
 
 use crate::end::MachineEnd;
+use crate::io_apic::{self, IoApic};
 use crate::layout;
 
 /// What a vCPU does after an exit.
@@ -18,22 +19,35 @@ pub(crate) enum Outcome {
 #[derive(Clone, Debug)]
 pub(crate) struct IoBus {
     mmio: Arc<MmioBus>,
+    io_apic: Arc<Mutex<IoApic>>,
     uart: Arc<Mutex<Uart>>,
     console: ConsoleLog,
 }
 
 impl IoBus {
-    pub(crate) fn new(mmio: MmioBus, console: ConsoleLog) -> Self {
-        Self { mmio: Arc::new(mmio), uart: Arc::new(Mutex::new(Uart::new(console.clone()))), console }
+    pub(crate) fn new(mmio: MmioBus, io_apic: IoApic, console: ConsoleLog) -> Self {
+        let io_apic = Arc::new(Mutex::new(io_apic));
+        Self {
+            mmio: Arc::new(mmio),
+            io_apic,
+            uart: Arc::new(Mutex::new(Uart::new(console.clone()))),
+            console,
+        }
     }
 
     pub(crate) fn mmio_read(&self, address: u64, data: &mut [u8]) -> Outcome {
-        self.mmio.read(address, data);
+        match io_apic_offset(address) {
+            Some(offset) => self.io_apic().read(offset, data),
+            None => self.mmio.read(address, data),
+        }
         Outcome::Continue
     }
 
     pub(crate) fn mmio_write(&self, address: u64, data: &[u8]) -> Outcome {
-        self.mmio.write(address, data);
+        match io_apic_offset(address) {
+            Some(offset) => self.io_apic().write(offset, data),
+            None => self.mmio.write(address, data),
+        }
         Outcome::Continue
     }
 
@@ -66,9 +80,17 @@ impl IoBus {
         if end == MachineEnd::Reset && self.console.panicked() { MachineEnd::Panicked } else { end }
     }
 
+    fn io_apic(&self) -> std::sync::MutexGuard<'_, IoApic> {
+        self.io_apic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn uart(&self) -> std::sync::MutexGuard<'_, Uart> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn io_apic_offset(address: u64) -> Option<u64> {
+    address.checked_sub(layout::IO_APIC.into()).filter(|&offset| offset < io_apic::WINDOW_BYTES)
 }
 
 fn uart_offset(port: u16) -> Option<u8> {
@@ -82,7 +104,7 @@ mod tests {
 
     fn bus(directory: &std::path::Path) -> IoBus {
         let console = ConsoleLog::create(&directory.join("console.log")).unwrap();
-        IoBus::new(MmioBus::new(layout::MMIO, 0x1000), console)
+        IoBus::new(MmioBus::new(layout::MMIO, 0x1000), IoApic::new(1, |_| true), console)
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! `/dev/kvm` and the virtual machine's file descriptor.
 #![allow(unsafe_code)]
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_bindings::{
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{Address, GuestMemory, GuestMemoryRegion};
 use vmrun_devices::Memory;
@@ -13,7 +15,7 @@ const API_VERSION: i32 = 12;
 
 /// What must be there, and how to call it when it is not.
 const CAPABILITIES: [(Cap, &str); 6] = [
-    (Cap::Irqchip, "an interrupt controller (KVM_CAP_IRQCHIP)"),
+    (Cap::SplitIrqchip, "local interrupt controllers (KVM_CAP_SPLIT_IRQCHIP)"),
     (Cap::UserMemory, "user memory (KVM_CAP_USER_MEMORY)"),
     (Cap::ExtCpuid, "CPUID (KVM_CAP_EXT_CPUID)"),
     (Cap::Ioeventfd, "I/O events (KVM_CAP_IOEVENTFD)"),
@@ -39,11 +41,14 @@ pub(crate) fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, KvmError> {
     kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(KvmError::call("tell what CPUs it supports"))
 }
 
-/// Makes a virtual machine with an interrupt controller.
-pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
+/// Makes a virtual machine whose local APICs are KVM's and whose I/O APIC, with
+/// `inputs` inputs, is ours.
+pub(crate) fn create_vm(kvm: &Kvm, inputs: u8) -> Result<VmFd, KvmError> {
     let vm = kvm.create_vm().map_err(KvmError::call("make a virtual machine"))?;
     vm.set_tss_address(layout::KVM_TSS).map_err(KvmError::call("place its task state segment"))?;
-    vm.create_irq_chip().map_err(KvmError::call("make an interrupt controller"))?;
+    let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+    split.args[0] = inputs.into();
+    vm.enable_cap(&split).map_err(KvmError::call("make local interrupt controllers"))?;
     Ok(vm)
 }
 

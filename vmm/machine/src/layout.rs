@@ -46,9 +46,9 @@ pub(crate) const LOCAL_APIC: u32 = 0xfee0_0000;
 /// Three pages that KVM needs on Intel processors (KVM API, §4.28).
 pub(crate) const KVM_TSS: usize = 0xfffb_d000;
 
-/// Interrupt of the first virtio-mmio device. Lower ones belong to a PC's timer, keyboard and serial ports.
-pub(crate) const FIRST_IRQ: u32 = 5;
-/// The I/O APIC has 24 inputs.
+/// Interrupt of the first virtio-mmio device; 0 is a PC's timer.
+pub(crate) const FIRST_IRQ: u32 = 1;
+/// An I/O APIC has 24 inputs at most.
 pub(crate) const LAST_IRQ: u32 = 23;
 
 /// I/O ports of the first serial port of a PC.

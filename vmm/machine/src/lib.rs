@@ -16,6 +16,7 @@ mod check;
 mod devices;
 mod end;
 mod error;
+mod io_apic;
 mod io_bus;
 mod kvm;
 mod kvm_run;

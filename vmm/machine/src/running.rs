@@ -1,6 +1,7 @@
 //! A machine that runs.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
 use vmrun_devices::{ConsoleLog, EventLoop, Memory};
@@ -20,7 +21,7 @@ pub struct Running {
     console: Console,
     end: EndSignal,
     /// Held, not used: the devices run on the first, the vCPUs in the others.
-    _held: (EventLoop, VmFd, Memory),
+    _held: (EventLoop, Arc<VmFd>, Memory),
 }
 
 /// The guest's console; outlives the machine.
@@ -42,7 +43,7 @@ impl Running {
         bus: IoBus,
         console: ConsoleLog,
         end: EndSignal,
-        held: (EventLoop, VmFd, Memory),
+        held: (EventLoop, Arc<VmFd>, Memory),
     ) -> Self {
         Self { vcpus, bus: Some(bus), console: Console { log: console }, end, _held: held }
     }

@@ -20,6 +20,7 @@ mod hooks;
 mod id;
 mod launch;
 mod monitor;
+mod pages;
 mod process;
 mod signals;
 mod status;

@@ -18,9 +18,6 @@ mod entry {
     pub(super) const LOCAL_INTERRUPT: u8 = 4;
 }
 
-/// The legacy timer: Linux looks for its pin although it then uses the APIC's timer.
-const TIMER_IRQ: u32 = 0;
-
 /// Interrupt types (table 4-11).
 const INT: u8 = 0;
 const NMI: u8 = 1;
@@ -29,8 +26,8 @@ const EXT_INT: u8 = 3;
 /// The table for `vcpus` CPUs, to be put at [`layout::MP_TABLE`]: the floating
 /// pointer, then the configuration table.
 ///
-/// Only interrupts that exist are in it, the timer's and those of `devices`: the
-/// kernel programs the I/O APIC for each, and every access to it is an exit.
+/// Only interrupts that exist are in it, those of `devices`: the kernel programs
+/// the I/O APIC for each, and every access to it is an exit.
 pub(crate) fn mp_table(vcpus: u8, devices: &[Window]) -> Vec<u8> {
     let mut entries = Vec::new();
     let mut count: u16 = 0;
@@ -51,7 +48,7 @@ pub(crate) fn mp_table(vcpus: u8, devices: &[Window]) -> Vec<u8> {
     add(&[entry::BUS, 0, b'I', b'S', b'A', b' ', b' ', b' ']);
     let address = layout::IO_APIC.to_le_bytes();
     add(&[entry::IO_APIC, io_apic, IO_APIC_VERSION, 1, address[0], address[1], address[2], address[3]]);
-    for irq in [TIMER_IRQ].into_iter().chain(devices.iter().map(|device| device.irq)) {
+    for irq in devices.iter().map(|device| device.irq) {
         let irq = irq.to_le_bytes()[0];
         add(&[entry::IO_INTERRUPT, INT, 0, 0, 0, irq, io_apic, irq]);
     }

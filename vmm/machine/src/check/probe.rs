@@ -68,7 +68,7 @@ impl From<KvmError> for ProbeError {
 
 /// Runs the code and returns its speed in millions of instructions a second.
 pub(super) fn run_probe(kvm: &Kvm, supported: &CpuId) -> Result<f64, ProbeError> {
-    let vm = kvm::create_vm(kvm)?;
+    let vm = kvm::create_vm(kvm, 1)?;
     let written = |_| KvmError::Capability("memory for a guest");
     let memory = Memory::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)])
         .map_err(|_| KvmError::Capability("memory for a guest"))?;

@@ -10,6 +10,7 @@ use vmrun_proto::READY_PORT;
 use super::failure::MonitorError;
 use super::{MonitorRequest, tree};
 use crate::assets::{self, Embedded};
+use crate::pages;
 use crate::timeline::mark;
 
 /// A machine that runs, and the socket on which its agent will report.
@@ -34,5 +35,8 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     mark("built");
     let machine = machine.start()?;
     mark("vcpus-run");
+    // While the guest boots.
+    pages::release(embedded.kernel);
+    pages::release(embedded.initramfs);
     Ok(Booting { machine, ready })
 }
