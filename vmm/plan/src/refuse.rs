@@ -9,6 +9,8 @@ use crate::vm::VmSection;
 const NO_LSM: &str = "the guest kernel has no such security module; leave the field out";
 const HOST_KERNEL: &str = "it configures the host's hardware, which the container does not run on";
 const HOST_CHOOSES: &str = "the host chooses the machine; use the options of `vmrun` instead";
+const ID_MAPPED: &str =
+    "the guest's file system of the host's files has no id-mapped mounts; leave the option out";
 const OWN_KERNEL: &str =
     "a namespace of the host's kernel cannot be entered from the guest's; leave the path out";
 
@@ -20,6 +22,7 @@ pub(crate) fn refuse(spec: &Spec, vm: &VmSection) -> Result<(), PlanError> {
         }
     }
     namespace_paths(spec)?;
+    mount_options(spec)?;
     annotations(spec)
 }
 
@@ -57,6 +60,22 @@ fn namespace_paths(spec: &Spec) -> Result<(), PlanError> {
         if named && namespace.typ() != LinuxNamespaceType::Network {
             let field = format!("linux.namespaces[{index}].path");
             return Err(PlanError::Unsupported { field, why: OWN_KERNEL });
+        }
+    }
+    Ok(())
+}
+
+fn mount_options(spec: &Spec) -> Result<(), PlanError> {
+    const REFUSED: [(&str, &str); 3] = [
+        ("tmpcopyup", "a tmpfs starts empty here; copy into it from the program, or leave the option out"),
+        ("idmap", ID_MAPPED),
+        ("ridmap", ID_MAPPED),
+    ];
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        let has = |wanted: &str| mount.options().iter().flatten().any(|option| option == wanted);
+        if let Some((option, why)) = REFUSED.iter().find(|(option, _)| has(option)) {
+            let field = format!("mounts[{index}].options: {option}");
+            return Err(PlanError::Unsupported { field, why });
         }
     }
     Ok(())

@@ -61,6 +61,7 @@ pub(crate) fn for_init(plan: &Spec) -> Result<Adapted, AdaptError> {
         None => empty_linux()?,
     };
     let program = take_program(&mut process, &mut linux)?;
+    name_propagation(&mut linux);
     add_missing_dev(&mut spec)?;
     spec.set_process(Some(process)).set_linux(Some(linux));
     Ok(Adapted { spec, program })
@@ -107,6 +108,19 @@ fn take_program(process: &mut Process, linux: &mut Linux) -> Result<Program, Ada
         linux.set_seccomp(None);
     }
     Ok(program.with_seccomp(seccomp))
+}
+
+/// libcontainer's propagation of the root is recursive under the plain names and
+/// it does not know the names that say so, which is what engines write.
+fn name_propagation(linux: &mut Linux) {
+    let plain = match linux.rootfs_propagation().as_deref() {
+        Some("rshared") => "shared",
+        Some("rslave") => "slave",
+        Some("rprivate") => "private",
+        Some("runbindable") => "unbindable",
+        _ => return,
+    };
+    linux.set_rootfs_propagation(Some(plain.to_owned()));
 }
 
 fn no_capabilities() -> LinuxCapabilities {
@@ -183,6 +197,13 @@ pub(crate) fn cgroup_path(spec: &Spec, id: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn recursive_propagation_gets_the_name_that_libcontainer_knows() {
+        let adapted = for_init(&spec(|value| value["linux"]["rootfsPropagation"] = "rslave".into())).unwrap();
+        let propagation = adapted.spec.linux().as_ref().unwrap().rootfs_propagation().clone();
+        assert_eq!(propagation.as_deref(), Some("slave"));
+    }
+
     use serde_json::json;
 
     use super::*;

@@ -173,7 +173,9 @@ fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Res
     let pid = container_main_process(&args).map_err(|error| failed(Stage::Create, chain(&error)))?.as_raw();
     let controlling_side = terminal.map(|(mine, _)| take_terminal(&mine, order, &spec)).transpose()?;
     if matches!(order.kind, Kind::Init { .. }) {
-        restrict_devices(&spec, &Cgroup::at(&cgroup_path))?;
+        let cgroup = Cgroup::at(&cgroup_path);
+        restrict_devices(&spec, &cgroup)?;
+        forbid_swap(&spec, &cgroup)?;
         bring_loopback_up(&spec, pid)?;
     } else {
         notify_start(order.directory).map_err(|error| failed(Stage::Exec, error))?;
@@ -285,6 +287,27 @@ fn restrict_devices(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
         sys::attach_device_program(directory.as_fd(), &DevicePolicy::new(rules).program())
     };
     attach().map_err(|error| failed(Stage::Create, format!("cannot apply resources.devices: {error}")))
+}
+
+/// A swap limit that equals the memory limit means no swap (the OCI's number is
+/// the sum of both); libcontainer writes no zero.
+fn forbid_swap(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let memory = resources.and_then(|resources| resources.memory().as_ref());
+    let Some(memory) = memory.filter(|memory| memory.swap().is_some() && memory.swap() == memory.limit())
+    else {
+        return Ok(());
+    };
+    if memory.limit().is_none_or(|limit| limit <= 0) {
+        return Ok(());
+    }
+    match fs::write(cgroup.directory().join("memory.swap.max"), "0") {
+        // A guest kernel without swap has no such file, and no swap.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed(Stage::Create, format!("cannot apply resources.memory.swap: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A new network namespace has a loopback interface that is down.
