@@ -1,7 +1,7 @@
 //! The agent's log: lines in the kernel's log, which the host writes to the
 //! container's `console.log`.
 //!
-//! Level 4 (warning) reaches the console, level 6 (information) stays in the
+//! Level 3 (error) reaches the console, level 6 (information) stays in the
 //! kernel's buffer unless the guest boots with a higher console log level.
 
 use std::fmt::{self, Write as _};
@@ -33,7 +33,7 @@ pub(crate) fn descriptor() -> Option<BorrowedFd<'static>> {
 
 /// Something the host should see: it is shown on the console.
 pub(crate) fn warn(line: fmt::Arguments<'_>) {
-    write_line('4', line);
+    write_line('3', line);
 }
 
 /// Something that helps who looks for a cause later.
