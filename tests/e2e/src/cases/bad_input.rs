@@ -24,14 +24,16 @@ fn bundle_that_is_missing_is_named() {
         &["cannot run", "bundle", missing.to_str().unwrap(), "No such file or directory", "; ", "--bundle"],
     );
     let file = scratch.file("file", "");
-    run_directory(&file).fails_with(1, &["cannot run", "bundle", file.to_str().unwrap(), "ot a directory", "; "]);
+    run_directory(&file)
+        .fails_with(1, &["cannot run", "bundle", file.to_str().unwrap(), "ot a directory", "; "]);
 }
 
 #[test]
 fn bundle_without_configuration_is_named() {
     let scratch = Scratch::new();
     let path = scratch.join("config.json");
-    run_directory(scratch.path()).fails_with(1, &["cannot run", path.to_str().unwrap(), "No such file", "; "]);
+    run_directory(scratch.path())
+        .fails_with(1, &["cannot run", path.to_str().unwrap(), "No such file", "; "]);
 }
 
 #[test]
@@ -39,13 +41,20 @@ fn malformed_configuration_is_located() {
     for (text, place) in [
         ("", ":1:0: "),
         ("{\n  \"ociVersion\": \"1.0.2\",\n}", ":3:1: "),
-        ("{\n  \"ociVersion\": \"1.0.2\",\n  \"process\": { \"args\": \"true\" }\n}", ":3:31: process.args: "),
+        (
+            "{\n  \"ociVersion\": \"1.0.2\",\n  \"process\": { \"args\": \"true\" }\n}",
+            ":3:31: process.args: ",
+        ),
         ("not json", ":1:2: "),
         ("{\"ociVersion\":\"1.0.2\",\"root\":{\"path\":true}}", "root.path: "),
     ] {
         let scratch = Scratch::new();
         let path = scratch.file("config.json", text);
-        let located = format!("{}{}", path.display(), place.strip_prefix("root").map_or(place, |_| ":1:42: root.path: "));
+        let located = format!(
+            "{}{}",
+            path.display(),
+            place.strip_prefix("root").map_or(place, |_| ":1:42: root.path: ")
+        );
         run_directory(scratch.path()).fails_with(1, &["cannot run", &located, "; correct config.json"]);
     }
 }
@@ -60,7 +69,11 @@ fn configuration_that_contradicts_itself_is_refused_by_field() {
         ("/process/cwd", json!("relative"), &["process.cwd", "relative"]),
         ("/process/env", json!(["=value"]), &["process.env[0]"]),
         ("/ociVersion", json!("2.0.0"), &["ociVersion", "2.0.0"]),
-        ("/linux/namespaces", json!([{ "type": "uts" }, { "type": "uts" }]), &["linux.namespaces[1]", "twice"]),
+        (
+            "/linux/namespaces",
+            json!([{ "type": "uts" }, { "type": "uts" }]),
+            &["linux.namespaces[1]", "twice"],
+        ),
         ("/linux/namespaces", json!([{ "type": "mount" }]), &["hostname", "uts namespace"]),
         ("/linux/namespaces/0/path", json!("/proc/1/ns/pid"), &["linux.namespaces[0].path", "not supported"]),
         ("/linux/uidMappings", json!([{ "containerID": 0, "hostID": 1, "size": 1 }]), &["linux.uidMappings"]),
@@ -91,17 +104,23 @@ fn configuration_that_contradicts_itself_is_refused_by_field() {
 fn root_file_system_that_is_missing_is_named() {
     let scratch = Scratch::new();
     let missing = scratch.join("none");
-    let parts = ["cannot run", "rootfs", missing.to_str().unwrap(), "No such file or directory", "; ", "root.path"];
+    let parts =
+        ["cannot run", "rootfs", missing.to_str().unwrap(), "No such file or directory", "; ", "root.path"];
     Bundle::with_root(&missing).run().fails_with(1, &parts);
     let file = scratch.file("file", "");
-    Bundle::with_root(&file).run().fails_with(1, &["cannot run", file.to_str().unwrap(), "not a directory", "; "]);
+    Bundle::with_root(&file)
+        .run()
+        .fails_with(1, &["cannot run", file.to_str().unwrap(), "not a directory", "; "]);
     Bundle::shell("").remove("/root").run().fails_with(1, &["cannot run", "config.json", "root"]);
 }
 
 #[test]
 fn root_file_system_that_is_empty_has_no_program() {
     let scratch = Scratch::new();
-    Bundle::with_root(scratch.path()).args(&["/bin/true"]).run().fails_with(127, &["cannot run", "/bin/true"]);
+    Bundle::with_root(scratch.path())
+        .args(&["/bin/true"])
+        .run()
+        .fails_with(127, &["cannot run", "/bin/true"]);
 }
 
 #[test]
@@ -139,7 +158,10 @@ fn id_that_is_no_name_is_refused() {
         let outcome = Run::of(&bundle).id(id).command().output().unwrap();
         let err = String::from_utf8_lossy(&outcome.stderr);
         assert_eq!(outcome.status.code(), Some(1), "{id:?}: {err}");
-        assert!(err.starts_with("vmrun: cannot run") && err.contains("id") && err.contains("; "), "{id:?}: {err}");
+        assert!(
+            err.starts_with("vmrun: cannot run") && err.contains("id") && err.contains("; "),
+            "{id:?}: {err}"
+        );
         assert_eq!(err.lines().count(), 1, "{id:?}: {err}");
     }
     let long = "x".repeat(300);
@@ -202,7 +224,10 @@ fn disk_that_is_full_is_told_and_nothing_is_left() {
         let outcome = Run::of(&bundle).store(small.path()).finish();
         // Where it is enough, it is.
         if outcome.status.code() != Some(0) {
-            outcome.fails_with(1, &["cannot run", small.path().to_str().unwrap(), "No space left on device", "; "]);
+            outcome.fails_with(
+                1,
+                &["cannot run", small.path().to_str().unwrap(), "No space left on device", "; "],
+            );
         }
         let left: Vec<_> = fs::read_dir(small.path()).unwrap().flatten().map(|entry| entry.path()).collect();
         assert!(left.is_empty(), "{options}: {left:?}");

@@ -12,13 +12,16 @@ fn run_after(preparation: &str) -> Outcome {
     let inner = Run::of(&bundle).command();
     let scratch = Scratch::new();
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-ec", &format!("scratch=$1; shift; {preparation}; exec \"$@\"")]).arg("sh");
+    command
+        .args(["--mount", "sh", "-ec", &format!("scratch=$1; shift; {preparation}; exec \"$@\"")])
+        .arg("sh");
     command.arg(scratch.path()).arg(inner.get_program()).args(inner.get_args());
     end_of(&mut command)
 }
 
 /// A `/dev` of its own with nothing but what every program needs.
-const OWN_DEV: &str = "mount -t tmpfs tmpfs /dev; mknod -m 666 /dev/null c 1 3; mknod -m 666 /dev/urandom c 1 9";
+const OWN_DEV: &str =
+    "mount -t tmpfs tmpfs /dev; mknod -m 666 /dev/null c 1 3; mknod -m 666 /dev/urandom c 1 9";
 
 #[test]
 fn kvm_that_is_missing_is_named() {
@@ -37,15 +40,13 @@ fn kvm_that_is_forbidden_is_named() {
 #[test]
 fn kvm_that_is_something_else_is_named() {
     run_after("mount --bind /dev/null /dev/kvm").fails_with(1, &["cannot run", "/dev/kvm", "; "]);
-    run_after("touch $scratch/file; mount --bind $scratch/file /dev/kvm").fails_with(1, &["cannot run", "/dev/kvm", "; "]);
+    run_after("touch $scratch/file; mount --bind $scratch/file /dev/kvm")
+        .fails_with(1, &["cannot run", "/dev/kvm", "; "]);
 }
 
 #[test]
 fn check_tells_the_same_in_a_second() {
-    for (preparation, part) in [
-        (OWN_DEV, "/dev/kvm"),
-        ("mount --bind /dev/null /dev/kvm", "/dev/kvm"),
-    ] {
+    for (preparation, part) in [(OWN_DEV, "/dev/kvm"), ("mount --bind /dev/null /dev/kvm", "/dev/kvm")] {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-ec", &format!("{preparation}; exec \"$@\""), "sh"]);
         command.arg(&place().vmrun).arg("check");
@@ -83,12 +84,17 @@ fn kernel_that_panics_shows_its_last_words() {
     let bundle = Bundle::shell("echo ran");
     let outcomes = [
         Run::of(&bundle).option("--initramfs").option(&garbage).finish(),
-        Run::of(&bundle).options(&["--kernel-param", "rdinit=/nonexistent", "--kernel-param", "init=/nonexistent"]).finish(),
+        Run::of(&bundle)
+            .options(&["--kernel-param", "rdinit=/nonexistent", "--kernel-param", "init=/nonexistent"])
+            .finish(),
     ];
     for outcome in outcomes {
         outcome.fails_with(1, &["cannot run", "boot", "panic", "; "]);
         let err = outcome.err();
-        assert!(err.lines().any(|line| line.starts_with("  | ") && line.contains("Kernel panic")), "{outcome:?}");
+        assert!(
+            err.lines().any(|line| line.starts_with("  | ") && line.contains("Kernel panic")),
+            "{outcome:?}"
+        );
     }
 }
 

@@ -11,15 +11,23 @@ fn limits_are_visible_in_the_containers_cgroup() {
     let script = "cd /sys/fs/cgroup; for file in memory.max memory.low memory.swap.max pids.max cpu.max cpu.weight \
         cpuset.cpus; do echo $file $(cat $file); done; cat /proc/self/cgroup";
     let bundle = Bundle::shell(script)
-        .set("/linux/resources/memory", json!({
-            "limit": 96 * MIB, "reservation": 32 * MIB, "swap": 96 * MIB
-        }))
+        .set(
+            "/linux/resources/memory",
+            json!({
+                "limit": 96 * MIB, "reservation": 32 * MIB, "swap": 96 * MIB
+            }),
+        )
         .set("/linux/resources/pids", json!({ "limit": 50 }))
-        .set("/linux/resources/cpu", json!({ "quota": 50_000, "period": 100_000, "shares": 512, "cpus": "0" }));
+        .set(
+            "/linux/resources/cpu",
+            json!({ "quota": 50_000, "period": 100_000, "shares": 512, "cpus": "0" }),
+        );
     bundle.on_both(|outcome| {
+        // Runtimes convert shares to a weight by an older and a newer formula.
+        let weight = if outcome.runtime == Runtime::Crun { 20 } else { 59 };
         outcome.prints(&format!(
             "memory.max {}\nmemory.low {}\nmemory.swap.max 0\npids.max 50\ncpu.max 50000 100000\n\
-             cpu.weight 20\ncpuset.cpus 0\n0::/\n",
+             cpu.weight {weight}\ncpuset.cpus 0\n0::/\n",
             96 * MIB,
             32 * MIB
         ));
@@ -58,7 +66,8 @@ fn memory_limit_kills_with_137() {
 #[test]
 fn memory_limit_kills_the_greedy_process_and_the_program_goes_on() {
     let script = "tail /dev/zero; echo $?; grep '^oom_kill ' /sys/fs/cgroup/memory.events";
-    let bundle = Bundle::shell(script).set("/linux/resources/memory", json!({ "limit": 32 * MIB, "swap": 32 * MIB }));
+    let bundle =
+        Bundle::shell(script).set("/linux/resources/memory", json!({ "limit": 32 * MIB, "swap": 32 * MIB }));
     bundle.on_both(|outcome| {
         assert_eq!(outcome.out(), "137\noom_kill 1\n", "{outcome:?}");
         outcome.exits(0);
@@ -86,7 +95,8 @@ fn cpu_quota_throttles() {
 
 #[test]
 fn cgroup_mount_is_read_only_unless_said_otherwise() {
-    let script = "mkdir /sys/fs/cgroup/below && echo $$ >/sys/fs/cgroup/below/cgroup.procs && cat /proc/self/cgroup";
+    let script =
+        "mkdir /sys/fs/cgroup/below && echo $$ >/sys/fs/cgroup/below/cgroup.procs && cat /proc/self/cgroup";
     Bundle::shell(script).on_both(|outcome| {
         outcome.exits(1);
         assert!(outcome.err().contains("Read-only file system"), "{outcome:?}");

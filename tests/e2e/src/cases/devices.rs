@@ -10,7 +10,7 @@ const TUN: (i64, i64) = (10, 200);
 #[test]
 fn usual_devices_are_there() {
     let script = "for name in null zero full random urandom tty ptmx pts/ptmx fd stdin stdout stderr; do
-        stat -c '%n %F %a %t:%T' /dev/$name; done; readlink /dev/fd /dev/stdin /dev/ptmx";
+        stat -c '%n %F %a %t:%T' /dev/$name; done; for name in fd stdin ptmx; do readlink /dev/$name; done";
     let bundle = Bundle::shell(script);
     bundle.on_both(|outcome| {
         let out = outcome.ok();
@@ -65,15 +65,16 @@ fn devices_of_the_configuration_are_made() {
 fn device_opens_only_with_a_rule_for_it() {
     let opens = |rules: serde_json::Value| {
         Bundle::shell("exec 5<>/dev/fuse && echo opened")
-            .push("/linux/devices", json!({
-                "path": "/dev/fuse", "type": "c", "major": FUSE.0, "minor": FUSE.1, "fileMode": 0o666
-            }))
+            .push(
+                "/linux/devices",
+                json!({
+                    "path": "/dev/fuse", "type": "c", "major": FUSE.0, "minor": FUSE.1, "fileMode": 0o666
+                }),
+            )
             .set("/linux/resources/devices", rules)
     };
     let deny = json!({ "allow": false, "access": "rwm" });
-    let allow = |access: &str, minor: i64| {
-        json!({ "allow": true, "type": "c", "major": FUSE.0, "minor": minor, "access": access })
-    };
+    let allow = |access: &str, minor: i64| json!({ "allow": true, "type": "c", "major": FUSE.0, "minor": minor, "access": access });
     opens(json!([deny, allow("rwm", FUSE.1)])).on_both(|outcome| {
         outcome.prints("opened\n");
     });
@@ -118,12 +119,18 @@ print(os.path.isdir('/sys/class/net/tun7'))
 ";
     let bundle = Bundle::python(program)
         .capabilities(&["CAP_NET_ADMIN"])
-        .push("/linux/devices", json!({
-            "path": "/dev/net/tun", "type": "c", "major": TUN.0, "minor": TUN.1, "fileMode": 0o666
-        }))
-        .push("/linux/resources/devices", json!({
-            "allow": true, "type": "c", "major": TUN.0, "minor": TUN.1, "access": "rwm"
-        }));
+        .push(
+            "/linux/devices",
+            json!({
+                "path": "/dev/net/tun", "type": "c", "major": TUN.0, "minor": TUN.1, "fileMode": 0o666
+            }),
+        )
+        .push(
+            "/linux/resources/devices",
+            json!({
+                "allow": true, "type": "c", "major": TUN.0, "minor": TUN.1, "access": "rwm"
+            }),
+        );
     bundle.on_both(|outcome| {
         outcome.prints("True\n");
     });

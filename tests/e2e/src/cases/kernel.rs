@@ -13,13 +13,47 @@ use crate::support::{Bundle, Run, Scratch, place};
 const PROGRAM: &str = include_str!("../programs/contract.py");
 
 const EVERY_CAPABILITY: &[&str] = &[
-    "CAP_AUDIT_CONTROL", "CAP_AUDIT_READ", "CAP_AUDIT_WRITE", "CAP_BLOCK_SUSPEND", "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID",
-    "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_KILL", "CAP_LEASE", "CAP_LINUX_IMMUTABLE", "CAP_MAC_ADMIN",
-    "CAP_MAC_OVERRIDE", "CAP_MKNOD", "CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_RAW",
-    "CAP_PERFMON", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN", "CAP_SYS_BOOT",
-    "CAP_SYS_CHROOT", "CAP_SYS_MODULE", "CAP_SYS_NICE", "CAP_SYS_PACCT", "CAP_SYS_PTRACE", "CAP_SYS_RAWIO",
-    "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_SYSLOG", "CAP_WAKE_ALARM",
+    "CAP_AUDIT_CONTROL",
+    "CAP_AUDIT_READ",
+    "CAP_AUDIT_WRITE",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_KILL",
+    "CAP_LEASE",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_MAC_ADMIN",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MKNOD",
+    "CAP_NET_ADMIN",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_RAW",
+    "CAP_PERFMON",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_NICE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
 ];
 
 /// What engines call a privileged container.
@@ -106,19 +140,27 @@ fn portable_crun(to: &Scratch) {
 fn container_runs_in_the_container() {
     let tools = Scratch::new();
     portable_crun(&tools);
-    let inner = Bundle::shell("echo $$ $(cat /proc/sys/kernel/hostname) $(cat /sys/fs/cgroup/pids.max); exit 9")
-        .set("/linux/resources/pids", json!({ "limit": 33 }))
-        .set("/root/path", json!("/tmp/rootfs"));
+    let inner =
+        Bundle::shell("echo $$ $(cat /proc/sys/kernel/hostname) $(cat /sys/fs/cgroup/pids.max); exit 9")
+            .set("/linux/resources/pids", json!({ "limit": 33 }))
+            .set("/root/path", json!("/tmp/rootfs"));
     let script = "mkdir /sys/fs/cgroup/init && echo 0 >/sys/fs/cgroup/init/cgroup.procs && \
         echo '+pids +memory +cpu' >/sys/fs/cgroup/cgroup.subtree_control && \
         cp -a /busybox /tmp/rootfs && LD_LIBRARY_PATH=/tools exec /tools/crun run -b /inner inner";
     let bundle = privileged(Bundle::debian(script))
         .mount(json!({ "destination": "/run", "type": "tmpfs", "source": "tmpfs" }));
-    let bundle = ["/tools", "/inner", "/busybox"].iter().zip([tools.path(), inner.path(), &place().busybox]).fold(
-        bundle,
-        |bundle, (at, from)| bundle.bind(from, &format!("/tmp{at}"), &["ro"]),
-    );
-    let bundle = bundle.args(&["sh", "-c", &script.replace("/busybox", "/tmp/busybox").replace("/tools", "/tmp/tools").replace("/inner", "/tmp/inner")]);
+    let bundle = ["/tools", "/inner", "/busybox"]
+        .iter()
+        .zip([tools.path(), inner.path(), &place().busybox])
+        .fold(bundle, |bundle, (at, from)| bundle.bind(from, &format!("/tmp{at}"), &["ro"]));
+    let bundle = bundle.args(&[
+        "sh",
+        "-c",
+        &script
+            .replace("/busybox", "/tmp/busybox")
+            .replace("/tools", "/tmp/tools")
+            .replace("/inner", "/tmp/inner"),
+    ]);
     let outcome = bundle.run();
     assert_eq!(outcome.out(), "1 sandbox 33\n", "{outcome:?}");
     outcome.exits(9);

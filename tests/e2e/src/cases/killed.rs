@@ -33,7 +33,10 @@ fn monitor_that_is_killed_at_any_moment_leaves_nothing() {
         let outcome = started.finish();
         outcome.exits(137);
         let err = outcome.err();
-        assert!(err.starts_with("vmrun: cannot run") && err.contains("killed") && err.lines().count() == 1, "{outcome:?}");
+        assert!(
+            err.starts_with("vmrun: cannot run") && err.contains("killed") && err.lines().count() == 1,
+            "{outcome:?}"
+        );
     }
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
 }
@@ -80,8 +83,11 @@ fn detached_monitor_that_is_killed_is_stopped_and_can_be_deleted() {
 #[test]
 fn files_of_the_container_survive_the_monitor() {
     let scratch = Scratch::new();
-    let bundle =
-        Bundle::shell("echo data >/data/file; sync; echo ready; sleep 1000").bind(scratch.path(), "/data", &[]);
+    let bundle = Bundle::shell("echo data >/data/file; sync; echo ready; sleep 1000").bind(
+        scratch.path(),
+        "/data",
+        &[],
+    );
     let started = Run::of(&bundle).start();
     started.stdout.await_text(0, "ready\n");
     kill_now(started.monitor());

@@ -66,10 +66,11 @@ fn pid_file_names_the_process_that_stands_for_the_container() {
     for runtime in BOTH {
         let started = Run::of(&bundle).on(runtime).option("--pid-file").option(&path).start();
         started.stdout.await_text(0, "ready\n");
-        let pid: i32 = fs::read_to_string(&path).unwrap().parse().unwrap();
+        let pid: i32 = wait::until("the pid file", || fs::read_to_string(&path).ok()?.parse().ok());
         assert!(PathBuf::from(format!("/proc/{pid}")).exists());
         kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
         started.finish().exits(0);
+        fs::remove_file(&path).unwrap();
     }
 }
 
@@ -84,7 +85,8 @@ fn pid_file_that_cannot_be_written_fails_the_run() {
 fn detached_container_runs_is_told_of_signalled_and_deleted() {
     let scratch = Scratch::new();
     let path = scratch.join("pid");
-    let bundle = Bundle::shell(&trapping("TERM", 23)).set("/annotations", json!({ "org.example.key": "value" }));
+    let bundle =
+        Bundle::shell(&trapping("TERM", 23)).set("/annotations", json!({ "org.example.key": "value" }));
     let detached = Run::of(&bundle).option("--pid-file").option(&path).detach();
     let state = detached.state();
     let pid: i32 = fs::read_to_string(&path).unwrap().parse().unwrap();
@@ -157,7 +159,7 @@ fn delete_with_force_ends_a_running_container() {
 fn unknown_container_is_an_error_for_every_verb() {
     let id = new_id();
     for words in [vec!["state", &id], vec!["kill", &id, "TERM"], vec!["delete", &id]] {
-        vmrun(&[], &words).fails_with(1, &["cannot", &id, "not exist"]);
+        vmrun(&[], &words).fails_with(1, &["cannot", &id, "no such container", "; "]);
     }
 }
 

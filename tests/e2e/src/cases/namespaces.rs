@@ -1,5 +1,6 @@
 //! Namespaces.
 
+use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 
 use serde_json::{Value, json};
@@ -13,7 +14,8 @@ fn only(kinds: &[&str]) -> Value {
 #[test]
 fn namespaces_asked_for_are_not_those_of_the_guest() {
     // As the agent's, those of the kernel's own first process are well-known.
-    let script = "for kind in cgroup ipc net pid uts time user; do echo $kind $(readlink /proc/self/ns/$kind); done";
+    let script =
+        "for kind in cgroup ipc net pid uts time user; do echo $kind $(readlink /proc/self/ns/$kind); done";
     let initial = [
         ("cgroup", "cgroup:[4026531835]"),
         ("ipc", "ipc:[4026531839]"),
@@ -43,7 +45,8 @@ fn without_a_pid_namespace_the_program_is_not_the_first_process() {
 
 #[test]
 fn without_a_pid_namespace_nothing_of_the_program_stays() {
-    let bundle = Bundle::shell("sleep 1000 & exit 4").set("/linux/namespaces", only(&["mount"])).remove("/hostname");
+    let bundle =
+        Bundle::shell("sleep 1000 & exit 4").set("/linux/namespaces", only(&["mount"])).remove("/hostname");
     // crun leaves what was not in a namespace of its own.
     bundle.run().exits(4);
 }
@@ -83,6 +86,8 @@ fn user_namespace_maps_ids_both_ways() {
             .set("/linux/uidMappings", mapping.clone())
             .set("/linux/gidMappings", mapping)
             .bind(&data, "/data", &[]);
+        // Root in the namespace is nobody who could make it.
+        fs::create_dir(bundle.rootfs().join("data")).unwrap();
         bundle.run_on(runtime).prints("0\n0 100000 65536\n0:0\n7:8\n");
         let file = data.join("file").metadata().unwrap();
         assert_eq!((file.uid(), file.gid()), (100_007, 100_008), "{runtime:?}");
@@ -99,6 +104,7 @@ fn time_namespace_has_its_offsets() {
             "boottime": { "secs": 5_000_000, "nanosecs": 0 }, "monotonic": { "secs": 5_000_000, "nanosecs": 0 }
         }));
     let out = bundle.run().out();
-    let uptime: f64 = out.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default();
+    let uptime: f64 =
+        out.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default();
     assert!(uptime > 5_000_000.0, "{out:?}");
 }

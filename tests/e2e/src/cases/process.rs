@@ -49,7 +49,9 @@ fn arguments_arrive_unchanged() {
 #[test]
 fn argument_of_100_kib_arrives() {
     let long = "x".repeat(100_000);
-    let bundle = Bundle::shell("").args(&["sh", "-c", "echo ${#1} ${#LONG}", "name", &long]).env(&format!("LONG={long}"));
+    let bundle = Bundle::shell("")
+        .args(&["sh", "-c", "echo ${#1} ${#LONG}", "name", &long])
+        .env(&format!("LONG={long}"));
     bundle.on_both(|outcome| {
         outcome.prints("100000 100000\n");
     });
@@ -113,14 +115,16 @@ fn user_and_groups_are_those_given() {
         (json!({ "uid": 0, "gid": 0 }), "0 0 [0] /root\n"),
         (json!({ "uid": 1000, "gid": 1000 }), "1000 1000 [1000] /home\n"),
         (json!({ "uid": 1000, "gid": 5, "additionalGids": [7, 65534] }), "1000 5 [5 7 65534] /home\n"),
-        (json!({ "uid": 4711, "gid": 4712 }), "4711 4712 [4712] /\n"),
     ];
+    let script = r#"echo "$(id -u) $(id -g) [$(id -G)] $HOME""#;
     for (user, expected) in cases {
-        let script = r#"echo "$(id -u) $(id -g) [$(id -G)] $HOME""#;
         Bundle::shell(script).set("/process/user", user).on_both(|outcome| {
             outcome.prints(expected);
         });
     }
+    // As runc has it; crun gives no home to whom nobody knows.
+    let unknown = Bundle::shell(script).set("/process/user", json!({ "uid": 4711, "gid": 4712 }));
+    unknown.run().prints("4711 4712 [4712] /\n");
 }
 
 #[test]
@@ -135,7 +139,7 @@ fn umask_is_the_one_given_or_022() {
 
 #[test]
 fn limits_are_those_given() {
-    let table = [
+    let table: [(&str, &str, u64, u64); 12] = [
         ("RLIMIT_NOFILE", "Max open files", 100, 200),
         ("RLIMIT_CORE", "Max core file size", 0, 4096),
         ("RLIMIT_FSIZE", "Max file size", 1 << 20, 1 << 30),
@@ -149,8 +153,10 @@ fn limits_are_those_given() {
         ("RLIMIT_SIGPENDING", "Max pending signals", 50, 60),
         ("RLIMIT_NPROC", "Max processes", 70, 80),
     ];
-    let limits: Vec<_> =
-        table.iter().map(|(name, _, soft, hard)| json!({ "type": name, "soft": soft, "hard": hard })).collect();
+    let limits: Vec<_> = table
+        .iter()
+        .map(|(name, _, soft, hard)| json!({ "type": name, "soft": soft, "hard": hard }))
+        .collect();
     let bundle = Bundle::shell("cat /proc/self/limits").set("/process/rlimits", json!(limits));
     bundle.on_both(|outcome| {
         let out = outcome.ok();
@@ -174,14 +180,17 @@ fn hard_limit_of_files_may_be_high() {
 #[test]
 fn no_new_privileges_is_as_given() {
     for given in [true, false] {
-        let bundle = Bundle::shell("grep NoNewPrivs /proc/self/status").set("/process/noNewPrivileges", json!(given));
+        let bundle =
+            Bundle::shell("grep NoNewPrivs /proc/self/status").set("/process/noNewPrivileges", json!(given));
         bundle.on_both(|outcome| {
             outcome.prints(&format!("NoNewPrivs:\t{}\n", u8::from(given)));
         });
     }
-    Bundle::shell("grep NoNewPrivs /proc/self/status").remove("/process/noNewPrivileges").on_both(|outcome| {
-        outcome.prints("NoNewPrivs:\t0\n");
-    });
+    Bundle::shell("grep NoNewPrivs /proc/self/status").remove("/process/noNewPrivileges").on_both(
+        |outcome| {
+            outcome.prints("NoNewPrivs:\t0\n");
+        },
+    );
 }
 
 #[test]
@@ -210,23 +219,16 @@ print(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0), libc.syscall
 
 #[test]
 fn program_is_the_first_process_and_has_no_strange_descriptors() {
-    let bundle = Bundle::shell("echo $$; for fd in /proc/$$/fd/*; do echo ${fd##*/}; done");
-    bundle.on_both(|outcome| {
-        let out = outcome.ok();
-        let mut lines = out.lines();
-        assert_eq!(lines.next(), Some("1"));
-        // The shell keeps one for itself from 10 on.
-        let strange: Vec<_> = lines.filter(|fd| !matches!(*fd, "0" | "1" | "2" | "10")).collect();
-        assert!(strange.is_empty(), "{strange:?}: {outcome:?}");
+    Bundle::shell("echo $$; ls /proc/$$/fd; true").on_both(|outcome| {
+        outcome.prints("1\n0\n1\n2\n");
     });
 }
 
 #[test]
 fn signals_are_neither_blocked_nor_ignored() {
+    // crun passes on what its caller ignores.
     let bundle = Bundle::shell("").args(&["grep", "-E", "^(SigBlk|SigIgn)", "/proc/self/status"]);
-    bundle.on_both(|outcome| {
-        outcome.prints("SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
-    });
+    bundle.run().prints("SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 }
 
 #[test]

@@ -15,7 +15,8 @@ fn inventory(directory: &Path) -> BTreeMap<String, String> {
     for entry in fs::read_dir(directory).unwrap().flatten() {
         let path = entry.path();
         let data = path.symlink_metadata().unwrap();
-        let shown = format!("{:o} {}:{} {} {}", data.mode(), data.uid(), data.gid(), data.size(), data.mtime_nsec());
+        let shown =
+            format!("{:o} {}:{} {} {}", data.mode(), data.uid(), data.gid(), data.size(), data.mtime_nsec());
         found.insert(path.display().to_string(), shown);
         if data.is_dir() {
             found.extend(inventory(&path));
@@ -63,7 +64,8 @@ fn read_only_root_refuses_writes_but_tmpfs_takes_them() {
 
 #[test]
 fn masked_files_are_empty_and_masked_directories_too() {
-    let script = "wc -c </etc/passwd; ls -A /home; wc -c </proc/timer_list; ls -A /sys/firmware; echo x >/home/new";
+    let script =
+        "wc -c </etc/passwd; ls -A /home; wc -c </proc/timer_list; ls -A /sys/firmware; echo x >/home/new";
     let bundle = Bundle::shell(script)
         .push("/linux/maskedPaths", json!("/etc/passwd"))
         .push("/linux/maskedPaths", json!("/home"))
@@ -78,7 +80,8 @@ fn masked_files_are_empty_and_masked_directories_too() {
 
 #[test]
 fn read_only_paths_refuse_writes() {
-    let script = "echo x >/proc/sys/kernel/hostname; echo x >>/etc/passwd; touch /home/x; cat /etc/hosts; exit 0";
+    let script =
+        "echo x >/proc/sys/kernel/hostname; echo x >>/etc/passwd; touch /home/x; cat /etc/hosts; exit 0";
     let bundle = Bundle::shell(script)
         .capabilities(&["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"])
         .push("/linux/readonlyPaths", json!("/etc/passwd"))
@@ -104,8 +107,11 @@ fn root_may_be_a_symbolic_link() {
 fn root_may_be_an_overlay() {
     let scratch = Scratch::new();
     let (upper, work) = (scratch.directory("upper"), scratch.directory("work"));
-    let bundle = Bundle::with_root(Path::new("rootfs"))
-        .args(&["sh", "-c", "echo changed >>/etc/hostname && rm /etc/issue && mkdir /new && python3 -c 'print(1+1)'"]);
+    let bundle = Bundle::with_root(Path::new("rootfs")).args(&[
+        "sh",
+        "-c",
+        "echo changed >>/etc/hostname && rm /etc/issue && mkdir /new && python3 -c 'print(1+1)'",
+    ]);
     let lower = place().debian.display();
     let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
     for runtime in BOTH {

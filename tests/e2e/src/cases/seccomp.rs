@@ -35,7 +35,8 @@ fn refused_call_gives_eperm_with_and_without_new_privileges() {
 #[test]
 fn refused_call_gives_the_errno_asked_for() {
     for (errno, text) in [(38, "Function not implemented"), (28, "No space left on device")] {
-        let bundle = Bundle::shell("mkdir /tmp/x").set("/linux/seccomp", refusing(&["mkdir", "mkdirat"], Some(errno)));
+        let bundle =
+            Bundle::shell("mkdir /tmp/x").set("/linux/seccomp", refusing(&["mkdir", "mkdirat"], Some(errno)));
         bundle.on_both(|outcome| {
             outcome.exits(1);
             assert!(outcome.err().contains(text), "{outcome:?}");
@@ -95,7 +96,9 @@ fn killing_filter_ends_the_program_with_sigsys() {
 #[test]
 fn engines_default_profile_lets_ordinary_programs_run() {
     for no_new_privileges in [true, false] {
-        for script in ["ls / >/dev/null && sh -c 'echo done | cat'", "mkdir /tmp/a && mv /tmp/a /tmp/b && echo done"] {
+        for script in
+            ["ls / >/dev/null && sh -c 'echo done | cat'", "mkdir /tmp/a && mv /tmp/a /tmp/b && echo done"]
+        {
             let [busybox, debian] = Bundle::shells(script);
             for bundle in [busybox, debian] {
                 let bundle = bundle

@@ -11,7 +11,8 @@ use crate::support::{BOTH, Bundle, Run, Scratch};
 const FILES: &str = include_str!("../programs/files.py");
 
 /// Capabilities to do with files what root does.
-const OF_FILES: &[&str] = &["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP"];
+const OF_FILES: &[&str] =
+    &["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP"];
 
 #[test]
 fn what_the_container_makes_is_on_the_host_as_it_was_made() {
@@ -80,7 +81,8 @@ fn what_the_host_made_is_in_the_container_as_it_is() {
     let touched = Command::new("touch").args(["-d", "@1000000000"]).arg(&file).status().unwrap();
     assert!(touched.success());
     fs::File::create(scratch.join("sparse")).unwrap().set_len(5 << 30).unwrap();
-    let script = "cd /data; stat -c '%a %u:%g %s %h %Y %F' file; stat -c '%a %u:%g %F' directory; readlink symlink
+    let script =
+        "cd /data; stat -c '%a %u:%g %s %h %Y %F' file; stat -c '%a %u:%g %F' directory; readlink symlink
         stat -c '%F' fifo; stat -c %s sparse; cat hardlink; test file -ef hardlink && echo same";
     let bundle = Bundle::shell(script).bind(scratch.path(), "/data", &[]);
     bundle.on_both(|outcome| {
@@ -147,9 +149,11 @@ os.removexattr('/data/given', 'trusted.host')
         let scratch = Scratch::new();
         let file = scratch.file("given", "");
         setxattr(&file, "trusted.host", b"value", XattrFlags::empty()).unwrap();
-        let bundle = Bundle::python(program)
-            .capabilities(&[OF_FILES, &["CAP_SYS_ADMIN"]].concat())
-            .bind(scratch.path(), "/data", &[]);
+        let bundle = Bundle::python(program).capabilities(&[OF_FILES, &["CAP_SYS_ADMIN"]].concat()).bind(
+            scratch.path(),
+            "/data",
+            &[],
+        );
         bundle.run_on(runtime).prints("b'value'\n['security.capability', 'trusted.guest', 'trusted.host']\n");
         let mut buffer = [0; 64];
         let count = getxattr(&file, "trusted.guest", &mut buffer).unwrap();
@@ -224,7 +228,8 @@ fn file_systems_calls_behave_as_on_a_disk() {
         let scratch = Scratch::new();
         let bundle = Bundle::python(FILES).capabilities(OF_FILES).bind(scratch.path(), "/data", &[]);
         let outcome = bundle.run_on(runtime);
-        let failed: Vec<_> = outcome.out().lines().filter(|line| !line.ends_with(": ok")).map(str::to_owned).collect();
+        let failed: Vec<_> =
+            outcome.out().lines().filter(|line| !line.ends_with(": ok")).map(str::to_owned).collect();
         assert!(failed.is_empty(), "{failed:#?} {outcome:?}");
         outcome.exits(0).shows("finished: ok\n");
     }

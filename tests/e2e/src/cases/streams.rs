@@ -22,8 +22,7 @@ fn noise(count: usize) -> Vec<u8> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    let mut child =
-        Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(bytes).unwrap();
     let output = child.wait_with_output().unwrap();
     String::from_utf8(output.stdout).unwrap()
@@ -192,7 +191,10 @@ fn streams_that_are_closed_do_not_matter() {
     for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
         let mut command = Command::new("sh");
         let inner = Run::of(&bundle).command();
-        command.args(["-c", &format!("\"$@\" {closed}"), "sh"]).arg(inner.get_program()).args(inner.get_args());
+        command
+            .args(["-c", &format!("\"$@\" {closed}"), "sh"])
+            .arg(inner.get_program())
+            .args(inner.get_args());
         end_of(&mut command).exits(3);
     }
 }

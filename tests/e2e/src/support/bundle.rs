@@ -84,7 +84,9 @@ impl Bundle {
     /// A bind mount.
     pub(crate) fn bind(self, source: &Path, destination: &str, options: &[&str]) -> Self {
         let options: Vec<_> = ["rbind"].iter().chain(options).collect();
-        self.mount(json!({ "destination": destination, "type": "bind", "source": source, "options": options }))
+        self.mount(
+            json!({ "destination": destination, "type": "bind", "source": source, "options": options }),
+        )
     }
 
     /// Sets the value at a JSON pointer and makes the objects on the way to it.
@@ -165,9 +167,7 @@ impl Bundle {
 fn ordinary(root: &Value) -> Value {
     let few = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     let namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({ "type": kind }));
-    let mount = |destination: &str, kind: &str, options: &[&str]| {
-        json!({ "destination": destination, "type": kind, "source": kind, "options": options })
-    };
+    let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
     json!({
         "ociVersion": "1.0.2",
         "process": {

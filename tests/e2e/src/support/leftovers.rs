@@ -17,7 +17,9 @@ pub(crate) fn of(id: &str, store: &Path, bundle: &Path) -> Vec<String> {
         let text = fs::read_to_string(table).unwrap();
         found.extend(text.lines().filter(|line| names(line)).map(|line| format!("{table}: {line}")));
     }
-    found.extend(cgroups(Path::new("/sys/fs/cgroup"), id).iter().map(|path| format!("cgroup {}", path.display())));
+    found.extend(
+        cgroups(Path::new("/sys/fs/cgroup"), id).iter().map(|path| format!("cgroup {}", path.display())),
+    );
     found
 }
 

@@ -66,11 +66,12 @@ impl Output {
                 return from + at + text.len();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !bytes.1 && !left.is_zero(),
-                "waited in vain for {text:?}; there was {:?}",
-                String::from_utf8_lossy(&bytes.0)
-            );
+            if bytes.1 || left.is_zero() {
+                let found = String::from_utf8_lossy(&bytes.0).into_owned();
+                // The collector goes on and may not find the lock poisoned.
+                drop(bytes);
+                panic!("waited in vain for {text:?}; there was {found:?}");
+            }
             bytes = self.shared.changed.wait_timeout(bytes, left).unwrap().0;
         }
     }

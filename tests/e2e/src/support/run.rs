@@ -27,6 +27,8 @@ pub(crate) enum Runtime {
     Vmrun,
     /// The measure of what vmrun has to do.
     Crun,
+    /// The measure for terminals.
+    Runc,
 }
 
 /// First the one that has to be right.
@@ -41,6 +43,7 @@ impl Runtime {
                 command.arg("--cgroup-manager=cgroupfs");
                 command
             }
+            Self::Runc => Command::new("runc"),
         }
     }
 }
@@ -150,8 +153,7 @@ impl<'b> Run<'b> {
             (None, None) => Stdio::null(),
         };
         let mut command = self.command();
-        let mut child =
-            command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         if let Some(bytes) = self.input.take() {
             let mut pipe = child.stdin.take().unwrap();
             thread::spawn(move || {

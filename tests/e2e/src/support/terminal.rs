@@ -11,6 +11,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::termios::{Termios, tcgetattr};
 
 use super::output::Output;
+use super::wait;
 
 /// A pseudo-terminal, held by its master end.
 #[derive(Debug)]
@@ -28,12 +29,15 @@ impl Terminal {
 
     /// Takes the one that a runtime sends through its console socket.
     pub(crate) fn receive(listener: &UnixListener) -> (Self, Output) {
-        let (stream, _) = listener.accept().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (stream, _) = wait::until("a connection to the console socket", || listener.accept().ok());
+        stream.set_nonblocking(false).unwrap();
         let mut name = [0; 4096];
         let mut parts = [IoSliceMut::new(&mut name)];
         let mut space = nix::cmsg_space!([i32; 1]);
         let message =
-            recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).unwrap();
+            recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
+                .unwrap();
         let fds = message.cmsgs().unwrap().find_map(|control| match control {
             ControlMessageOwned::ScmRights(fds) => Some(fds),
             _ => None,
