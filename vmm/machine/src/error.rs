@@ -61,11 +61,11 @@ pub enum SpecError {
 pub enum KvmError {
     /// There is no `/dev/kvm`.
     #[error(
-        "cannot open /dev/kvm: it does not exist; load the module kvm_intel or kvm_amd, or enable nested virtualization where this is a virtual machine"
+        "cannot open /dev/kvm: No such file or directory; load the module kvm_intel or kvm_amd, or enable nested virtualization where this is a virtual machine"
     )]
     Missing,
     /// It may not be opened.
-    #[error("cannot open /dev/kvm: permission denied; run as root or add the user to the group that owns it")]
+    #[error("cannot open /dev/kvm: Permission denied; run as root or add the user to the group that owns it")]
     Forbidden,
     /// It could not be opened.
     #[error("cannot open /dev/kvm: {0}; run `vmrun check`")]

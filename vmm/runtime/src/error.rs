@@ -1,6 +1,7 @@
 //! What a verb can fail with.
 
 use std::error::Error as StdError;
+use std::io;
 
 use vmrun_plan::{BundleError, PlanError};
 use vmrun_spec::FailureReport;
@@ -91,9 +92,17 @@ impl Error {
                 Some("correct config.json")
             }
             Self::Plan(PlanError::Invalid { .. }) => Some("correct config.json"),
-            Self::Store(error) => error.next_step(),
+            Self::Store(error) => error.next_step().or_else(|| Some(general_step(error))),
             Self::WrongState { next_step, .. } => Some(next_step),
-            _ => None,
+            Self::Id(IdError::Reserved | IdError::TooLong) => Some("choose another id"),
+            Self::Assets(AssetError::Read { .. }) => {
+                Some("name a file that can be read with --kernel or --initramfs")
+            }
+            Self::Launch(LaunchError::Killed { .. }) => Some("the host's kernel log may tell who killed it"),
+            Self::Hook(_) => Some("correct the hook, or take it out of config.json"),
+            // These messages end with their next step.
+            Self::Id(_) | Self::Plan(_) | Self::Assets(_) | Self::Reported(_) => None,
+            other => Some(general_step(other)),
         }
     }
 
@@ -104,6 +113,22 @@ impl Error {
             _ => &[],
         }
     }
+}
+
+/// What helps against an error of which nothing more is known than the system's own.
+pub(crate) fn general_step(error: &(dyn StdError + 'static)) -> &'static str {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::StorageFull) => return "free some space there",
+            Some(io::ErrorKind::PermissionDenied) => return "run it as a user who may",
+            Some(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists) => {
+                return "check the path";
+            }
+            _ => cause = error.source(),
+        }
+    }
+    "run it with --debug to see every cause"
 }
 
 /// An error and its causes on one line.

@@ -43,7 +43,7 @@ fn malformed_configuration_is_located() {
         ("{\n  \"ociVersion\": \"1.0.2\",\n}", ":3:1: "),
         (
             "{\n  \"ociVersion\": \"1.0.2\",\n  \"process\": { \"args\": \"true\" }\n}",
-            ":3:31: process.args: ",
+            ":3:29: process.args: ",
         ),
         ("not json", ":1:2: "),
         ("{\"ociVersion\":\"1.0.2\",\"root\":{\"path\":true}}", "root.path: "),
@@ -89,7 +89,7 @@ fn configuration_that_contradicts_itself_is_refused_by_field() {
         ("/vm", json!({ "kernel": { "path": "/boot/vmlinuz" } }), &["vm.kernel", "not supported"]),
         ("/annotations", json!({ "dev.vmrun.unknown": "1" }), &["dev.vmrun.unknown"]),
         ("/annotations", json!({ "dev.vmrun.vcpus": "many" }), &["dev.vmrun.vcpus", "many"]),
-        ("/process/capabilities/bounding", json!(["CAP_NONE"]), &["config.json", "CAP_NONE"]),
+        ("/process/capabilities/bounding", json!(["CAP_NONE"]), &["CAP_NONE"]),
         ("/hooks", json!({ "prestart": [{ "path": "relative" }] }), &["hooks.prestart[0].path"]),
     ];
     for (pointer, value, parts) in table {

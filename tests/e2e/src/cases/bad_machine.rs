@@ -99,22 +99,6 @@ fn kernel_that_panics_shows_its_last_words() {
 }
 
 #[test]
-fn guest_that_is_no_agent_is_told() {
-    // The boot image of another system: its first process ends at once.
-    let scratch = Scratch::new();
-    let tree = scratch.directory("tree");
-    fs::copy(place().busybox.join("bin/busybox"), tree.join("init")).unwrap();
-    let image = scratch.join("image");
-    let script = "cd $1 && find . | cpio -o -H newc >$2 2>/dev/null";
-    let packed = Command::new("sh").args(["-c", script, "sh"]).arg(&tree).arg(&image).status().unwrap();
-    assert!(packed.success());
-    let bundle = Bundle::shell("echo ran");
-    let outcome = Run::of(&bundle).option("--initramfs").option(&image).finish();
-    outcome.fails_with(1, &["cannot run", "boot", "; "]);
-    assert!(outcome.err().contains("\n  | "), "{outcome:?}");
-}
-
-#[test]
 fn memory_that_is_too_small_is_refused_or_enough() {
     let bundle = Bundle::shell("echo ran");
     let mut refused = 0;

@@ -11,6 +11,9 @@ use crate::error::BootError;
 use crate::layout;
 
 const ELF_MAGIC: &[u8] = b"\x7fELF";
+/// `e_type` and `e_machine`: a kernel is `ET_EXEC` for `EM_X86_64`, a program is `ET_DYN`.
+const ELF_TYPE: usize = 16;
+const ELF_EXECUTABLE_X86_64: [u8; 4] = [2, 0, 62, 0];
 /// "HdrS" at this offset marks a bzImage.
 const BZIMAGE_MAGIC_OFFSET: usize = 0x202;
 const BZIMAGE_MAGIC: &[u8] = b"HdrS";
@@ -36,6 +39,9 @@ impl Kernel {
         let mut file = Cursor::new(image);
         let high = Some(GuestAddress(layout::HIGH_RAM));
         if image.starts_with(ELF_MAGIC) {
+            if image.get(ELF_TYPE..ELF_TYPE + 4) != Some(&ELF_EXECUTABLE_X86_64) {
+                return Err(BootError::NotAKernel);
+            }
             let loaded = Elf::load(memory, None, &mut file, high).map_err(BootError::Kernel)?;
             Ok(Self { entry: loaded.kernel_load.raw_value(), end: loaded.kernel_end, setup: None })
         } else if image.get(BZIMAGE_MAGIC_OFFSET..).is_some_and(|bytes| bytes.starts_with(BZIMAGE_MAGIC)) {

@@ -3,9 +3,10 @@
 use std::io;
 use std::os::unix::net::UnixListener;
 
-use vmrun_machine::{BootImages, Built, Running};
+use vmrun_machine::{BootError, BootImages, Built, MachineError, Running};
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
 use vmrun_proto::READY_PORT;
+use vmrun_spec::{Image, MachineSpec};
 
 use super::failure::MonitorError;
 use super::{MonitorRequest, tree};
@@ -31,7 +32,7 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
         .map_err(|source: io::Error| MonitorError::Io { act: "listen for the agent", source })?;
     let images = BootImages { kernel: &kernel, initramfs: &initramfs };
     mark("images");
-    let machine = Built::new(&plan.machine, images)?;
+    let machine = Built::new(&plan.machine, images).map_err(|error| about_kernel(&plan.machine, error))?;
     mark("built");
     let machine = machine.start()?;
     mark("vcpus-run");
@@ -39,4 +40,15 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     pages::release(embedded.kernel);
     pages::release(embedded.initramfs);
     Ok(Booting { machine, ready })
+}
+
+/// Says which file it is that is no kernel.
+fn about_kernel(machine: &MachineSpec, error: MachineError) -> MonitorError {
+    use BootError::{Kernel, No64BitEntry, NotAKernel};
+    match (&machine.kernel, error) {
+        (Image::File(path), source @ MachineError::Boot(NotAKernel | Kernel(_) | No64BitEntry)) => {
+            MonitorError::Kernel { path: path.clone(), source }
+        }
+        (_, error) => error.into(),
+    }
 }

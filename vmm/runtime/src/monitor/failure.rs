@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vmrun_machine::{MachineEnd, MachineError};
 use vmrun_proto::{ErrorKind, ExitStatus, FrameError};
@@ -11,7 +11,7 @@ use vmrun_spec::FailureReport;
 use super::tree::TreeError;
 use crate::agent_client::AgentError;
 use crate::assets::AssetError;
-use crate::error::chain;
+use crate::error::{chain, general_step};
 use crate::stdio::ConsoleError;
 use crate::store::StoreError;
 
@@ -28,6 +28,8 @@ pub(crate) enum MonitorError {
     Assets(#[from] AssetError),
     #[error(transparent)]
     Machine(#[from] MachineError),
+    #[error("guest kernel {}", .path.display())]
+    Kernel { path: PathBuf, source: MachineError },
     #[error(transparent)]
     Console(#[from] ConsoleError),
     #[error(transparent)]
@@ -70,6 +72,10 @@ impl Broken {
             MonitorError::Agent { source: AgentError::Refused(reply), .. } => single_line(&reply.message),
             other => chain(other),
         };
+        let message = match self.error.next_step() {
+            Some(step) if !message.contains("; ") => format!("{message}; {step}"),
+            _ => message,
+        };
         let console = self.console.iter().map(|line| single_line(line.trim_end())).collect();
         FailureReport { message, exit_code: self.error.exit_code(), console }
     }
@@ -82,6 +88,25 @@ impl MonitorError {
             Some(MachineEnd::Panicked) => Self::GuestPanicked { stage },
             Some(MachineEnd::Reset) | None => Self::GuestStopped { stage },
         }
+    }
+
+    /// What the user can do, for messages that do not say it themselves.
+    fn next_step(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Signal { .. } | Self::LauncherGone { .. } => return None,
+            Self::GuestPanicked { .. } | Self::GuestStopped { .. } => "the last lines of its console say why",
+            Self::MachineFailed { .. } => "run `vmrun check`",
+            Self::Agent { source: AgentError::Refused(reply), .. } => match reply.kind {
+                ErrorKind::ProgramNotFound => "name a program that is in the container's root file system",
+                ErrorKind::ProgramNotExecutable => {
+                    "make it executable for the container's user, or name another program"
+                }
+                ErrorKind::InvalidConfig => "correct config.json",
+                _ => "the guest refuses the configuration: correct config.json or the root file system",
+            },
+            Self::Agent { .. } => "try it with --kernel-param loglevel=8 and look at the console",
+            other => general_step(other),
+        })
     }
 
     /// Whether the guest's console may tell more.
@@ -142,7 +167,10 @@ mod tests {
         let console = vec!["line\x1b[1m\r".to_owned()];
         let report = Broken { error: reply(ErrorKind::ProgramNotFound), console }.report();
         assert_eq!(report.console, ["line [1m"]);
-        assert_eq!((report.exit_code, report.message.as_str()), (127, "exec \"x\": not found"));
+        assert_eq!(
+            (report.exit_code, report.message.as_str()),
+            (127, "exec \"x\": not found; name a program that is in the container's root file system")
+        );
         assert_eq!(reply(ErrorKind::ProgramNotExecutable).exit_code(), 126);
         assert_eq!(reply(ErrorKind::InvalidConfig).exit_code(), 1);
         assert_eq!(MonitorError::Signal { stage: "booting", signal: 15 }.exit_code(), 143);
