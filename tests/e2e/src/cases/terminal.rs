@@ -93,7 +93,7 @@ fn interactive_shell_has_job_control() {
     started.stdout.await_text(0, "\r\ngoing\r\n");
     terminal.types("\x1a");
     started.stdout.await_text(0, "Stopped");
-    terminal.types("kill %1; exit 8\n");
+    terminal.types("kill %1; wait; exit 8\n");
     let outcome = started.finish();
     assert!(!outcome.out().contains("job control turned off"), "{outcome:?}");
     outcome.exits(8);
