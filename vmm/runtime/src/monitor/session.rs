@@ -1,12 +1,12 @@
 //! One container's life, from the guest's boot to the program's end.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
-use vmrun_proto::{Event, ProcessRef, Request};
+use vmrun_proto::{ConsoleSize, Event, ProcessRef, Request};
 use vmrun_spec::{ControlReply, ControlRequest, FailureReport, MonitorMessage};
 
 use super::MonitorRequest;
@@ -14,13 +14,13 @@ use super::boot::Booting;
 use super::control_server::ControlServer;
 use super::failure::{Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
-use super::streams::{self, ConnectError, HostStreams};
+use super::streams::{self, ConnectError, HostStreams, Stdio};
 use crate::agent_client::{AgentClient, AgentError, Wait};
 use crate::error::chain;
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
-use crate::stdio::{Drained, Relays};
+use crate::stdio::{self, Drained, Relays};
 use crate::store::Store;
 use crate::timeline::mark;
 
@@ -45,9 +45,9 @@ pub(crate) fn run(
     signals: &Signals,
 ) -> Result<u8, Broken> {
     let session = Session { request, machine: &booting.machine, launcher, signals };
-    let result = session.prepare().and_then(|prepared| {
+    let result = session.prepare().and_then(|(stdio, prepared)| {
         let agent = session.await_agent(&booting)?;
-        session.live(agent, &prepared)
+        session.live(agent, stdio, &prepared)
     });
     let result = result.map_err(|error| {
         let console =
@@ -69,16 +69,24 @@ struct Session<'s> {
 
 /// What is set up while the guest boots.
 struct Prepared {
-    host: HostStreams,
+    /// The terminal whose size the container's follows.
+    terminal: Option<OwnedFd>,
     control: ControlServer,
 }
 
+impl Prepared {
+    /// The size that the container's terminal should have now.
+    fn size(&self) -> Option<ConsoleSize> {
+        stdio::size(self.terminal.as_ref()?)
+    }
+}
+
 impl Session<'_> {
-    fn prepare(&self) -> Result<Prepared, MonitorError> {
-        let host = HostStreams::open(self.request)?;
+    fn prepare(&self) -> Result<(Stdio, Prepared), MonitorError> {
+        let (stdio, terminal) = HostStreams::open(self.request)?.split();
         let control = ControlServer::bind()
             .map_err(|source| MonitorError::Io { act: "listen on the control socket", source })?;
-        Ok(Prepared { host, control })
+        Ok((stdio, Prepared { terminal, control }))
     }
 
     fn await_agent(&self, booting: &Booting) -> Result<AgentClient, MonitorError> {
@@ -126,9 +134,9 @@ impl Session<'_> {
         ProcessRef { container: self.request.state.id.clone(), exec: None }
     }
 
-    fn live(&self, mut agent: AgentClient, prepared: &Prepared) -> Result<u8, MonitorError> {
+    fn live(&self, mut agent: AgentClient, stdio: Stdio, prepared: &Prepared) -> Result<u8, MonitorError> {
         mark("agent-ready");
-        let mut relays = self.create(&mut agent, prepared)?;
+        let mut relays = self.create(&mut agent, stdio)?;
         mark("container-created");
         // An error means that the launcher is gone: then nobody wants the container.
         let gone = |_| MonitorError::LauncherGone { stage: CREATING };
@@ -148,7 +156,7 @@ impl Session<'_> {
         Ok(code)
     }
 
-    fn create(&self, agent: &mut AgentClient, prepared: &Prepared) -> Result<Relays, MonitorError> {
+    fn create(&self, agent: &mut AgentClient, stdio: Stdio) -> Result<Relays, MonitorError> {
         let watch = self.watch();
         let failed = |error| self.explain(CREATING, error);
         let plan = Box::new(self.request.plan.guest.clone());
@@ -156,7 +164,7 @@ impl Session<'_> {
         let container = self.request.state.id.clone();
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;
         // While the agent makes the container its streams are connected.
-        let connected = streams::connect(&self.process(), io, &prepared.host, &watch);
+        let connected = streams::connect(&self.process(), io, stdio, &watch);
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
         connected.map_err(|error| match error {
             ConnectError::Agent(error) => self.explain(CREATING, error),
@@ -217,7 +225,7 @@ impl Session<'_> {
     fn forward_signals(&self, agent: &mut AgentClient, prepared: &Prepared) -> Result<(), MonitorError> {
         let failed = |source| MonitorError::Io { act: "read a signal", source };
         while let Some(arrived) = self.signals.next().map_err(failed)? {
-            let size = if arrived.number == libc::SIGWINCH { prepared.host.size() } else { None };
+            let size = if arrived.number == libc::SIGWINCH { prepared.size() } else { None };
             if let Some(size) = size {
                 self.ask(agent, Request::Resize { process: self.process(), size }, RESIZE)?;
             } else if signals::is_forwarded(arrived.number) {

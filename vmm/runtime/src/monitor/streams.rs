@@ -13,12 +13,19 @@ use crate::agent_client::{AgentError, Watch, open_streams};
 use crate::fds;
 use crate::stdio::{self, Relays};
 
-/// The host's ends of the container's streams.
+/// The host's ends of the container's standard streams. The relays take them, so
+/// that closing one in the container closes it for whoever is at the other end.
 #[derive(Debug)]
-pub(crate) struct HostStreams {
+pub(crate) struct Stdio {
     stdin: OwnedFd,
     stdout: OwnedFd,
     stderr: OwnedFd,
+}
+
+/// The host's side of the container's streams.
+#[derive(Debug)]
+pub(crate) struct HostStreams {
+    stdio: Stdio,
     /// The terminal whose size the container's follows.
     terminal: Option<OwnedFd>,
 }
@@ -31,8 +38,8 @@ impl HostStreams {
             ConsoleMode::Socket(socket) => {
                 let slave = stdio::open_console(socket, io.console_size)?;
                 let copy = || slave.try_clone().map_err(failed("copy the terminal's descriptor"));
-                let streams =
-                    Self { stdin: copy()?, stdout: copy()?, stderr: copy()?, terminal: Some(copy()?) };
+                let stdio = Stdio { stdin: copy()?, stdout: copy()?, stderr: copy()? };
+                let streams = Self { stdio, terminal: Some(copy()?) };
                 fds::release_standard_streams(true).map_err(failed("release the standard streams"))?;
                 Ok(streams)
             }
@@ -40,21 +47,21 @@ impl HostStreams {
                 let copy =
                     |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().map_err(failed("copy a standard stream"));
                 let terminal = if io.terminal { Some(copy(&io::stdin())?) } else { None };
-                let streams = Self {
+                let stdio = Stdio {
                     stdin: copy(&io::stdin())?,
                     stdout: copy(&io::stdout())?,
                     stderr: copy(&io::stderr())?,
-                    terminal,
                 };
+                let streams = Self { stdio, terminal };
                 fds::release_standard_streams(true).map_err(failed("release the standard streams"))?;
                 Ok(streams)
             }
         }
     }
 
-    /// The size that the container's terminal should have now.
-    pub(crate) fn size(&self) -> Option<vmrun_proto::ConsoleSize> {
-        stdio::size(self.terminal.as_ref()?)
+    /// What the relays copy, and the terminal whose size is followed.
+    pub(crate) fn split(self) -> (Stdio, Option<OwnedFd>) {
+        (self.stdio, self.terminal)
     }
 }
 
@@ -76,21 +83,25 @@ fn kinds(io: ProcessIo) -> Vec<StreamKind> {
 pub(crate) fn connect(
     process: &ProcessRef,
     io: ProcessIo,
-    host: &HostStreams,
+    host: Stdio,
     watch: Watch<'_>,
 ) -> Result<Relays, ConnectError> {
     let kinds = kinds(io);
     let streams: Vec<_> = kinds.iter().map(|kind| Stream { process: process.clone(), kind: *kind }).collect();
     let connections = open_streams(Path::new(VSOCK_SOCKET), &streams, watch)?;
     let mut relays = Relays::new();
+    let Stdio { stdin, stdout, stderr } = host;
+    let (mut stdin, mut stdout, mut stderr) = (Some(stdin), Some(stdout), Some(stderr));
+    let once =
+        |fd: &mut Option<OwnedFd>| fd.take().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput));
     for (kind, guest) in kinds.into_iter().zip(connections) {
         match kind {
-            StreamKind::Stdin => relays.input(kind, host.stdin.try_clone()?, guest)?,
-            StreamKind::Stdout => relays.output(kind, guest, host.stdout.try_clone()?)?,
-            StreamKind::Stderr => relays.output(kind, guest, host.stderr.try_clone()?)?,
+            StreamKind::Stdin => relays.input(kind, once(&mut stdin)?, guest)?,
+            StreamKind::Stdout => relays.output(kind, guest, once(&mut stdout)?)?,
+            StreamKind::Stderr => relays.output(kind, guest, once(&mut stderr)?)?,
             StreamKind::Terminal => {
-                relays.output(kind, guest.try_clone()?, host.stdout.try_clone()?)?;
-                relays.input(kind, host.stdin.try_clone()?, guest)?;
+                relays.output(kind, guest.try_clone()?, once(&mut stdout)?)?;
+                relays.input(kind, once(&mut stdin)?, guest)?;
             }
         }
     }
