@@ -46,15 +46,11 @@ fn malformed_configuration_is_located() {
             ":3:29: process.args: ",
         ),
         ("not json", ":1:2: "),
-        ("{\"ociVersion\":\"1.0.2\",\"root\":{\"path\":true}}", "root.path: "),
+        ("{\"ociVersion\":\"1.0.2\",\"root\":{\"path\":true}}", ":1:41: root.path: "),
     ] {
         let scratch = Scratch::new();
         let path = scratch.file("config.json", text);
-        let located = format!(
-            "{}{}",
-            path.display(),
-            place.strip_prefix("root").map_or(place, |_| ":1:42: root.path: ")
-        );
+        let located = format!("{}{place}", path.display());
         run_directory(scratch.path()).fails_with(1, &["cannot run", &located, "; correct config.json"]);
     }
 }

@@ -84,7 +84,7 @@ fn what_the_host_made_is_in_the_container_as_it_is() {
     let script =
         "cd /data; stat -c '%a %u:%g %s %h %Y %F' file; stat -c '%a %u:%g %F' directory; readlink symlink
         stat -c '%F' fifo; stat -c %s sparse; cat hardlink; test file -ef hardlink && echo same";
-    let bundle = Bundle::shell(script).bind(scratch.path(), "/data", &[]);
+    let bundle = Bundle::shell(script).capabilities(OF_FILES).bind(scratch.path(), "/data", &[]);
     bundle.on_both(|outcome| {
         outcome.prints(
             "4751 1000:5 8 2 1000000000 regular file\n2750 65534:7 directory\nfile\nfifo\n5368709120\ncontent\nsame\n",

@@ -92,8 +92,12 @@ fn interactive_shell_has_job_control() {
     terminal.types("sh -c 'echo going; sleep 1000'\n");
     started.stdout.await_text(0, "\r\ngoing\r\n");
     terminal.types("\x1a");
-    started.stdout.await_text(0, "Stopped");
-    terminal.types("kill %1; wait; exit 8\n");
+    let stopped = started.stdout.await_text(0, "Stopped");
+    terminal.types("fg\n");
+    let back = started.stdout.await_text(stopped, "\r\nsh -c");
+    terminal.types("\x03");
+    started.stdout.await_text(back, "^C");
+    terminal.types("exit 8\n");
     let outcome = started.finish();
     assert!(!outcome.out().contains("job control turned off"), "{outcome:?}");
     outcome.exits(8);
