@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 
 /// Takes over a descriptor that the parent left open for this process.
@@ -29,6 +30,25 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
 pub(crate) fn pass_on(fd: impl AsFd) -> io::Result<RawFd> {
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(fd.as_fd().as_raw_fd())
+}
+
+/// Most descriptors that this process may want: one for each file of the shared
+/// tree that the guest's kernel remembers, and it remembers what it has seen.
+const MOST_DESCRIPTORS: u64 = 1_000_000;
+
+/// Lets this process have as many descriptors as it may: the usual 1024 are used
+/// up by listing one large directory in the container.
+pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // Nobody may have more than this, root included.
+    let ceiling = std::fs::read_to_string("/proc/sys/fs/nr_open").ok();
+    let ceiling = ceiling.and_then(|text| text.trim().parse().ok()).unwrap_or(hard);
+    let wanted = MOST_DESCRIPTORS.min(ceiling).max(soft);
+    match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)) {
+        // Only root may raise the upper limit.
+        Err(nix::errno::Errno::EPERM) => Ok(setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard)?),
+        other => Ok(other?),
+    }
 }
 
 /// Points the standard streams of this process at `/dev/null`, so that whoever

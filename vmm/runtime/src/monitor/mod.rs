@@ -103,6 +103,7 @@ fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
 fn serve(request: &MonitorRequest, launcher: &Launcher, embedded: Embedded) -> Result<u8, Broken> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
     let signals = Signals::take().map_err(failed("take signals"))?;
+    fds::raise_descriptor_limit().map_err(failed("raise the limit of open files"))?;
     // Sockets are named relative to it: see `vmrun_plan::VSOCK_SOCKET`.
     std::env::set_current_dir(&request.directory).map_err(failed("enter the container's directory"))?;
     if request.detached || request.console != ConsoleMode::Inherited {
