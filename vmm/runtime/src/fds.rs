@@ -62,3 +62,17 @@ pub(crate) fn release_standard_streams(stderr_too: bool) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptor_limit_is_what_this_user_may_have() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        raise_descriptor_limit().unwrap();
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert!(soft >= hard.min(MOST_DESCRIPTORS), "{soft} of {hard}");
+        raise_descriptor_limit().unwrap();
+    }
+}
