@@ -84,26 +84,6 @@ fn what_is_typed_is_echoed_edited_and_ended() {
 }
 
 #[test]
-fn interactive_shell_has_job_control() {
-    let bundle = on_terminal("").args(&["sh", "-i"]);
-    let mut terminal = Terminal::new(24, 80);
-    let started = Run::of(&bundle).start_on(&mut terminal);
-    started.stdout.await_text(0, "# ");
-    terminal.types("sh -c 'echo going; sleep 1000'\n");
-    started.stdout.await_text(0, "\r\ngoing\r\n");
-    terminal.types("\x1a");
-    let stopped = started.stdout.await_text(0, "Stopped");
-    terminal.types("fg\n");
-    let back = started.stdout.await_text(stopped, "\r\nsh -c");
-    terminal.types("\x03");
-    started.stdout.await_text(back, "^C");
-    terminal.types("exit 8\n");
-    let outcome = started.finish();
-    assert!(!outcome.out().contains("job control turned off"), "{outcome:?}");
-    outcome.exits(8);
-}
-
-#[test]
 fn users_terminal_is_as_before_afterwards() {
     for (script, code) in [("true", 0), ("stty raw -echo; exit 2", 2), ("kill -9 $$; exit 1", 1)] {
         let mut terminal = Terminal::new(24, 80);
