@@ -2,7 +2,6 @@
 
 use std::os::unix::net::UnixListener;
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{Bundle, Run, Runtime, Scratch, Terminal};
@@ -97,19 +96,6 @@ fn users_terminal_is_as_before_afterwards() {
     let missing = Bundle::shell("").args(&["/none"]).set("/process/terminal", json!(true));
     Run::of(&missing).start_on(&mut terminal).finish().exits(127);
     assert_eq!(terminal.settings(), before);
-}
-
-#[test]
-fn terminal_that_is_hung_up_ends_the_program() {
-    let bundle = on_terminal("echo ready; sleep 1000");
-    let mut terminal = Terminal::new(24, 80);
-    let started = Run::of(&bundle).start_on(&mut terminal);
-    started.stdout.await_text(0, "ready");
-    drop(terminal);
-    started.signal(Signal::SIGHUP);
-    // The first process of a namespace takes only the signals that it asked for.
-    started.signal(Signal::SIGKILL);
-    drop(started.stdout.so_far());
 }
 
 #[test]
