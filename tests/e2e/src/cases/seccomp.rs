@@ -94,6 +94,23 @@ fn killing_filter_ends_the_program_with_sigsys() {
 }
 
 #[test]
+fn engines_default_profile_lets_ordinary_programs_run() {
+    for no_new_privileges in [true, false] {
+        for script in
+            ["ls / >/dev/null && sh -c 'echo done | cat'", "mkdir /tmp/a && mv /tmp/a /tmp/b && echo done"]
+        {
+            let [busybox, debian] = Bundle::shells(script);
+            for bundle in [busybox, debian] {
+                let bundle = bundle
+                    .set("/process/noNewPrivileges", json!(no_new_privileges))
+                    .set("/linux/seccomp", engines_profile());
+                bundle.run().prints("done\n");
+            }
+        }
+    }
+}
+
+#[test]
 fn engines_default_profile_refuses_the_rest() {
     let program = r"
 import ctypes, os, threading

@@ -1,12 +1,14 @@
 //! Files that container and host share.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process::Command;
 
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 
 use crate::support::{BOTH, Bundle, Run, Scratch};
+
+const FILES: &str = include_str!("../programs/files.py");
 
 /// Capabilities to do with files what root does.
 const OF_FILES: &[&str] =
@@ -60,6 +62,34 @@ fn what_the_container_makes_is_on_the_host_as_it_was_made() {
         assert_eq!(fs::read_to_string(data.join("hardlink")).unwrap(), "content\n");
         assert!(data.join("deep/er/still").is_dir() && !data.join("file").exists());
     }
+}
+
+#[test]
+fn what_the_host_made_is_in_the_container_as_it_is() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "content\n");
+    chown(&file, Some(1000), Some(5)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o4751)).unwrap();
+    let directory = scratch.directory("directory");
+    chown(&directory, Some(65534), Some(7)).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o2750)).unwrap();
+    symlink("file", scratch.join("symlink")).unwrap();
+    fs::hard_link(&file, scratch.join("hardlink")).unwrap();
+    setxattr(&file, "trusted.note", b"secret", XattrFlags::empty()).unwrap();
+    let made = Command::new("mknod").arg(scratch.join("fifo")).arg("p").status().unwrap();
+    assert!(made.success());
+    let touched = Command::new("touch").args(["-d", "@1000000000"]).arg(&file).status().unwrap();
+    assert!(touched.success());
+    fs::File::create(scratch.join("sparse")).unwrap().set_len(5 << 30).unwrap();
+    let script =
+        "cd /data; stat -c '%a %u:%g %s %h %Y %F' file; stat -c '%a %u:%g %F' directory; readlink symlink
+        stat -c '%F' fifo; stat -c %s sparse; cat hardlink; test file -ef hardlink && echo same";
+    let bundle = Bundle::shell(script).capabilities(OF_FILES).bind(scratch.path(), "/data", &[]);
+    bundle.on_both(|outcome| {
+        outcome.prints(
+            "4751 1000:5 8 2 1000000000 regular file\n2750 65534:7 directory\nfile\nfifo\n5368709120\ncontent\nsame\n",
+        );
+    });
 }
 
 #[test]
@@ -190,6 +220,19 @@ fn data_is_on_the_host_when_the_program_is_killed() {
         .bind(scratch.path(), "/data", &[]);
     bundle.run().exits(137);
     assert_eq!(scratch.text("file"), "data\n");
+}
+
+#[test]
+fn file_systems_calls_behave_as_on_a_disk() {
+    for runtime in BOTH {
+        let scratch = Scratch::new();
+        let bundle = Bundle::python(FILES).capabilities(OF_FILES).bind(scratch.path(), "/data", &[]);
+        let outcome = bundle.run_on(runtime);
+        let failed: Vec<_> =
+            outcome.out().lines().filter(|line| !line.ends_with(": ok")).map(str::to_owned).collect();
+        assert!(failed.is_empty(), "{failed:#?} {outcome:?}");
+        outcome.exits(0).shows("finished: ok\n");
+    }
 }
 
 #[test]

@@ -155,6 +155,21 @@ fn program_that_closes_its_stdin_goes_on() {
 }
 
 #[test]
+fn closed_output_is_the_end_of_the_stream_for_the_reader() {
+    let scratch = Scratch::new();
+    let script = "echo last; exec >&-; until [ -e /data/go ]; do sleep 0.05; done; echo still >&2";
+    let bundle = Bundle::shell(script).bind(scratch.path(), "/data", &[]);
+    let started = Run::of(&bundle).start();
+    // As long as vmrun runs it could keep it open itself.
+    let whole = started.stdout.whole();
+    assert_eq!(whole.as_deref(), Some(&b"last\n"[..]));
+    scratch.file("go", "");
+    let outcome = started.finish();
+    assert_eq!(outcome.err(), "still\n");
+    outcome.exits(0);
+}
+
+#[test]
 fn reader_that_goes_away_is_a_broken_pipe_for_the_program() {
     for runtime in BOTH {
         let bundle = Bundle::shell("yes; echo $? >&2");
