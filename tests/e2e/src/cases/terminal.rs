@@ -169,3 +169,23 @@ fn size_of_the_configuration_is_for_those_who_have_none() {
     assert_eq!(outcome.out(), "33 99\r\n", "{outcome:?}");
     let _: Value = serde_json::from_str(&bundle.config()).unwrap();
 }
+
+#[test]
+fn interactive_shell_has_job_control() {
+    let bundle = on_terminal("").args(&["sh", "-i"]);
+    let mut terminal = Terminal::new(24, 80);
+    let started = Run::of(&bundle).start_on(&mut terminal);
+    started.stdout.await_text(0, "# ");
+    terminal.types("sh -c 'echo going; sleep 1000'\n");
+    started.stdout.await_text(0, "\r\ngoing\r\n");
+    terminal.types("\x1a");
+    let stopped = started.stdout.await_text(0, "Stopped");
+    terminal.types("fg\n");
+    let back = started.stdout.await_text(stopped, "\r\nsh -c");
+    terminal.types("\x03");
+    started.stdout.await_text(back, "^C");
+    terminal.types("exit 8\n");
+    let outcome = started.finish();
+    assert!(!outcome.out().contains("job control turned off"), "{outcome:?}");
+    outcome.exits(8);
+}
