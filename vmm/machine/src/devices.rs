@@ -7,14 +7,14 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmrun_devices::virtio::fs::Fs;
 use vmrun_devices::virtio::rng::Rng;
 use vmrun_devices::virtio::vsock::Vsock;
-use vmrun_devices::virtio::{MmioTransport, NOTIFY_OFFSET, TRANSPORT_BYTES, VirtioDevice};
-use vmrun_devices::{EventLoop, Interrupt, LoopHandle, Memory, MmioBus, MmioDevice};
+use vmrun_devices::virtio::{ACKNOWLEDGE_USED, MmioTransport, NOTIFY_OFFSET, TRANSPORT_BYTES, VirtioDevice};
+use vmrun_devices::{EventLoop, LoopHandle, Memory, MmioBus, MmioDevice};
 use vmrun_spec::MachineSpec;
 
 use crate::boot::Window;
 use crate::end::{EndSignal, MachineEnd};
 use crate::error::{DeviceError, KvmError, SpecError};
-use crate::layout;
+use crate::{kvm, layout};
 
 /// What runs the devices. The transports hold the devices, and so their workers,
 /// and are dropped before the loop that the workers run on.
@@ -35,8 +35,9 @@ pub(crate) fn attach(
     let failed = end.clone();
     let events =
         EventLoop::start(move || failed.set(MachineEnd::Failed("the device event loop failed".to_owned())))?;
-    let mut attached =
-        Attacher { vm, memory, bus: MmioBus::new(layout::MMIO, TRANSPORT_BYTES), windows: Vec::new() };
+    let unread = EventFd::new(EFD_NONBLOCK).map_err(DeviceError::Event)?;
+    let bus = MmioBus::new(layout::MMIO, TRANSPORT_BYTES);
+    let mut attached = Attacher { vm, memory, bus, windows: Vec::new(), unread };
     for device in devices(spec, &events.handle())? {
         attached.add(device)?;
     }
@@ -76,6 +77,8 @@ struct Attacher<'a> {
     memory: &'a Memory,
     bus: MmioBus,
     windows: Vec<Window>,
+    /// Takes the writes that mean nothing to anybody, inside KVM: nobody reads it.
+    unread: EventFd,
 }
 
 impl Attacher<'_> {
@@ -83,11 +86,16 @@ impl Attacher<'_> {
         let irq = layout::FIRST_IRQ + u32::try_from(self.windows.len()).unwrap_or(layout::LAST_IRQ);
         let line = EventFd::new(EFD_NONBLOCK).map_err(DeviceError::Event)?;
         self.vm.register_irqfd(&line, irq).map_err(KvmError::call("tie an event to an interrupt"))?;
-        let transport = MmioTransport::new(device, self.memory.clone(), Interrupt::new(line))?;
+        let transport = MmioTransport::new(device, self.memory.clone(), line)?;
         let transport = Arc::new(Mutex::new(transport));
         let address =
             self.bus.add(Arc::<Mutex<MmioTransport>>::clone(&transport) as Arc<Mutex<dyn MmioDevice>>);
         let transport = transport.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        kvm::set_registers(self.vm, self.windows.len(), address, transport.registers())?;
+        let (register, used) = ACKNOWLEDGE_USED;
+        self.vm
+            .register_ioevent(&self.unread, &IoEventAddress::Mmio(address + register), used)
+            .map_err(KvmError::call("swallow the writes to a register"))?;
         for (queue, kick) in (0u32..).zip(transport.kicks()) {
             let notify = IoEventAddress::Mmio(address + NOTIFY_OFFSET);
             self.vm

@@ -2,11 +2,13 @@
 #![allow(unsafe_code)]
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_enable_cap,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{Address, GuestMemory, GuestMemoryRegion};
 use vmrun_devices::Memory;
+use vmrun_devices::virtio::{RegisterPage, TRANSPORT_BYTES};
 
 use crate::error::KvmError;
 use crate::layout;
@@ -14,9 +16,10 @@ use crate::layout;
 const API_VERSION: i32 = 12;
 
 /// What must be there, and how to call it when it is not.
-const CAPABILITIES: [(Cap, &str); 6] = [
+const CAPABILITIES: [(Cap, &str); 7] = [
     (Cap::SplitIrqchip, "local interrupt controllers (KVM_CAP_SPLIT_IRQCHIP)"),
     (Cap::UserMemory, "user memory (KVM_CAP_USER_MEMORY)"),
+    (Cap::ReadonlyMem, "read-only memory (KVM_CAP_READONLY_MEM)"),
     (Cap::ExtCpuid, "CPUID (KVM_CAP_EXT_CPUID)"),
     (Cap::Ioeventfd, "I/O events (KVM_CAP_IOEVENTFD)"),
     (Cap::Irqfd, "interrupt events (KVM_CAP_IRQFD)"),
@@ -71,4 +74,29 @@ pub(crate) fn set_memory(vm: &VmFd, memory: &Memory) -> Result<(), KvmError> {
         unsafe { vm.set_user_memory_region(region) }.map_err(KvmError::call("take the guest's memory"))?;
     }
     Ok(())
+}
+
+/// The slots of register pages come behind those of memory.
+const FIRST_REGISTER_SLOT: u32 = 8;
+
+/// Shows the guest the registers of device number `device` at `address`: reads
+/// are loads, writes are exits.
+pub(crate) fn set_registers(
+    vm: &VmFd,
+    device: usize,
+    address: u64,
+    page: &RegisterPage,
+) -> Result<(), KvmError> {
+    let slot = u32::try_from(device).ok().and_then(|device| FIRST_REGISTER_SLOT.checked_add(device));
+    let region = kvm_userspace_memory_region {
+        slot: slot.ok_or(KvmError::Capability("a memory slot for each device"))?,
+        guest_phys_addr: address,
+        memory_size: TRANSPORT_BYTES,
+        userspace_addr: u64::try_from(page.host_address()).unwrap_or(u64::MAX),
+        flags: KVM_MEM_READONLY,
+    };
+    // SAFETY: the page belongs to a transport, which the vCPUs' own bus keeps until they are gone;
+    // the guest can only read it, and nothing in it is secret.
+    unsafe { vm.set_user_memory_region(region) }
+        .map_err(KvmError::call("show the guest a device's registers"))
 }

@@ -10,20 +10,23 @@
 //!
 //! A write that does not fit the state is ignored, as the specification allows,
 //! so a hostile driver can confuse itself only.
+//!
+//! What the driver reads lies in a [`RegisterPage`], which a write brings up to date.
+
+use std::sync::Arc;
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
     VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::virtio_mmio::{
-    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_DEVICE_FEATURES,
-    VIRTIO_MMIO_DEVICE_FEATURES_SEL, VIRTIO_MMIO_DEVICE_ID, VIRTIO_MMIO_DRIVER_FEATURES,
-    VIRTIO_MMIO_DRIVER_FEATURES_SEL, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS,
-    VIRTIO_MMIO_MAGIC_VALUE, VIRTIO_MMIO_QUEUE_AVAIL_HIGH, VIRTIO_MMIO_QUEUE_AVAIL_LOW,
-    VIRTIO_MMIO_QUEUE_DESC_HIGH, VIRTIO_MMIO_QUEUE_DESC_LOW, VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MMIO_QUEUE_NUM,
-    VIRTIO_MMIO_QUEUE_NUM_MAX, VIRTIO_MMIO_QUEUE_READY, VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_QUEUE_USED_HIGH,
-    VIRTIO_MMIO_QUEUE_USED_LOW, VIRTIO_MMIO_SHM_LEN_HIGH, VIRTIO_MMIO_SHM_LEN_LOW, VIRTIO_MMIO_STATUS,
-    VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VERSION,
+    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_DEVICE_FEATURES_SEL, VIRTIO_MMIO_DEVICE_ID,
+    VIRTIO_MMIO_DRIVER_FEATURES, VIRTIO_MMIO_DRIVER_FEATURES_SEL, VIRTIO_MMIO_INT_VRING,
+    VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_MAGIC_VALUE, VIRTIO_MMIO_QUEUE_AVAIL_HIGH,
+    VIRTIO_MMIO_QUEUE_AVAIL_LOW, VIRTIO_MMIO_QUEUE_DESC_HIGH, VIRTIO_MMIO_QUEUE_DESC_LOW,
+    VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MMIO_QUEUE_NUM, VIRTIO_MMIO_QUEUE_NUM_MAX, VIRTIO_MMIO_QUEUE_READY,
+    VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_QUEUE_USED_HIGH, VIRTIO_MMIO_QUEUE_USED_LOW, VIRTIO_MMIO_SHM_LEN_HIGH,
+    VIRTIO_MMIO_SHM_LEN_LOW, VIRTIO_MMIO_STATUS, VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VERSION,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Error as RingError, Queue, QueueT};
@@ -34,16 +37,21 @@ use crate::memory::Memory;
 use crate::mmio_bus::MmioDevice;
 use crate::virtio::device::{Activation, VirtioDevice};
 use crate::virtio::queue::ActiveQueue;
-
-/// Size of the register window of one device.
-pub const TRANSPORT_BYTES: u64 = 0x1000;
+use crate::virtio::register_page::RegisterPage;
 
 /// Offset of `QueueNotify`: a 32-bit write of the queue's number.
 pub const NOTIFY_OFFSET: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 
+/// Offset of `InterruptACK`, and what a driver writes there that has seen used
+/// buffers. Nothing need follow: the bit may stay set, since a driver that finds
+/// it looks for used buffers and no more. So the machine need not even exit.
+pub const ACKNOWLEDGE_USED: (u64, u32) = (VIRTIO_MMIO_INTERRUPT_ACK as u64, VIRTIO_MMIO_INT_VRING);
+
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
+/// Where the device's own configuration starts (§4.2.2).
+const CONFIG_OFFSET: usize = VIRTIO_MMIO_CONFIG as usize;
 /// No vendor is registered for us; the number is "vmrn".
 const VENDOR: u32 = 0x6e72_6d76;
 
@@ -55,6 +63,7 @@ const RING_FEATURES: u64 =
 pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
     memory: Memory,
+    registers: Arc<RegisterPage>,
     interrupt: Interrupt,
     queues: Vec<Queue>,
     kicks: Vec<EventFd>,
@@ -82,31 +91,40 @@ pub enum TransportError {
     Queue(#[from] RingError),
     /// No event file descriptor could be had.
     #[error("cannot make an event for a queue")]
-    Event(#[from] std::io::Error),
+    Event(#[source] std::io::Error),
+    /// No page could be had.
+    #[error("cannot make the page of the registers")]
+    Page(#[source] std::io::Error),
 }
 
 impl MmioTransport {
-    /// Registers for `device`.
-    pub fn new(
-        device: Box<dyn VirtioDevice>,
-        memory: Memory,
-        interrupt: Interrupt,
-    ) -> Result<Self, TransportError> {
+    /// Registers for `device`, whose interrupts are written to `line`.
+    pub fn new(device: Box<dyn VirtioDevice>, memory: Memory, line: EventFd) -> Result<Self, TransportError> {
         let queues =
             device.queue_sizes().iter().map(|&size| Queue::new(size)).collect::<Result<Vec<_>, _>>()?;
-        let kicks = queues.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self {
+        let kicks = queues.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<Result<Vec<_>, _>>();
+        let registers = Arc::new(RegisterPage::new().map_err(TransportError::Page)?);
+        let transport = Self {
             device,
             memory,
-            interrupt,
+            interrupt: Interrupt::new(line, Arc::clone(&registers)),
+            registers,
             queues,
-            kicks,
+            kicks: kicks.map_err(TransportError::Event)?,
             queue_select: 0,
             device_features_select: 0,
             driver_features_select: 0,
             driver_features: 0,
             active: false,
-        })
+        };
+        transport.write_constants();
+        transport.write_selected();
+        Ok(transport)
+    }
+
+    /// The page to be mapped where the guest expects the registers.
+    pub fn registers(&self) -> &Arc<RegisterPage> {
+        &self.registers
     }
 
     /// The event of each queue, to be written when the driver writes the
@@ -143,21 +161,31 @@ impl MmioTransport {
         self.interrupt.status() & bit != 0
     }
 
-    fn read_register(&self, offset: u32) -> u32 {
-        match offset {
-            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
-            VIRTIO_MMIO_VERSION => VERSION,
-            VIRTIO_MMIO_DEVICE_ID => self.device.device_type(),
-            VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            VIRTIO_MMIO_DEVICE_FEATURES => half(self.features(), self.device_features_select),
-            VIRTIO_MMIO_QUEUE_NUM_MAX => self.queue().map_or(0, |queue| u32::from(queue.max_size())),
-            VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |queue| u32::from(queue.ready())),
-            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.pending(),
-            VIRTIO_MMIO_STATUS => self.interrupt.status(),
+    fn write_constants(&self) {
+        let device = self.device.device_type();
+        for (register, value) in [
+            (VIRTIO_MMIO_MAGIC_VALUE, MAGIC),
+            (VIRTIO_MMIO_VERSION, VERSION),
+            (VIRTIO_MMIO_DEVICE_ID, device),
+            (VIRTIO_MMIO_VENDOR_ID, VENDOR),
             // All ones: there is no shared memory region (§4.2.2).
-            VIRTIO_MMIO_SHM_LEN_LOW | VIRTIO_MMIO_SHM_LEN_HIGH => u32::MAX,
-            VIRTIO_MMIO_CONFIG_GENERATION => 0,
-            _ => 0,
+            (VIRTIO_MMIO_SHM_LEN_LOW, u32::MAX),
+            (VIRTIO_MMIO_SHM_LEN_HIGH, u32::MAX),
+        ] {
+            self.registers.store(register, value);
+        }
+        self.registers.put(CONFIG_OFFSET, self.device.config());
+    }
+
+    /// Writes the registers whose content depends on a selector.
+    fn write_selected(&self) {
+        let queue = self.queue();
+        for (register, value) in [
+            (VIRTIO_MMIO_DEVICE_FEATURES, half(self.features(), self.device_features_select)),
+            (VIRTIO_MMIO_QUEUE_NUM_MAX, queue.map_or(0, |queue| u32::from(queue.max_size()))),
+            (VIRTIO_MMIO_QUEUE_READY, queue.map_or(0, |queue| u32::from(queue.ready()))),
+        ] {
+            self.registers.store(register, value);
         }
     }
 
@@ -299,23 +327,15 @@ impl MmioTransport {
 
 impl MmioDevice for MmioTransport {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        if offset >= u64::from(VIRTIO_MMIO_CONFIG) {
-            let start = usize::try_from(offset - u64::from(VIRTIO_MMIO_CONFIG)).unwrap_or(usize::MAX);
-            let config = self.device.config().get(start..).unwrap_or_default();
-            let length = config.len().min(data.len());
-            data[..length].copy_from_slice(&config[..length]);
-            return;
-        }
-        // Registers are 32 bits wide and accessed whole (§4.2.2.2).
-        if let (Ok(offset), Ok(data)) = (u32::try_from(offset), <&mut [u8; 4]>::try_from(data)) {
-            *data = self.read_register(offset).to_le_bytes();
-        }
+        self.registers.read(offset, data);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        // No device here has configuration fields that a driver may write.
+        // Registers are 32 bits wide and written whole (§4.2.2.2). No device here
+        // has configuration fields that a driver may write.
         if let (Ok(offset), Ok(data)) = (u32::try_from(offset), <[u8; 4]>::try_from(data)) {
             self.write_register(offset, u32::from_le_bytes(data));
+            self.write_selected();
         }
     }
 }

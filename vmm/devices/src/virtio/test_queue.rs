@@ -1,5 +1,7 @@
 //! A driver's side of a queue, for tests of what devices do with its chains.
 
+use std::sync::Arc;
+
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
@@ -8,6 +10,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::interrupt::Interrupt;
 use crate::memory::Memory;
+use crate::virtio::RegisterPage;
 use crate::virtio::queue::ActiveQueue;
 
 /// Where the test's buffers lie.
@@ -45,7 +48,8 @@ pub(crate) fn queue_with(memory: &Memory, chain: &[Buffer]) -> TestQueue {
     if !descriptors.is_empty() {
         driver.build_desc_chain(&descriptors).unwrap();
     }
-    let interrupt = Interrupt::new(EventFd::new(EFD_NONBLOCK).unwrap());
+    let interrupt =
+        Interrupt::new(EventFd::new(EFD_NONBLOCK).unwrap(), Arc::new(RegisterPage::new().unwrap()));
     let kick = EventFd::new(EFD_NONBLOCK).unwrap();
     let used = driver.used_addr();
     let queue = ActiveQueue::new(driver.create_queue().unwrap(), kick, interrupt, memory.clone());

@@ -37,7 +37,8 @@ const CREATING: &str = "making the container";
 const STARTING: &str = "starting the program";
 const RUNNING: &str = "running the program";
 
-/// Carries the container to its end and gives its exit code. The machine is stopped in any case.
+/// Carries the container to its end and gives its exit code. The machine may
+/// still run then: it ends with the process, which has nothing else to do.
 pub(crate) fn run(
     request: &MonitorRequest,
     booting: Booting,
@@ -54,8 +55,9 @@ pub(crate) fn run(
             if error.is_the_guests() { booting.machine.console().tail(TAIL_LINES) } else { Vec::new() };
         Broken { error, console }
     });
-    booting.machine.stop();
-    mark("machine-stopped");
+    // The kernel takes vCPUs, devices and memory away at once when the process
+    // ends; joining each thread before would only delay that.
+    std::mem::forget(booting);
     result
 }
 
