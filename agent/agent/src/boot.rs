@@ -84,11 +84,26 @@ pub(crate) fn boot() -> Result<Links, BootError> {
     mount_at("proc", "/proc", quiet)?;
     mount_at("sysfs", "/sys", quiet)?;
     mount_at("cgroup2", "/sys/fs/cgroup", quiet)?;
+    let_errors_through();
     if let Err(error) = sys::loopback_up() {
         log::warn(format_args!("cannot bring the loopback interface up: {error}"));
     }
     finish_connecting(&control).map_err(BootError::Connect)?;
     Ok(Links { listener, control })
+}
+
+/// The boot's command line keeps all but the worst off the console (`guest-kernel/cmdline`);
+/// from here on errors belong there. A user who asked for more keeps it.
+fn let_errors_through() {
+    const LEVELS: &str = "/proc/sys/kernel/printk";
+    const ERRORS: u32 = 4;
+    let levels = std::fs::read_to_string(LEVELS).unwrap_or_default();
+    let current = levels.split_ascii_whitespace().next().and_then(|level| level.parse::<u32>().ok());
+    if current.is_some_and(|level| level < ERRORS)
+        && let Err(error) = std::fs::write(LEVELS, ERRORS.to_string())
+    {
+        log::warn(format_args!("cannot let the kernel's errors through to the console: {error}"));
+    }
 }
 
 fn listen_for_host() -> Result<OwnedFd, Errno> {

@@ -16,6 +16,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("vmm/machine/src/end.rs", "lends an event's descriptor out for polling"),
     ("vmm/machine/src/kvm.rs", "hands guest memory to KVM"),
     ("vmm/machine/src/kvm_run.rs", "reads a union that kvm-ioctls does not decode"),
+    ("vmm/machine/src/mapped.rs", "maps pages of the program's file into guest memory"),
     ("vmm/machine/src/memory.rs", "maps guest memory with huge pages"),
     ("vmm/machine/src/vcpu/kick.rs", "a signal handler writes into the vCPU's kvm_run"),
     ("vmm/runtime/src/fds.rs", "makes owners out of inherited descriptor numbers"),

@@ -6,6 +6,7 @@ mod pack;
 
 use std::env;
 use std::error::Error;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,15 +22,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     println!("cargo:rustc-env=VMRUN_KERNEL_RELEASE={release}");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let kernel = match kernel {
+    let mut code = String::new();
+    let mut mapped = String::new();
+    let packed = match kernel {
         Some(path) => {
-            let packed = out.join("kernel");
-            fs::write(&packed, pack::pack(&fs::read(&path)?)?)?;
-            Some(packed)
+            let packed = pack::pack(&fs::read(&path)?)?;
+            for (number, (address, pages)) in packed.mapped.iter().enumerate() {
+                let file = out.join(format!("kernel.{number}"));
+                fs::write(&file, pages)?;
+                code += &image(&format!("MAPPED_{number}"), Some(&file));
+                writeln!(mapped, "    MappedPages {{ address: {address:#x}, bytes: &MAPPED_{number}.0 }},")?;
+            }
+            let file = out.join("kernel");
+            fs::write(&file, packed.elf)?;
+            Some(file)
         }
         None => None,
     };
-    let code = format!("{}{}", image("KERNEL", kernel.as_deref()), image("INITRAMFS", initramfs.as_deref()));
+    code += &image("KERNEL", packed.as_deref());
+    code += &image("INITRAMFS", initramfs.as_deref());
+    writeln!(code, "static MAPPED: &[MappedPages] = &[\n{mapped}];")?;
     fs::write(out.join("embedded.rs"), code)?;
     Ok(())
 }

@@ -1,9 +1,13 @@
-//! Takes the air out of a `vmlinux` before it is put into the binary.
+//! Takes a `vmlinux` apart before it is put into the binary.
 //!
 //! The linker aligns the kernel's segments to 2 MiB in the file and fills the
 //! end of the text with `int3`: 9 of 18 MB. What is loaded into fresh guest
-//! memory needs neither, so the packed file has the same program headers' worth
-//! of content at page granularity, and no sections.
+//! memory needs neither, so only the pages with content are kept:
+//!
+//! - those of segments that are not writable, text and constants, as runs of
+//!   pages that the machine maps into the guest's memory,
+//! - the others in an ELF file with the same program headers' worth of content
+//!   and no sections, which the machine loads.
 
 use std::error::Error;
 use std::ops::Range;
@@ -13,6 +17,7 @@ const EHDR_BYTES: usize = 64;
 const PHDR_BYTES: usize = 56;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
+const PF_W: u32 = 2;
 /// A hole is left out from this many pages on; a header costs less than one.
 const LEAST_HOLE_PAGES: usize = 4;
 /// What the linker fills the end of the text with.
@@ -30,20 +35,43 @@ struct Segment {
     memory_bytes: u64,
 }
 
-/// Packs an ELF kernel; another kind of image is returned as it is.
-pub(crate) fn pack(image: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+/// A kernel taken apart.
+pub(crate) struct Packed {
+    /// ELF file with all that is to be loaded.
+    pub(crate) elf: Vec<u8>,
+    /// Guest physical address and content of runs of whole pages that are to be mapped.
+    pub(crate) mapped: Vec<(u64, Vec<u8>)>,
+}
+
+/// Packs an ELF kernel; another kind of image is to be loaded as it is.
+pub(crate) fn pack(image: &[u8]) -> Result<Packed, Box<dyn Error>> {
     if !image.starts_with(b"\x7fELF\x02\x01") {
-        return Ok(image.to_vec());
+        return Ok(Packed { elf: image.to_vec(), mapped: Vec::new() });
     }
-    let mut pieces = Vec::new();
+    let mut loaded = Vec::new();
+    let mut mapped = Vec::new();
     for segment in segments(image)? {
         match segment.kind {
-            PT_LOAD => pieces.extend(split(&segment, image)?),
-            PT_NOTE => pieces.push(segment),
+            PT_LOAD if is_mapped(&segment) => {
+                for piece in split(&segment, image)? {
+                    let mut pages = content(&piece, image)?.to_vec();
+                    pages.resize(pages.len().next_multiple_of(PAGE), 0);
+                    mapped.push((piece.paddr, pages));
+                }
+            }
+            PT_LOAD => loaded.extend(split(&segment, image)?),
+            PT_NOTE => loaded.push(segment),
             _ => {}
         }
     }
-    write(image, &pieces)
+    Ok(Packed { elf: write(image, &loaded)?, mapped })
+}
+
+/// Text and constants that start on a page and end where their content does.
+fn is_mapped(segment: &Segment) -> bool {
+    segment.flags & PF_W == 0
+        && segment.paddr.is_multiple_of(PAGE as u64)
+        && segment.memory_bytes == segment.file_bytes as u64
 }
 
 fn segments(image: &[u8]) -> Result<Vec<Segment>, Box<dyn Error>> {

@@ -27,7 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         shares: Vec::new(),
     };
     let start = Instant::now();
-    let images = BootImages { kernel: &std::fs::read(kernel)?, initramfs: &std::fs::read(initramfs)? };
+    let (kernel, initramfs) = (std::fs::read(kernel)?, std::fs::read(initramfs)?);
+    let images = BootImages { kernel: &kernel, kernel_pages: &[], initramfs: &initramfs };
     let running = Built::new(&spec, images)?.start()?;
     println!("started after {:?}", start.elapsed());
     let mut poll = [libc::pollfd { fd: running.ended_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 }];

@@ -14,6 +14,7 @@ use crate::end::EndSignal;
 use crate::error::{BootError, DeviceError, KvmError, MachineError, SpecError};
 use crate::io_apic::IoApic;
 use crate::io_bus::IoBus;
+use crate::mapped::MappedPages;
 use crate::running::Running;
 use crate::vcpu::{Entry, VcpuThread, guest_cpuid, set_boot_state, set_firmware_state, write_tables};
 use crate::{check, kvm, layout, memory};
@@ -23,6 +24,8 @@ use crate::{check, kvm, layout, memory};
 pub struct BootImages<'a> {
     /// ELF `vmlinux` or `bzImage`.
     pub kernel: &'a [u8],
+    /// Pages of the kernel that `kernel` leaves out.
+    pub kernel_pages: &'a [MappedPages],
     /// cpio archive with the agent as `/init`.
     pub initramfs: &'a [u8],
 }
@@ -66,6 +69,9 @@ impl Built {
         let Devices { bus, windows, events } = attach(spec, &vm, &memory, &end)?;
 
         let kernel = Kernel::load(&memory, images.kernel)?;
+        for pages in images.kernel_pages {
+            pages.place(&memory).map_err(BootError::Write)?;
+        }
         let initramfs = Initramfs::load(&memory, images.initramfs, spec.memory_bytes(), kernel.end)?;
         let cmdline = cmdline(&windows, &spec.cmdline)?;
         linux_loader::loader::load_cmdline(&memory, GuestAddress(layout::CMDLINE), &cmdline)

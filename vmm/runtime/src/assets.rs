@@ -7,13 +7,16 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use vmrun_machine::MappedPages;
 use vmrun_spec::Image;
 
 /// What the binary carries; empty when it was built without.
 #[derive(Clone, Copy, Debug)]
 pub struct Embedded {
-    /// ELF `vmlinux`.
+    /// ELF `vmlinux`, without the pages below.
     pub kernel: &'static [u8],
+    /// The kernel's text and constants.
+    pub kernel_pages: &'static [MappedPages],
     /// cpio archive.
     pub initramfs: &'static [u8],
 }
@@ -117,7 +120,7 @@ mod tests {
         for name in ["vmlinux", "initramfs.cpio", "other"] {
             fs::write(dir.join(name), name).unwrap();
         }
-        let embedded = Embedded { kernel: b"k", initramfs: b"" };
+        let embedded = Embedded { kernel: b"k", kernel_pages: &[], initramfs: b"" };
         let mut options = AssetOptions::default();
         assert!(matches!(choose(&options, embedded), Err(AssetError::Missing { .. })));
         options.directory = Some(dir.clone());

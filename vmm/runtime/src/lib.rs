@@ -39,4 +39,5 @@ pub use status::Status;
 pub use store::{Store, StoreError};
 pub use timestamp::now as timestamp;
 pub use verbs::{DeleteOptions, KillTarget, OciState, SignalError, delete, kill, list, parse_signal, state};
+pub use vmrun_machine::MappedPages;
 pub use vmrun_plan::SPEC_VERSION;

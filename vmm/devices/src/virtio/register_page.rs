@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 /// Size of the register window of one device, in bytes: a page.
-pub const TRANSPORT_BYTES: u64 = 0x1000;
+pub const TRANSPORT_BYTES: u64 = PAGE_BYTES as u64;
 
-const PAGE_BYTES: usize = TRANSPORT_BYTES as usize;
+const PAGE_BYTES: usize = 0x1000;
 
 /// The page.
 #[derive(Debug)]

@@ -30,7 +30,8 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     // Before the guest can connect to it.
     let ready = UnixListener::bind(format!("{VSOCK_SOCKET}_{READY_PORT}"))
         .map_err(|source: io::Error| MonitorError::Io { act: "listen for the agent", source })?;
-    let images = BootImages { kernel: &kernel, initramfs: &initramfs };
+    let kernel_pages = if plan.machine.kernel == Image::Embedded { embedded.kernel_pages } else { &[] };
+    let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
     mark("images");
     let machine = Built::new(&plan.machine, images).map_err(|error| about_kernel(&plan.machine, error))?;
     mark("built");
