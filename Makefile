@@ -1,7 +1,7 @@
 # Everything has one entry here; the work is done by scripts that can be run alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test unit lint e2e bench-boot kernel kernel-icount clean
+.PHONY: help deps build demo test unit lint e2e clients bench-boot bench-verbs install deb kernel kernel-icount clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,8 +27,21 @@ lint: deps ## formatting, clippy, dependency policy, shell scripts
 e2e: build ## run the end-to-end tests
 	@tests/e2e/run
 
+clients: build ## run podman, containerd and Docker with vmrun under them
+	@tests/clients/run
+
 bench-boot: build ## print boot and start-up times, kernel work, memory
 	@benches/boot
+
+bench-verbs: build ## print what exec and state cost, against crun
+	@benches/verbs
+
+# As root, cargo need not be there: what is to be installed was built before.
+install: ## install what 'make build' made: PREFIX=/usr/local, DESTDIR=
+	@.ci/install
+
+deb: build ## make target/vmrun_VERSION_amd64.deb
+	@.ci/deb
 
 kernel: deps ## build the guest kernel alone
 	@guest-kernel/build

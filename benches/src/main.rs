@@ -4,6 +4,7 @@
 mod boot;
 mod memory;
 mod stats;
+mod verbs;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ struct Args {
 enum Bench {
     /// Cold `vmrun run` of /bin/true against QEMU microvm and crun.
     Boot(boot::BootArgs),
+    /// `exec` and `state` of a container that runs, against crun.
+    Verbs(verbs::VerbsArgs),
     /// Write a boot image of the agent's size whose init ends the machine at once.
     PoweroffImage {
         /// The init program.
@@ -36,6 +39,7 @@ enum Bench {
 fn main() -> ExitCode {
     let result = match Args::parse().bench {
         Bench::Boot(args) => boot::run(&args),
+        Bench::Verbs(args) => verbs::run(&args),
         Bench::PoweroffImage { init, like, out } => poweroff_image(&init, &like, &out),
     };
     match result {
