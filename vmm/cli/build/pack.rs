@@ -4,8 +4,9 @@
 //! end of the text with `int3`: 9 of 18 MB. What is loaded into fresh guest
 //! memory needs neither, so only the pages with content are kept:
 //!
-//! - those of segments that are not writable, text and constants, as runs of
-//!   pages that the machine maps into the guest's memory,
+//! - those of the text as runs of pages that the machine maps into the guest's
+//!   memory; constants are touched all over during a boot, which costs a fault a
+//!   page where they are mapped, and they are less to copy,
 //! - the others in an ELF file with the same program headers' worth of content
 //!   and no sections, which the machine loads.
 
@@ -17,9 +18,14 @@ const EHDR_BYTES: usize = 64;
 const PHDR_BYTES: usize = 56;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
-const PF_W: u32 = 2;
+/// `sh_flags` of a section that holds instructions, and of one that can be written.
+const SHF_EXECINSTR: u64 = 4;
+const SHF_WRITE: u64 = 1;
+const SHDR_BYTES: usize = 64;
 /// A hole is left out from this many pages on; a header costs less than one.
 const LEAST_HOLE_PAGES: usize = 4;
+/// A section of text below this is not worth a mapping of its own.
+const LEAST_TEXT_BYTES: u64 = 1 << 20;
 /// What the linker fills the end of the text with.
 const INT3: u8 = 0xcc;
 
@@ -48,18 +54,22 @@ pub(crate) fn pack(image: &[u8]) -> Result<Packed, Box<dyn Error>> {
     if !image.starts_with(b"\x7fELF\x02\x01") {
         return Ok(Packed { elf: image.to_vec(), mapped: Vec::new() });
     }
+    let text = text_sections(image)?;
     let mut loaded = Vec::new();
     let mut mapped = Vec::new();
     for segment in segments(image)? {
         match segment.kind {
-            PT_LOAD if is_mapped(&segment) => {
+            PT_LOAD => {
                 for piece in split(&segment, image)? {
-                    let mut pages = content(&piece, image)?.to_vec();
-                    pages.resize(pages.len().next_multiple_of(PAGE), 0);
-                    mapped.push((piece.paddr, pages));
+                    if is_mapped(&piece, &text) {
+                        let mut pages = content(&piece, image)?.to_vec();
+                        pages.resize(pages.len().next_multiple_of(PAGE), 0);
+                        mapped.push((piece.paddr, pages));
+                    } else {
+                        loaded.push(piece);
+                    }
                 }
             }
-            PT_LOAD => loaded.extend(split(&segment, image)?),
             PT_NOTE => loaded.push(segment),
             _ => {}
         }
@@ -67,11 +77,27 @@ pub(crate) fn pack(image: &[u8]) -> Result<Packed, Box<dyn Error>> {
     Ok(Packed { elf: write(image, &loaded)?, mapped })
 }
 
-/// Text and constants that start on a page and end where their content does.
-fn is_mapped(segment: &Segment) -> bool {
-    segment.flags & PF_W == 0
-        && segment.paddr.is_multiple_of(PAGE as u64)
-        && segment.memory_bytes == segment.file_bytes as u64
+/// Whole pages of one section of text.
+fn is_mapped(piece: &Segment, text: &[Range<u64>]) -> bool {
+    let end = piece.vaddr + piece.memory_bytes.next_multiple_of(PAGE as u64);
+    piece.paddr.is_multiple_of(PAGE as u64)
+        && text.iter().any(|section| section.start <= piece.vaddr && end <= section.end)
+}
+
+/// The addresses of the large sections of instructions, of which a kernel has one:
+/// what it needs only while it starts is small and overwritten afterwards.
+fn text_sections(image: &[u8]) -> Result<Vec<Range<u64>>, Box<dyn Error>> {
+    let start = usize::try_from(number::<8>(image, 40)?)?;
+    let count = usize::try_from(number::<2>(image, 60)?)?;
+    let mut text = Vec::new();
+    for at in (0..count).map(|index| start + index * SHDR_BYTES) {
+        let flags = number::<8>(image, at + 8)?;
+        let (address, bytes) = (number::<8>(image, at + 16)?, number::<8>(image, at + 32)?);
+        if flags & (SHF_EXECINSTR | SHF_WRITE) == SHF_EXECINSTR && bytes >= LEAST_TEXT_BYTES {
+            text.push(address..address + bytes);
+        }
+    }
+    Ok(text)
 }
 
 fn segments(image: &[u8]) -> Result<Vec<Segment>, Box<dyn Error>> {

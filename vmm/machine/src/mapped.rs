@@ -1,8 +1,8 @@
 //! Pages of this program's file in the guest's memory.
 //!
-//! The kernel's text and constants are the same in every sandbox. Mapped
-//! copy-on-write from the file that carries them, they cost neither copying nor
-//! memory: the host's page cache holds them once, and only the pages that a
+//! The kernel's text is the same in every sandbox. Mapped
+//! copy-on-write from the file that carries it, it costs neither copying nor
+//! memory: the host's page cache holds it once, and only the pages that a
 //! kernel patches become its own.
 #![allow(unsafe_code)]
 

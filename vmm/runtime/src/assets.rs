@@ -15,7 +15,7 @@ use vmrun_spec::Image;
 pub struct Embedded {
     /// ELF `vmlinux`, without the pages below.
     pub kernel: &'static [u8],
-    /// The kernel's text and constants.
+    /// The kernel's text.
     pub kernel_pages: &'static [MappedPages],
     /// cpio archive.
     pub initramfs: &'static [u8],
