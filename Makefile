@@ -1,7 +1,7 @@
 # Everything has one entry here; the work is done by scripts that can be run alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test unit lint e2e clients bench-boot bench-verbs install deb kernel kernel-icount clean
+.PHONY: help deps build demo test unit lint e2e clients conformance bench-boot bench-verbs install deb kernel kernel-icount clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,9 @@ e2e: build ## run the end-to-end tests
 
 clients: build ## run podman, containerd and Docker with vmrun under them
 	@tests/clients/run
+
+conformance: build ## run the conformance table on crun, runc and vmrun
+	@tests/conformance/run
 
 bench-boot: build ## print boot and start-up times, kernel work, memory
 	@benches/boot
