@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -15,6 +16,7 @@ use libcontainer::syscall::syscall::SyscallType;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::stat::{major, minor};
 use nix::unistd::{Gid, Uid, fchown};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, ProcessIo, Share, Stage};
@@ -201,7 +203,23 @@ fn mount_share(share: &Share) -> Result<(), ErrorReply> {
     let flags = if share.readonly { MsFlags::MS_RDONLY } else { MsFlags::empty() };
     let nothing: Option<&str> = None;
     mount(Some(share.tag.as_str()), at, Some("virtiofs"), flags, nothing)
-        .map_err(|error| about("mount virtiofs", error.to_string()))
+        .map_err(|error| about("mount virtiofs", error.to_string()))?;
+    read_far_ahead(at);
+    Ok(())
+}
+
+/// A request to the host costs about as much as copying a few hundred KiB: what
+/// is read in order, and what surrounds a page fault in a program, comes in
+/// requests of the largest size that the protocol has.
+fn read_far_ahead(at: &Path) {
+    const KIB: &str = "1024";
+    let written = fs::metadata(at).and_then(|metadata| {
+        let (major, minor) = (major(metadata.dev()), minor(metadata.dev()));
+        fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), KIB)
+    });
+    if let Err(error) = written {
+        log::warn(format_args!("cannot let the share at {} read ahead: {error}", at.display()));
+    }
 }
 
 fn root_directory(spec: &Spec) -> Result<PathBuf, ErrorReply> {
