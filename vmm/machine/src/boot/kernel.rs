@@ -3,17 +3,21 @@
 use std::io::Cursor;
 
 use linux_loader::loader::bootparam::setup_header;
+use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr};
 use linux_loader::loader::{BzImage, Elf, Error as LoaderError, KernelLoader, KernelLoaderResult};
-use vm_memory::{Address, GuestAddress};
+use vm_memory::{Address, ByteValued, GuestAddress};
 use vmrun_devices::Memory;
 
 use crate::error::BootError;
 use crate::layout;
 
 const ELF_MAGIC: &[u8] = b"\x7fELF";
-/// `e_type` and `e_machine`: a kernel is `ET_EXEC` for `EM_X86_64`, a program is `ET_DYN`.
-const ELF_TYPE: usize = 16;
-const ELF_EXECUTABLE_X86_64: [u8; 4] = [2, 0, 62, 0];
+/// `e_type` and `e_machine` of a kernel.
+const ET_EXEC: u16 = 2;
+const EM_X86_64: u16 = 62;
+/// Program header by which a program says what stack it wants of the kernel that
+/// starts it: every linker writes one, and no kernel has one.
+const PT_GNU_STACK: u32 = 0x6474_e551;
 /// "HdrS" at this offset marks a bzImage.
 const BZIMAGE_MAGIC_OFFSET: usize = 0x202;
 const BZIMAGE_MAGIC: &[u8] = b"HdrS";
@@ -39,7 +43,7 @@ impl Kernel {
         let mut file = Cursor::new(image);
         let high = Some(GuestAddress(layout::HIGH_RAM));
         if image.starts_with(ELF_MAGIC) {
-            if image.get(ELF_TYPE..ELF_TYPE + 4) != Some(&ELF_EXECUTABLE_X86_64) {
+            if !is_elf_kernel(image) {
                 return Err(BootError::NotAKernel);
             }
             let loaded = Elf::load(memory, None, &mut file, high).map_err(BootError::Kernel)?;
@@ -73,6 +77,26 @@ impl Kernel {
     }
 }
 
+/// An executable for x86-64 that is no program.
+fn is_elf_kernel(image: &[u8]) -> bool {
+    let Some(header) = read_at::<Elf64_Ehdr>(image, 0) else { return false };
+    let programs = (0..u64::from(header.e_phnum)).map(|index| {
+        let offset = index.checked_mul(u64::from(header.e_phentsize))?.checked_add(header.e_phoff)?;
+        read_at::<Elf64_Phdr>(image, offset)
+    });
+    header.e_type == ET_EXEC
+        && header.e_machine == EM_X86_64
+        && programs.flatten().all(|program| program.p_type != PT_GNU_STACK)
+}
+
+/// The `T` at `offset` of `image`, if it is there whole.
+fn read_at<T: ByteValued + Default>(image: &[u8], offset: u64) -> Option<T> {
+    let mut value = T::default();
+    let bytes = image.get(usize::try_from(offset).ok()?..)?.get(..size_of::<T>())?;
+    value.as_mut_slice().copy_from_slice(bytes);
+    Some(value)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -88,6 +112,15 @@ mod tests {
         for image in [&b""[..], b"#!/bin/sh\n", &[0; 4096]] {
             assert!(matches!(Kernel::load(&memory(), image), Err(BootError::NotAKernel)));
         }
+    }
+
+    #[test]
+    fn program_is_no_kernel_wherever_it_is_linked_to() {
+        let program = std::fs::read("/proc/self/exe").unwrap();
+        assert!(matches!(Kernel::load(&memory(), &program), Err(BootError::NotAKernel)));
+        let mut fixed = program;
+        fixed[16] = 2;
+        assert!(matches!(Kernel::load(&memory(), &fixed), Err(BootError::NotAKernel)));
     }
 
     proptest! {
