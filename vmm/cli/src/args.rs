@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use vmrun_runtime::{Log, LogFormat};
 
 use crate::verbs;
 
@@ -20,22 +21,8 @@ const VERSION: &str = concat!(
 #[derive(Debug, Parser)]
 #[command(name = "vmrun", version = VERSION, disable_version_flag = true, max_term_width = 100)]
 pub(crate) struct Args {
-    /// Directory that remembers the containers
-    /// [default: /run/vmrun, or $XDG_RUNTIME_DIR/vmrun without root]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub(crate) root: Option<PathBuf>,
-
-    /// File that errors are written to as well
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) log: Option<PathBuf>,
-
-    /// Format of that file
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
-    pub(crate) log_format: LogFormat,
-
-    /// Show the causes of an error one a line
-    #[arg(long, global = true)]
-    pub(crate) debug: bool,
+    #[command(flatten)]
+    pub(crate) globals: Globals,
 
     /// Print the version
     #[arg(short = 'v', long, action = ArgAction::Version)]
@@ -45,19 +32,73 @@ pub(crate) struct Args {
     pub(crate) verb: Verb,
 }
 
+/// Options that stand before or behind any verb.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Globals {
+    /// Directory that remembers the containers
+    /// [default: /run/vmrun, or $XDG_RUNTIME_DIR/vmrun without root]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+
+    /// File that errors are written to as well
+    #[arg(long, global = true, value_name = "FILE")]
+    log: Option<PathBuf>,
+
+    /// Format of that file
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormatName,
+
+    /// Show the causes of an error one a line
+    #[arg(long, global = true)]
+    pub(crate) debug: bool,
+
+    /// linux.cgroupsPath is SLICE:PREFIX:NAME, as engines with systemd write it
+    #[arg(long, global = true)]
+    pub(crate) systemd_cgroup: bool,
+
+    /// As with runc: `true`, `false` or `auto`. The same here, since no cgroup is made on the host
+    #[arg(long, global = true, value_name = "BOOL", default_value = "auto")]
+    rootless: Rootless,
+}
+
+impl Globals {
+    /// Where errors are written to as well.
+    pub(crate) fn log(&self) -> Option<Log> {
+        let format = match self.log_format {
+            LogFormatName::Text => LogFormat::Text,
+            LogFormatName::Json => LogFormat::Json,
+        };
+        // Empty is runc's default: none.
+        let path = self.log.clone().filter(|path| !path.as_os_str().is_empty())?;
+        Some(Log { path, format })
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
+enum LogFormatName {
     Text,
     Json,
 }
 
+/// All of them mean the same to a runtime that makes no cgroup on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Rootless {
+    True,
+    False,
+    Auto,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    Create(verbs::create::CreateArgs),
+    Start(verbs::start::StartArgs),
     Run(verbs::run::RunArgs),
     State(verbs::state::StateArgs),
     Kill(verbs::kill::KillArgs),
     Delete(verbs::delete::DeleteArgs),
     List(verbs::list::ListArgs),
+    Checkpoint(verbs::checkpoint::UnsupportedArgs),
+    Restore(verbs::checkpoint::UnsupportedArgs),
     Check(verbs::check::CheckArgs),
     Version(verbs::version::VersionArgs),
 }
@@ -77,7 +118,7 @@ mod tests {
     fn global_options_stand_on_either_side_of_the_verb() {
         for line in [["vmrun", "--root", "/r", "state", "x"], ["vmrun", "state", "--root", "/r", "x"]] {
             let args = Args::try_parse_from(line).unwrap();
-            assert_eq!(args.root, Some(PathBuf::from("/r")));
+            assert_eq!(args.globals.root, Some(PathBuf::from("/r")));
         }
     }
 

@@ -17,6 +17,7 @@ use vmrun_runtime::{MonitorFds, monitor_main};
 use args::{Args, Verb};
 use embedded::embedded;
 use report::Report;
+use verbs::checkpoint::unsupported;
 
 fn main() -> ExitCode {
     // The monitor's start is on the way of every container's: no parser for it.
@@ -25,13 +26,17 @@ fn main() -> ExitCode {
     }
     let args = Args::parse();
     let report = Report::new(&args);
-    let store = vmrun_runtime::Store::new(args.root.as_deref());
+    let store = vmrun_runtime::Store::new(args.globals.root.as_deref());
     let (act, result) = match args.verb {
-        Verb::Run(run) => (run.act(), verbs::run::run(&store, run, args.log)),
+        Verb::Create(create) => (create.act(), verbs::create::create(&store, create, &args.globals)),
+        Verb::Start(start) => (start.act(), verbs::start::start(&store, &start)),
+        Verb::Run(run) => (run.act(), verbs::run::run(&store, run, &args.globals)),
         Verb::State(state) => (state.act(), verbs::state::state(&store, &state)),
         Verb::Kill(kill) => (kill.act(), verbs::kill::kill(&store, &kill)),
         Verb::Delete(delete) => (delete.act(), verbs::delete::delete(&store, &delete)),
         Verb::List(list) => (list.act(), verbs::list::list(&store, &list)),
+        Verb::Checkpoint(_) => ("cannot checkpoint".to_owned(), unsupported("checkpoint")),
+        Verb::Restore(_) => ("cannot restore".to_owned(), unsupported("restore")),
         Verb::Check(check) => return verbs::check::check(&check),
         Verb::Version(version) => return verbs::version::version(&version),
     };

@@ -5,24 +5,20 @@
 //! lines where they may explain it.
 
 use std::error::Error as _;
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use vmrun_runtime::{Error, chain, timestamp};
+use vmrun_runtime::{Error, Log, chain};
 
-use crate::args::{Args, LogFormat};
+use crate::args::Args;
 
 pub(crate) struct Report {
-    log: Option<PathBuf>,
-    format: LogFormat,
+    log: Option<Log>,
     debug: bool,
 }
 
 impl Report {
     pub(crate) fn new(args: &Args) -> Self {
-        Self { log: args.log.clone(), format: args.log_format, debug: args.debug }
+        Self { log: args.globals.log(), debug: args.globals.debug }
     }
 
     /// Tells an error everywhere and gives the exit code for it.
@@ -44,28 +40,10 @@ impl Report {
     }
 
     fn write_log(&self, line: &str, error: &Error) {
-        let Some(path) = &self.log else { return };
-        let time = timestamp();
-        let entry = match self.format {
-            LogFormat::Json => {
-                let mut entry = serde_json::json!({ "level": "error", "msg": line, "time": time });
-                if !error.console().is_empty() {
-                    entry["console"] = error.console().into();
-                }
-                entry.to_string()
-            }
-            LogFormat::Text => {
-                let console: String = error.console().iter().map(|line| format!("\n  | {line}")).collect();
-                format!("time={time:?} level=error msg={line:?}{console}")
-            }
-        };
-        let written = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .and_then(|mut file| writeln!(file, "{entry}"));
+        let Some(log) = &self.log else { return };
+        let written = log.error(line, error.console());
         if let Err(error) = written {
-            eprintln!("vmrun: cannot write the log {}: {error}", path.display());
+            eprintln!("vmrun: cannot write the log {}: {error}", log.path.display());
         }
     }
 }

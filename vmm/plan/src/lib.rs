@@ -66,6 +66,8 @@ pub struct Options {
     pub initramfs: Image,
     /// `--kernel-param`.
     pub kernel_params: Vec<String>,
+    /// `--systemd-cgroup`: how the configuration's cgroup path is to be read.
+    pub systemd_cgroup: bool,
     /// Size of the terminal that the program will be shown on.
     pub console_size: Option<ConsoleSize>,
 }
@@ -93,6 +95,7 @@ pub const SHARE_DIR: &str = "share";
 /// A [`PlanError`] that names the field which is invalid or cannot be honoured.
 pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<SandboxPlan, PlanError> {
     validate::validate(&bundle.spec)?;
+    validate::cgroups_path(&bundle.spec, options.systemd_cgroup)?;
     refuse::refuse(&bundle.spec, &bundle.vm)?;
     let size = size::size(bundle, facts, options)?;
     let volumes = volumes::volumes(bundle, facts)?;

@@ -27,6 +27,7 @@ fn options() -> Options {
         initramfs: Image::Embedded,
         kernel_params: Vec::new(),
         console_size: None,
+        systemd_cgroup: false,
     }
 }
 

@@ -188,6 +188,18 @@ fn mappings_have_their_namespace(spec: &Spec) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// Where the cgroup is on the host means nothing in the guest, so its form is all there is to check.
+pub(crate) fn cgroups_path(spec: &Spec, systemd: bool) -> Result<(), PlanError> {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else { return Ok(()) };
+    let text = path.to_string_lossy();
+    if systemd && text.split(':').count() != 3 {
+        let problem = format!("{text:?} is not SLICE:PREFIX:NAME, which --systemd-cgroup asks for");
+        return Err(PlanError::invalid("linux.cgroupsPath", problem));
+    }
+    Ok(())
+}
+
 /// Whether `linux.namespaces` has an entry of this type.
 pub(crate) fn has_namespace(spec: &Spec, wanted: LinuxNamespaceType) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());

@@ -144,6 +144,8 @@ impl AgentClient {
                     return Err(AgentError::Refused(error));
                 }
                 Message::Reply { seq: of, reply } if of == seq => return Ok(reply),
+                // Of a call that was given up.
+                Message::Reply { seq: of, .. } if of < seq => {}
                 Message::Reply { .. } => return Err(AgentError::Unexpected { what: wait.what }),
                 Message::Event(event) => self.events.push_back(event),
             }
@@ -167,10 +169,14 @@ impl AgentClient {
         if let Some(event) = self.events.pop_front() {
             return Ok(Some(event));
         }
-        match self.reader.next_frame().map_err(|source| AgentError::Frame { what, source })? {
-            None => Ok(None),
-            Some(Message::Event(event)) => Ok(Some(event)),
-            Some(Message::Reply { .. }) => Err(AgentError::Unexpected { what }),
+        loop {
+            match self.reader.next_frame().map_err(|source| AgentError::Frame { what, source })? {
+                None => return Ok(None),
+                Some(Message::Event(event)) => return Ok(Some(event)),
+                // Of a call that was given up.
+                Some(Message::Reply { seq, .. }) if seq < self.next_seq => {}
+                Some(Message::Reply { .. }) => return Err(AgentError::Unexpected { what }),
+            }
         }
     }
 

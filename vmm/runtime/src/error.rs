@@ -11,7 +11,7 @@ use crate::control::ControlError;
 use crate::hooks::HookError;
 use crate::id::IdError;
 use crate::launch::LaunchError;
-use crate::status::Status;
+use crate::status::{Act, Status};
 use crate::store::StoreError;
 use crate::verbs::SignalError;
 
@@ -50,6 +50,14 @@ pub enum Error {
         /// Why.
         why: &'static str,
     },
+    /// A verb that there is not yet.
+    #[error("{verb} is not supported yet: {why}")]
+    Verb {
+        /// The verb.
+        verb: &'static str,
+        /// Why.
+        why: &'static str,
+    },
     /// A signal's name.
     #[error(transparent)]
     Signal(#[from] SignalError),
@@ -57,12 +65,12 @@ pub enum Error {
     #[error("{}", .0.message)]
     Reported(FailureReport),
     /// The verb does not fit the container's state.
-    #[error("the container is {status}")]
+    #[error("{}", wrong_state(*.act, *.status))]
     WrongState {
+        /// What was to be done.
+        act: Act,
         /// Its state.
         status: Status,
-        /// What to do.
-        next_step: &'static str,
     },
 }
 
@@ -93,13 +101,15 @@ impl Error {
             }
             Self::Plan(PlanError::Invalid { .. }) => Some("correct config.json"),
             Self::Store(error) => error.next_step().or_else(|| Some(general_step(error))),
-            Self::WrongState { next_step, .. } => Some(next_step),
+            Self::WrongState { act, status } => Some(act.next_step(*status)),
             Self::Id(IdError::Reserved | IdError::TooLong) => Some("choose another id"),
             Self::Assets(AssetError::Read { .. }) => {
                 Some("name a file that can be read with --kernel or --initramfs")
             }
             Self::Launch(LaunchError::Killed { .. }) => Some("the host's kernel log may tell who killed it"),
             Self::Hook(_) => Some("correct the hook, or take it out of config.json"),
+            Self::Verb { .. } => Some("delete the container and run it anew"),
+            Self::Option { .. } => Some("leave the option out"),
             // These messages end with their next step.
             Self::Id(_) | Self::Plan(_) | Self::Assets(_) | Self::Reported(_) => None,
             other => Some(general_step(other)),
@@ -112,6 +122,14 @@ impl Error {
             Self::Reported(report) => &report.console,
             _ => &[],
         }
+    }
+}
+
+/// Engines look for runc's words after a signal came too late.
+fn wrong_state(act: Act, status: Status) -> String {
+    match act {
+        Act::Signal => format!("container not running: it is {status}"),
+        _ => format!("the container is {status}"),
     }
 }
 

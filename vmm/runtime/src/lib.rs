@@ -19,6 +19,7 @@ mod fds;
 mod hooks;
 mod id;
 mod launch;
+mod log;
 mod monitor;
 mod pages;
 mod process;
@@ -32,12 +33,15 @@ mod verbs;
 
 pub use assets::{AssetError, AssetOptions, Embedded};
 pub use error::{Error, chain};
+pub use hooks::HookError;
 pub use id::{ContainerId, IdError};
-pub use launch::{Console, RunOptions, run};
+pub use launch::{Console, LaunchMode, LaunchOptions, launch};
+pub use log::{Log, LogFormat};
 pub use monitor::{MonitorFds, monitor_main};
-pub use status::Status;
+pub use status::{Act, Status};
 pub use store::{Store, StoreError};
-pub use timestamp::now as timestamp;
-pub use verbs::{DeleteOptions, KillTarget, OciState, SignalError, delete, kill, list, parse_signal, state};
+pub use verbs::{
+    DeleteOptions, KillTarget, OciState, SignalError, delete, kill, list, parse_signal, start, state,
+};
 pub use vmrun_machine::MappedPages;
 pub use vmrun_plan::SPEC_VERSION;

@@ -1,4 +1,4 @@
-//! The states of a container and the moves between them.
+//! The states of a container, the moves between them, and what may be done in each.
 //!
 //! ```text
 //!   creating ──▶ created ──▶ running ◀──▶ paused
@@ -26,16 +26,68 @@ pub enum Status {
     Stopped,
 }
 
+use Status::{Created, Creating, Paused, Running, Stopped};
+
 const MOVES: &[(Status, Status)] = &[
-    (Status::Creating, Status::Created),
-    (Status::Creating, Status::Stopped),
-    (Status::Created, Status::Running),
-    (Status::Created, Status::Stopped),
-    (Status::Running, Status::Paused),
-    (Status::Running, Status::Stopped),
-    (Status::Paused, Status::Running),
-    (Status::Paused, Status::Stopped),
+    (Creating, Created),
+    (Creating, Stopped),
+    (Created, Running),
+    (Created, Stopped),
+    (Running, Paused),
+    (Running, Stopped),
+    (Paused, Running),
+    (Paused, Stopped),
 ];
+
+/// What a verb does to a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Let the program run.
+    Start,
+    /// Send a signal.
+    Signal,
+    /// Remove the container without force.
+    Delete,
+    /// Run one more process.
+    Exec,
+    /// Freeze it.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// Change its limits.
+    Update,
+    /// Look at its processes and figures.
+    Look,
+}
+
+impl Act {
+    /// The states in which it is possible.
+    fn states(self) -> &'static [Status] {
+        match self {
+            Self::Start => &[Created],
+            Self::Signal | Self::Look => &[Created, Running, Paused],
+            Self::Delete => &[Created, Stopped],
+            Self::Exec | Self::Update => &[Created, Running],
+            Self::Pause => &[Running],
+            Self::Resume => &[Paused],
+        }
+    }
+
+    /// What the user can do when it is not possible in this state.
+    pub(crate) fn next_step(self, status: Status) -> &'static str {
+        match (self, status) {
+            (_, Creating) => "wait until it is created",
+            (Self::Delete, _) => "stop it with `vmrun kill`, or use --force",
+            (_, Stopped) => "a stopped container can only be deleted",
+            (Self::Start, _) => "it was started before; nothing is to be done",
+            (Self::Pause | Self::Resume, Created) => "start it with `vmrun start`",
+            (Self::Resume, _) => "it goes on already; nothing is to be done",
+            (Self::Pause, _) => "nothing is to be done",
+            (_, Paused) => "let it go on with `vmrun resume`",
+            _ => "`vmrun state` tells its state",
+        }
+    }
+}
 
 impl Status {
     /// Whether a container may go from this state to `next`.
@@ -43,14 +95,9 @@ impl Status {
         MOVES.contains(&(self, next))
     }
 
-    /// Whether its processes can get signals.
-    pub fn takes_signals(self) -> bool {
-        matches!(self, Self::Created | Self::Running | Self::Paused)
-    }
-
-    /// Whether it can be deleted without force.
-    pub fn is_deletable(self) -> bool {
-        matches!(self, Self::Stopped | Self::Created)
+    /// Whether `act` is possible.
+    pub fn allows(self, act: Act) -> bool {
+        act.states().contains(&self)
     }
 }
 
@@ -68,7 +115,7 @@ impl fmt::Display for Status {
 
 #[cfg(test)]
 mod tests {
-    use super::Status::{Created, Creating, Paused, Running, Stopped};
+    use super::*;
 
     #[test]
     fn nothing_leaves_stopped_and_nothing_starts_twice() {
@@ -80,5 +127,15 @@ mod tests {
         assert!(Created.may_become(Running));
         assert!(!Creating.may_become(Running));
         assert!(Paused.may_become(Running));
+    }
+
+    #[test]
+    fn acts_that_move_a_container_are_possible_where_the_move_is() {
+        for from in [Creating, Created, Running, Paused, Stopped] {
+            assert_eq!(from.allows(Act::Pause), from.may_become(Paused));
+            assert_eq!(from.allows(Act::Start) || from.allows(Act::Resume), from.may_become(Running));
+            assert!(!Creating.allows(Act::Signal) && !Stopped.allows(Act::Signal));
+        }
+        assert!(Stopped.allows(Act::Delete) && Created.allows(Act::Delete) && !Running.allows(Act::Delete));
     }
 }

@@ -1,12 +1,10 @@
 //! Plain data that the host side's crates hand to each other: no I/O, no
 //! project dependencies, no behaviour beyond what the data itself implies.
 
-mod control;
 mod host;
 mod launch;
 mod machine;
 
-pub use control::{ControlReply, ControlRequest};
 pub use host::{Hook, HostHooks, HostPlan, Volume, VolumeKind};
 pub use launch::{FailureReport, LauncherMessage, MonitorMessage};
 pub use machine::{Image, MachineSpec, ShareSpec, VsockSpec};

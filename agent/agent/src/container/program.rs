@@ -38,7 +38,7 @@ pub(crate) struct Program {
 /// Why a program cannot be executed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum LookupError {
-    #[error("exec {name:?}: no such file in the container's $PATH ({path})")]
+    #[error("exec {name:?}: executable file not found in $PATH ({path})")]
     NotInPath { name: String, path: String },
     #[error("exec {name:?}: {cause}")]
     Unusable { name: String, cause: Errno },

@@ -158,8 +158,8 @@ fn delete_with_force_ends_a_running_container() {
 #[test]
 fn unknown_container_is_an_error_for_every_verb() {
     let id = new_id();
-    for words in [vec!["state", &id], vec!["kill", &id, "TERM"], vec!["delete", &id]] {
-        vmrun(&[], &words).fails_with(1, &["cannot", &id, "no such container", "; "]);
+    for words in [vec!["state", &id], vec!["start", &id], vec!["kill", &id, "TERM"], vec!["delete", &id]] {
+        vmrun(&[], &words).fails_with(1, &["cannot", &id, "no such container", "does not exist", "; "]);
     }
 }
 

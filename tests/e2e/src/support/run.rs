@@ -62,6 +62,7 @@ pub(crate) fn new_id() -> String {
 pub(crate) struct Run<'b> {
     bundle: &'b Bundle,
     runtime: Runtime,
+    verb: &'static str,
     id: String,
     store: Option<PathBuf>,
     options: Vec<OsString>,
@@ -74,6 +75,7 @@ impl<'b> Run<'b> {
         Self {
             bundle,
             runtime: Runtime::Vmrun,
+            verb: "run",
             id: new_id(),
             store: None,
             options: Vec::new(),
@@ -128,7 +130,7 @@ impl<'b> Run<'b> {
         if let Some(store) = &self.store {
             command.arg("--root").arg(store);
         }
-        command.arg("run").args(&self.options).arg("--bundle").arg(self.bundle.path()).arg(&self.id);
+        command.arg(self.verb).args(&self.options).arg("--bundle").arg(self.bundle.path()).arg(&self.id);
         command
     }
 
@@ -186,9 +188,26 @@ impl<'b> Run<'b> {
     /// Starts it with `--detach`, and checks that the command succeeds.
     #[track_caller]
     pub(crate) fn detach(self) -> Detached {
+        self.option("--detach").leave()
+    }
+
+    /// `vmrun create` instead of `run`, and checks that it succeeds.
+    #[track_caller]
+    pub(crate) fn create(self) -> Detached {
+        self.creating().leave()
+    }
+
+    /// `vmrun create` instead of `run`.
+    pub(crate) fn creating(mut self) -> Self {
+        self.verb = "create";
+        self
+    }
+
+    #[track_caller]
+    fn leave(self) -> Detached {
         become_subreaper();
-        let mut started = self.option("--detach").start();
-        let status = wait::end_of(&mut started.child, LIMIT).expect("--detach returns");
+        let mut started = self.start();
+        let status = wait::end_of(&mut started.child, LIMIT).expect("the command returns");
         assert!(status.success(), "{status}: {:?}", String::from_utf8_lossy(&started.stderr.so_far()));
         Detached { started }
     }

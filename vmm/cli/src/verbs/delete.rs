@@ -1,7 +1,7 @@
 //! `vmrun delete`.
 
 use clap::Args;
-use vmrun_runtime::{DeleteOptions, Error, Store, chain};
+use vmrun_runtime::{DeleteOptions, Error, Store};
 
 /// Remove a stopped container
 #[derive(Debug, Args)]
@@ -21,8 +21,6 @@ impl DeleteArgs {
 }
 
 pub(crate) fn delete(store: &Store, args: &DeleteArgs) -> Result<u8, Error> {
-    for error in vmrun_runtime::delete(store, &args.id, DeleteOptions { force: args.force })? {
-        eprintln!("vmrun: warning: {}", chain(&error));
-    }
+    super::warn_of(&vmrun_runtime::delete(store, &args.id, DeleteOptions { force: args.force })?);
     Ok(0)
 }

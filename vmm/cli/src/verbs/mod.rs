@@ -1,14 +1,27 @@
 //! One file a verb: its options, and the call that they become.
 
 pub(crate) mod check;
+pub(crate) mod checkpoint;
+pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod kill;
+mod launch;
 pub(crate) mod list;
 pub(crate) mod run;
+pub(crate) mod start;
 pub(crate) mod state;
 pub(crate) mod version;
 
 use std::io::{self, Write};
+
+use vmrun_runtime::{HookError, chain};
+
+/// Tells of hooks that failed where a failure changes nothing.
+pub(crate) fn warn_of(errors: &[HookError]) {
+    for error in errors {
+        eprintln!("vmrun: warning: {}", chain(error));
+    }
+}
 
 /// Writes data to standard output. A reader that has left is no error of ours.
 pub(crate) fn print(text: &str) {

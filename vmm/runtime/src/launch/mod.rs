@@ -1,4 +1,4 @@
-//! `vmrun run`: from a bundle to a running monitor, and waiting for its end.
+//! `vmrun run` and `vmrun create`: from a bundle to a monitor, and for `run` to its end.
 //!
 //! The launcher owns what has to be put back whatever happens: the directory
 //! in the store, the terminal's mode, the pid file. The monitor is its child
@@ -16,33 +16,63 @@ use std::path::PathBuf;
 
 use vmrun_plan::{Bundle, Facts, Options, SandboxPlan};
 use vmrun_proto::ConsoleSize;
-use vmrun_spec::VolumeKind;
+use vmrun_spec::{MonitorMessage, VolumeKind};
 
 use crate::assets::{self, AssetOptions, Embedded};
 use crate::error::Error;
 use crate::id::ContainerId;
+use crate::log::Log;
 use crate::monitor::{ConsoleMode, MonitorRequest};
 use crate::store::{StateSource, Store};
 use crate::timeline::mark;
 use crate::{stdio, timestamp};
 
-/// What `vmrun run` was asked for.
+/// Which verb, and how long it stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaunchMode {
+    /// `vmrun run`: until the end.
+    Run,
+    /// `vmrun run --detach`: until the program runs.
+    RunDetached,
+    /// `vmrun create`: until the program waits for `vmrun start`.
+    Create,
+}
+
+impl LaunchMode {
+    /// Whether the monitor outlives the verb.
+    pub(crate) fn is_detached(self) -> bool {
+        self != Self::Run
+    }
+
+    /// The monitor's word after which the verb is done.
+    pub(crate) fn is_over_at(self, message: &MonitorMessage) -> bool {
+        match self {
+            Self::Run => false,
+            Self::RunDetached => *message == MonitorMessage::Started,
+            Self::Create => *message == MonitorMessage::Created,
+        }
+    }
+}
+
+/// What `vmrun run` or `vmrun create` was asked for.
 #[derive(Clone, Debug)]
-pub struct RunOptions {
+pub struct LaunchOptions {
+    /// Which of them.
+    pub mode: LaunchMode,
     /// Container id, as typed.
     pub id: String,
     /// The bundle's directory.
     pub bundle: PathBuf,
     /// Where the monitor's pid goes.
     pub pid_file: Option<PathBuf>,
-    /// Return once the program runs.
-    pub detach: bool,
     /// Leave the container in the store when it has ended.
     pub keep: bool,
     /// Where the terminal's master end goes.
     pub console_socket: Option<PathBuf>,
     /// Where the monitor of a detached container reports a failure.
-    pub log: Option<PathBuf>,
+    pub log: Option<Log>,
+    /// The configuration's cgroup path has systemd's form.
+    pub systemd_cgroup: bool,
     /// Size of the machine in vCPUs.
     pub vcpus: Option<u32>,
     /// Size of the machine in MiB.
@@ -116,12 +146,12 @@ impl LaunchError {
     }
 }
 
-/// Runs a container. The answer is the exit code: the program's, or 0 once a
-/// detached one runs.
+/// Runs or creates a container. The answer is the exit code: the program's, or 0
+/// once a detached one runs or waits for its start.
 ///
 /// # Errors
 /// The container could not be made, or its monitor died. Nothing is left behind then.
-pub fn run(store: &Store, options: &RunOptions, embedded: Embedded) -> Result<u8, Error> {
+pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Result<u8, Error> {
     mark("launcher");
     let id: ContainerId = options.id.parse()?;
     let bundle = Bundle::load(&options.bundle)?;
@@ -138,8 +168,9 @@ pub fn run(store: &Store, options: &RunOptions, embedded: Embedded) -> Result<u8
             Console::None | Console::Ours => ConsoleMode::Inherited,
             Console::Socket(path) => ConsoleMode::Socket(path.clone()),
         },
-        detached: options.detach,
-        keep: options.keep || options.detach,
+        start_later: options.mode == LaunchMode::Create,
+        detached: options.mode.is_detached(),
+        keep: options.keep || options.mode.is_detached(),
         log: options.log.clone(),
     };
     supervise::supervise(new, &request, options, &console)
@@ -149,7 +180,7 @@ fn plan(
     store: &Store,
     id: &ContainerId,
     bundle: &Bundle,
-    options: &RunOptions,
+    options: &LaunchOptions,
     embedded: Embedded,
 ) -> Result<SandboxPlan, Error> {
     let (kernel, initramfs) = assets::choose(&options.assets, embedded)?;
@@ -162,6 +193,7 @@ fn plan(
         initramfs,
         kernel_params: options.kernel_params.clone(),
         console_size: our_console_size(),
+        systemd_cgroup: options.systemd_cgroup,
     };
     Ok(vmrun_plan::plan(bundle, &facts(bundle), &plan_options)?)
 }
@@ -183,17 +215,17 @@ fn facts(bundle: &Bundle) -> Facts {
 }
 
 /// Whose terminal it is, by runc's rules.
-fn console(bundle: &Bundle, options: &RunOptions) -> Result<Console, LaunchError> {
+fn console(bundle: &Bundle, options: &LaunchOptions) -> Result<Console, LaunchError> {
     let process = bundle.spec.process().as_ref();
     let terminal = process.is_some_and(|process| process.terminal() == Some(true));
-    match (terminal, options.detach, &options.console_socket) {
+    match (terminal, options.mode.is_detached(), &options.console_socket) {
         (true, _, Some(path)) => {
             let path = std::path::absolute(path).map_err(LaunchError::io("resolve --console-socket"))?;
             Ok(Console::Socket(path))
         }
-        (true, true, None) => {
-            Err(LaunchError::Console("process.terminal is set: a detached container needs --console-socket"))
-        }
+        (true, true, None) => Err(LaunchError::Console(
+            "process.terminal is set: a container in the background needs --console-socket",
+        )),
         (true, false, None) => Ok(Console::Ours),
         (false, _, Some(_)) => {
             Err(LaunchError::Console("--console-socket is given, but process.terminal is not set"))
@@ -211,6 +243,7 @@ fn state_source(id: &ContainerId, bundle: &Bundle, plan: &SandboxPlan) -> StateS
         rootfs: bundle.rootfs.clone(),
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
         created: timestamp::now(),
+        poststart: plan.host.hooks.poststart.clone(),
         poststop: plan.host.hooks.poststop.clone(),
     }
 }

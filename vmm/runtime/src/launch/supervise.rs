@@ -12,7 +12,7 @@ use vmrun_spec::{LauncherMessage, MonitorMessage};
 use super::channel::Heard;
 use super::pid_file::PidFile;
 use super::spawn::{Monitor, spawn};
-use super::{Console, LaunchError, RunOptions};
+use super::{Console, LaunchError, LaunchOptions};
 use crate::error::{Error, chain};
 use crate::fds;
 use crate::hooks;
@@ -27,7 +27,7 @@ use crate::verbs::OciState;
 
 /// How the conversation with the monitor ended.
 enum Outcome {
-    /// The program runs on without us.
+    /// The monitor goes on without us.
     Detached,
     /// It ended with a word.
     Reported(MonitorMessage),
@@ -38,13 +38,16 @@ enum Outcome {
 pub(crate) fn supervise(
     mut new: NewEntry,
     request: &MonitorRequest,
-    options: &RunOptions,
+    options: &LaunchOptions,
     console: &Console,
 ) -> Result<u8, Error> {
     // Taken before the monitor exists, so that none is lost. A launcher that
     // only waits for the start may be killed: the monitor gives up then.
-    let signals =
-        if options.detach { None } else { Some(Signals::take().map_err(LaunchError::io("take signals"))?) };
+    let signals = if options.mode.is_detached() {
+        None
+    } else {
+        Some(Signals::take().map_err(LaunchError::io("take signals"))?)
+    };
     let raw = match console {
         Console::Ours => RawMode::enter(io::stdin()).map_err(LaunchError::io("set up the terminal"))?,
         _ => None,
@@ -117,7 +120,7 @@ fn attend(
     guard: &mut MonitorGuard,
     new: &mut NewEntry,
     request: &MonitorRequest,
-    options: &RunOptions,
+    options: &LaunchOptions,
     signals: Option<&Signals>,
 ) -> Result<(Outcome, Option<PidFile>), Error> {
     let pid = guard.pid()?;
@@ -141,21 +144,19 @@ fn attend(
             Heard::Messages(messages) => messages,
         };
         for message in messages {
-            match message {
+            match &message {
                 MonitorMessage::Created => {
                     if let Some(path) = &options.pid_file {
                         pid_file = Some(PidFile::write(path, pid)?);
                     }
                 }
-                MonitorMessage::Started => {
-                    poststart(new, request);
-                    if options.detach {
-                        return Ok((Outcome::Detached, pid_file));
-                    }
-                }
+                MonitorMessage::Started => poststart(new, request),
                 MonitorMessage::Ended { .. } | MonitorMessage::Failed(_) => {
                     return Ok((Outcome::Reported(message), pid_file));
                 }
+            }
+            if options.mode.is_over_at(&message) {
+                return Ok((Outcome::Detached, pid_file));
             }
         }
     }

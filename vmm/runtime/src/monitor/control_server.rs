@@ -5,8 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use vmrun_spec::{ControlReply, ControlRequest};
-
+use crate::control::{ControlReply, ControlRequest};
 use crate::store::CONTROL_SOCKET;
 
 /// How long a verb may take to say what it wants; only the store's owner can connect.

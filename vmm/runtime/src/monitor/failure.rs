@@ -1,8 +1,7 @@
 //! What can go wrong in the monitor, and how it is told.
 
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use vmrun_machine::{MachineEnd, MachineError};
 use vmrun_proto::{ErrorKind, ExitStatus, FrameError};
@@ -134,23 +133,6 @@ impl MonitorError {
 /// The guest wrote it: nothing in it may move the reader's cursor.
 fn single_line(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
-}
-
-/// Writes a report of a detached monitor to the engine's log.
-pub(crate) fn log(path: Option<&Path>, report: &FailureReport) {
-    let Some(path) = path else { return };
-    let entry = serde_json::json!({
-        "level": "error",
-        "msg": report.message,
-        "time": crate::timestamp::now(),
-        "console": report.console,
-    });
-    // There is nobody left to tell when the log is not writable.
-    let _ = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .and_then(|mut file| writeln!(file, "{entry}"));
 }
 
 #[cfg(test)]

@@ -10,25 +10,27 @@ use vmrun_spec::{LauncherMessage, MonitorMessage};
 #[derive(Debug)]
 pub(crate) struct Launcher {
     stream: UnixStream,
-    started: Cell<bool>,
+    /// What the verb waits for: from then on it may leave.
+    last: MonitorMessage,
+    told: Cell<bool>,
 }
 
 impl Launcher {
-    pub(crate) fn new(stream: UnixStream) -> Self {
-        Self { stream, started: Cell::new(false) }
+    pub(crate) fn new(stream: UnixStream, last: MonitorMessage) -> Self {
+        Self { stream, last, told: Cell::new(false) }
     }
 
     /// An error means that the launcher is gone.
     pub(crate) fn send(&self, message: &MonitorMessage) -> Result<(), FrameError> {
-        if *message == MonitorMessage::Started {
-            self.started.set(true);
+        if *message == self.last {
+            self.told.set(true);
         }
         vmrun_proto::write_frame(&self.stream, message)
     }
 
-    /// Whether the program was reported as started: from then on the launcher may leave.
-    pub(crate) fn has_started(&self) -> bool {
-        self.started.get()
+    /// Whether it was told what it waits for.
+    pub(crate) fn may_leave(&self) -> bool {
+        self.told.get()
     }
 
     pub(crate) fn receive(&self) -> Result<LauncherMessage, FrameError> {

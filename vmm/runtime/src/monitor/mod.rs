@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   request ─▶ namespace, shared tree ─▶ Machine ─▶ agent ready ─▶ Create ─▶ Start ─▶ events ─▶ exit
+//!                                          │                          └─ waits for `vmrun start` after `vmrun create`
 //!                                          └─ consoles, hooks, control socket: while the guest boots
 //! ```
 //!
@@ -12,6 +13,7 @@ mod boot;
 mod control_server;
 mod failure;
 mod launcher;
+mod live;
 mod session;
 mod streams;
 mod tree;
@@ -27,6 +29,7 @@ use vmrun_spec::MonitorMessage;
 use crate::assets::Embedded;
 use crate::error::chain;
 use crate::fds;
+use crate::log::Log;
 use crate::process::ProcessIdentity;
 use crate::signals::Signals;
 use crate::status::Status;
@@ -48,12 +51,14 @@ pub(crate) struct MonitorRequest {
     pub(crate) state: StateSource,
     pub(crate) plan: SandboxPlan,
     pub(crate) console: ConsoleMode,
+    /// The program waits for `vmrun start`.
+    pub(crate) start_later: bool,
     /// The launcher does not wait for the end.
     pub(crate) detached: bool,
     /// The container stays in the store when it has ended.
     pub(crate) keep: bool,
     /// Where a detached monitor reports a failure.
-    pub(crate) log: Option<PathBuf>,
+    pub(crate) log: Option<Log>,
 }
 
 /// Where the streams go on the host.
@@ -95,8 +100,10 @@ fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
     let launcher = fds::inherited(fds.launcher).map_err(failed("take over the launcher's socket"))?;
     let file = fds::inherited(fds.request).map_err(failed("take over the request"))?;
-    let request = vmrun_proto::read_frame(std::fs::File::from(file)).map_err(MonitorError::Request)?;
-    Ok((request, Launcher::new(launcher.into())))
+    let request: MonitorRequest =
+        vmrun_proto::read_frame(std::fs::File::from(file)).map_err(MonitorError::Request)?;
+    let last = if request.start_later { MonitorMessage::Created } else { MonitorMessage::Started };
+    Ok((request, Launcher::new(launcher.into(), last)))
 }
 
 /// From the request to the program's exit code.
@@ -126,14 +133,15 @@ fn end(request: &MonitorRequest, launcher: &Launcher, result: Result<u8, Broken>
     mark("monitor-end");
     let ended = matches!(message, MonitorMessage::Ended { .. });
     let store = Store::new(Some(&request.root));
-    let keep = request.keep && (ended || launcher.has_started());
+    let keep = request.keep && (ended || launcher.may_leave());
     if keep {
         mark_stopped(request, &store, code);
     }
     if launcher.send(&message).is_err() {
         // The launcher is gone, as planned when detached: its duties are ours.
         if let MonitorMessage::Failed(report) = &message {
-            failure::log(request.log.as_deref(), report);
+            // There is nobody left to tell when the log is not writable.
+            let _ = request.log.as_ref().map(|log| log.error(&report.message, &report.console));
         }
         if !keep {
             clean_up(request, &store);

@@ -60,7 +60,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn lock(&self) -> Result<Flock<fs::File>, StoreError> {
+    pub(crate) fn lock(&self) -> Result<Flock<fs::File>, StoreError> {
         lock_directory(&self.directory).map_err(|error| match error {
             StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 StoreError::NotFound { root: self.root.clone() }

@@ -40,7 +40,7 @@ pub enum StoreError {
     #[error("a container with this id exists")]
     Exists,
     /// The id is unknown.
-    #[error("no such container in {}", .root.display())]
+    #[error("no such container: it does not exist in {}", .root.display())]
     NotFound {
         /// The store's directory.
         root: PathBuf,

@@ -32,6 +32,9 @@ pub(crate) struct State {
     /// Set once the program has ended.
     #[serde(default)]
     pub(crate) exit_code: Option<u8>,
+    /// Hooks to run when its program has started.
+    #[serde(default)]
+    pub(crate) poststart: Vec<Hook>,
     /// Hooks to run when the container is deleted.
     #[serde(default)]
     pub(crate) poststop: Vec<Hook>,
@@ -46,6 +49,7 @@ pub(crate) struct StateSource {
     pub(crate) rootfs: PathBuf,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) created: String,
+    pub(crate) poststart: Vec<Hook>,
     pub(crate) poststop: Vec<Hook>,
 }
 
@@ -64,6 +68,7 @@ impl StateSource {
             boot_id: process::boot_id(),
             control_socket: super::CONTROL_SOCKET.to_owned(),
             exit_code: None,
+            poststart: self.poststart.clone(),
             poststop: self.poststop.clone(),
         }
     }

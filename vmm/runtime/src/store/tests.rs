@@ -14,6 +14,7 @@ fn state(id: &str) -> State {
         rootfs: "/b/rootfs".into(),
         annotations: BTreeMap::new(),
         created: crate::timestamp::now(),
+        poststart: Vec::new(),
         poststop: Vec::new(),
     };
     let me = ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap();

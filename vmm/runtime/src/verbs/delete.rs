@@ -6,11 +6,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::control::{self, ControlRequest};
 use crate::error::Error;
 use crate::hooks;
 use crate::process::ProcessHandle;
-use crate::status::Status;
-use crate::store::{State, Store, StoreError};
+use crate::status::{Act, Status};
+use crate::store::{Entry, State, Store, StoreError};
 use crate::verbs::OciState;
 
 /// How `delete` treats what is in its way.
@@ -20,6 +21,9 @@ pub struct DeleteOptions {
     pub force: bool,
 }
 
+/// How long a killed program's sandbox may take to write its files back and end.
+const ORDERLY_LIMIT: Duration = Duration::from_secs(20);
+
 /// How long a killed monitor may take to go: it frees the guest's memory.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
@@ -28,43 +32,63 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 /// # Errors
 /// It runs and `force` is not set, or something cannot be removed.
 pub fn delete(store: &Store, id: &str, options: DeleteOptions) -> Result<Vec<hooks::HookError>, Error> {
-    let (id, _, state) = match super::find(store, id) {
+    let (id, entry, state) = match super::find(store, id) {
         Err(Error::Store(StoreError::NotFound { .. })) if options.force => return Ok(Vec::new()),
         other => other?,
     };
-    let Some(state) = state else {
+    let Some(state) = state.map_or_else(|| first_state(&entry), |state| Ok(Some(state)))? else {
         store.remove(&id)?;
         return Ok(Vec::new());
     };
     let status = state.status_now();
-    if !options.force && !status.is_deletable() {
-        let next_step = "stop it with `vmrun kill`, or use --force";
-        return Err(Error::WrongState { status, next_step });
+    if !options.force && !status.allows(Act::Delete) {
+        return Err(Error::WrongState { act: Act::Delete, status });
     }
     if state.monitor_lives() {
-        end_monitor(&state)?;
+        end_container(&entry, &state)?;
     }
     store.remove(&id)?;
     let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
     Ok(hooks::run_each(&state.poststop, &shown, &state.bundle))
 }
 
-/// Ends the monitor, and with it the guest. Nothing of a container outlives it.
-fn end_monitor(state: &State) -> Result<(), Error> {
+/// A directory without a state is locked while its maker lives; afterwards there
+/// is a state, or nobody who will ever write one.
+fn first_state(entry: &Entry) -> Result<Option<State>, StoreError> {
+    let _lock = entry.lock()?;
+    entry.read()
+}
+
+/// Ends the program, so that what it wrote reaches the host's files, and if that
+/// takes too long the monitor, and with it the guest. Nothing of a container outlives it.
+fn end_container(entry: &Entry, state: &State) -> Result<(), Error> {
     let failed = |source: std::io::Error| StoreError::Io {
         act: "end the monitor",
         path: format!("/proc/{}", state.monitor.pid).into(),
         source,
     };
     let Some(handle) = ProcessHandle::open(state.monitor).map_err(failed)? else { return Ok(()) };
+    if matches!(state.status, Status::Running | Status::Paused) {
+        let kill = ControlRequest::Signal { signal: libc::SIGKILL, all: true };
+        let asked = control::ask(entry.directory(), &state.control_socket, &kill);
+        if asked.is_ok() && ends_within(&handle, ORDERLY_LIMIT).map_err(failed)? {
+            return Ok(());
+        }
+    }
     handle.kill().map_err(failed)?;
-    let limit = PollTimeout::try_from(END_LIMIT).unwrap_or(PollTimeout::MAX);
+    if ends_within(&handle, END_LIMIT).map_err(failed)? {
+        return Ok(());
+    }
+    Err(failed(std::io::ErrorKind::TimedOut.into()).into())
+}
+
+fn ends_within(process: &ProcessHandle, limit: Duration) -> std::io::Result<bool> {
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
     loop {
-        match poll(&mut [PollFd::new(handle.as_fd(), PollFlags::POLLIN)], limit) {
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], limit) {
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(failed(errno.into()).into()),
-            Ok(0) => return Err(failed(std::io::ErrorKind::TimedOut.into()).into()),
-            Ok(_) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+            Ok(count) => return Ok(count > 0),
         }
     }
 }

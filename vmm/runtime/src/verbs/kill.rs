@@ -1,11 +1,10 @@
 //! `vmrun kill`.
 
 use nix::sys::signal::Signal;
-use vmrun_spec::ControlRequest;
 
-use crate::control;
+use crate::control::{self, ControlRequest};
 use crate::error::Error;
-use crate::status::Status;
+use crate::status::Act;
 use crate::store::Store;
 
 /// Which of the container's processes get the signal.
@@ -55,16 +54,7 @@ fn real_time(name: &str) -> Option<i32> {
 /// # Errors
 /// It does not run, or its monitor or agent does not answer.
 pub fn kill(store: &Store, id: &str, signal: i32, target: KillTarget) -> Result<(), Error> {
-    let (_, entry, state) = super::find_with_state(store, id)?;
-    let status = state.status_now();
-    if !status.takes_signals() {
-        let next_step = if status == Status::Stopped {
-            "a stopped container can only be deleted"
-        } else {
-            "wait until it is created"
-        };
-        return Err(Error::WrongState { status, next_step });
-    }
+    let (entry, state) = super::find_for(store, id, Act::Signal)?;
     let request = ControlRequest::Signal { signal, all: target == KillTarget::All };
     control::ask(entry.directory(), &state.control_socket, &request)
 }

@@ -3,15 +3,18 @@
 mod delete;
 mod kill;
 mod list;
+mod start;
 mod state;
 
 pub use delete::{DeleteOptions, delete};
 pub use kill::{KillTarget, SignalError, kill, parse_signal};
 pub use list::list;
+pub use start::start;
 pub use state::{OciState, state};
 
 use crate::error::Error;
 use crate::id::ContainerId;
+use crate::status::Act;
 use crate::store::{Entry, State, Store, StoreError};
 
 /// A container's directory and state.
@@ -20,6 +23,13 @@ fn find(store: &Store, id: &str) -> Result<(ContainerId, Entry, Option<State>), 
     let entry = store.open(&id)?;
     let state = entry.read()?;
     Ok((id, entry, state))
+}
+
+/// One that must be in a state which allows `act`.
+fn find_for(store: &Store, id: &str, act: Act) -> Result<(Entry, State), Error> {
+    let (_, entry, state) = find_with_state(store, id)?;
+    let status = state.status_now();
+    if status.allows(act) { Ok((entry, state)) } else { Err(Error::WrongState { act, status }) }
 }
 
 /// One whose state is needed.

@@ -1,5 +1,7 @@
 //! The monitor's control socket, seen from a verb.
 
+mod message;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -8,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use vmrun_proto::FrameError;
-use vmrun_spec::{ControlReply, ControlRequest};
 
+pub(crate) use self::message::{ControlReply, ControlRequest};
 use crate::error::Error;
 
 /// Why a verb could not talk to the monitor.
@@ -33,6 +35,7 @@ pub(crate) fn ask(directory: &Path, socket: &str, request: &ControlRequest) -> R
     match vmrun_proto::read_frame(&connection).map_err(ControlError::Talk)? {
         ControlReply::Ok => Ok(()),
         ControlReply::Failed(report) => Err(Error::Reported(report)),
+        ControlReply::WrongState(status) => Err(Error::WrongState { act: request.act(), status }),
     }
 }
 

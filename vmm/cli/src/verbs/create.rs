@@ -1,0 +1,28 @@
+//! `vmrun create`.
+
+use clap::Args;
+use vmrun_runtime::{Error, LaunchMode, Store};
+
+use super::launch::LaunchArgs;
+use crate::args::Globals;
+
+/// Make a container whose program waits for `vmrun start`
+///
+/// The process in --pid-file stands for the container: it is left to the nearest
+/// reaper, passes signals on to the program and ends with the program's exit code
+/// (128 + n when signal n ended it).
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    launch: LaunchArgs,
+}
+
+impl CreateArgs {
+    pub(crate) fn act(&self) -> String {
+        format!("cannot create {:?}", self.launch.id())
+    }
+}
+
+pub(crate) fn create(store: &Store, args: CreateArgs, globals: &Globals) -> Result<u8, Error> {
+    args.launch.launch(store, globals, LaunchMode::Create, true)
+}

@@ -1,0 +1,202 @@
+//! The container while it exists: one loop serves the agent's events, the
+//! signals that this process gets and the verbs, until the program has ended.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vmrun_proto::{Event, ExitStatus, ProcessRef, Request};
+use vmrun_spec::FailureReport;
+
+use super::control_server::Caller;
+use super::failure::MonitorError;
+use super::session::{Prepared, Session};
+use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
+use crate::control::{ControlReply, ControlRequest};
+use crate::error::chain;
+use crate::signals;
+use crate::status::Status;
+
+const START: Wait = Wait { what: "the agent to start the program", limit: Duration::from_secs(60) };
+const SIGNAL: Wait = Wait { what: "the agent to send a signal", limit: Duration::from_secs(10) };
+const RESIZE: Wait = Wait { what: "the agent to resize the terminal", limit: Duration::from_secs(10) };
+
+const STARTING: &str = "starting the program";
+const RUNNING: &str = "running the program";
+
+/// A container that was created and has not ended.
+pub(super) struct Live<'s> {
+    session: &'s Session<'s>,
+    agent: AgentClient,
+    prepared: Prepared,
+    status: Status,
+    /// The signal that ended the program before its start.
+    ended_by: Option<i32>,
+}
+
+/// What a request came to: done, or why not.
+type Answer = Result<ControlReply, MonitorError>;
+
+impl<'s> Live<'s> {
+    pub(super) fn new(session: &'s Session<'s>, agent: AgentClient, prepared: Prepared) -> Self {
+        Self { session, agent, prepared, status: Status::Created, ended_by: None }
+    }
+
+    pub(super) fn into_agent(self) -> AgentClient {
+        self.agent
+    }
+
+    /// Lets the program run.
+    pub(super) fn start(&mut self, watch: Watch<'_>) -> Result<(), MonitorError> {
+        let container = self.session.request.state.id.clone();
+        self.agent
+            .call(Request::Start { container }, START, watch)
+            .map_err(|error| self.session.explain(STARTING, error))?;
+        self.becomes(Status::Running)
+    }
+
+    fn becomes(&mut self, status: Status) -> Result<(), MonitorError> {
+        debug_assert!(self.status.may_become(status), "{} -> {status}", self.status);
+        self.status = status;
+        self.session.record(status)
+    }
+
+    /// Serves everybody until the program has ended; gives its exit code.
+    pub(super) fn until_the_end(&mut self) -> Result<u8, MonitorError> {
+        loop {
+            if let Some(code) = self.ended()? {
+                return Ok(code);
+            }
+            let ready = self.poll()?;
+            if ready.agent {
+                self.agent.receive().map_err(|error| self.session.explain(RUNNING, error))?;
+            }
+            if ready.signals {
+                self.forward_signals()?;
+            }
+            if ready.control {
+                self.serve_verb()?;
+            }
+            // Last, since the agent's final words may have come with the end.
+            if ready.machine && !ready.agent {
+                return Err(MonitorError::machine_end(RUNNING, self.session.machine.end()));
+            }
+        }
+    }
+
+    fn ended(&mut self) -> Result<Option<u8>, MonitorError> {
+        let process = self.session.process();
+        while let Some(event) =
+            self.agent.kept_event().map_err(|error| self.session.explain(RUNNING, error))?
+        {
+            match event {
+                Event::Exited { process: ended, status } if ended == process => {
+                    let status = self.ended_by.map_or(status, ExitStatus::Signal);
+                    return Ok(Some(status.code()));
+                }
+                Event::Exited { .. } | Event::Ready { .. } => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn poll(&self) -> Result<Ready, MonitorError> {
+        let sources = [
+            self.agent.as_fd(),
+            self.session.signals.as_fd(),
+            self.prepared.control.as_fd(),
+            self.session.machine.ended_fd(),
+        ];
+        let mut fds = sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(MonitorError::Io { act: "poll", source: errno.into() }),
+        }
+        let is_ready = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
+        Ok(Ready { agent: is_ready(0), signals: is_ready(1), control: is_ready(2), machine: is_ready(3) })
+    }
+
+    fn forward_signals(&mut self) -> Result<(), MonitorError> {
+        let failed = |source| MonitorError::Io { act: "read a signal", source };
+        while let Some(arrived) = self.session.signals.next().map_err(failed)? {
+            let size = if arrived.number == libc::SIGWINCH { self.prepared.size() } else { None };
+            if let Some(size) = size {
+                self.ask(Request::Resize { process: self.process(), size }, RESIZE)?;
+            } else if signals::is_forwarded(arrived.number) {
+                self.signal(arrived.number, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn process(&self) -> ProcessRef {
+        self.session.process()
+    }
+
+    /// What the agent refuses, or does not do in time, is an answer: the program may
+    /// just have ended, or the guest be busy. Only a broken link ends the container.
+    fn ask(&mut self, request: Request, wait: Wait) -> Answer {
+        match self.agent.call(request, wait, &[self.session.machine.ended_fd()]) {
+            Ok(_) => Ok(ControlReply::Ok),
+            Err(AgentError::Refused(reply)) => Ok(refusal(reply.message)),
+            Err(error @ AgentError::TimedOut { .. }) => Ok(refusal(chain(&error))),
+            Err(error) => Err(self.session.explain(RUNNING, error)),
+        }
+    }
+
+    /// Before its start the program is not there to handle a signal, and what waits
+    /// in its place is the first process of its namespace, which only SIGKILL ends:
+    /// so what would end the program kills it, and its exit code says by what.
+    fn signal(&mut self, number: i32, all: bool) -> Answer {
+        let mut signal = number;
+        if self.status == Status::Created && signals::ends_a_process(number) {
+            self.ended_by = Some(number);
+            signal = libc::SIGKILL;
+        }
+        self.ask(Request::Signal { process: self.process(), signal, all }, SIGNAL)
+    }
+
+    fn serve_verb(&mut self) -> Result<(), MonitorError> {
+        let Some((request, caller)) = self.prepared.control.accept() else { return Ok(()) };
+        let act = request.act();
+        if !self.status.allows(act) {
+            caller.answer(&ControlReply::WrongState(self.status));
+            return Ok(());
+        }
+        let answer = match request {
+            ControlRequest::Start => {
+                let end = self.session.machine.ended_fd();
+                self.start(&[end]).map(|()| ControlReply::Ok)
+            }
+            ControlRequest::Signal { signal, all } => self.signal(signal, all),
+        };
+        self.answer(caller, answer)
+    }
+
+    /// An error that ends the container is told to the caller, too.
+    fn answer(&self, caller: Caller, answer: Answer) -> Result<(), MonitorError> {
+        match answer {
+            Ok(reply) => caller.answer(&reply),
+            Err(error) => {
+                let broken = self.session.broken(error);
+                caller.answer(&ControlReply::Failed(broken.report()));
+                return Err(broken.error);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refusal(message: String) -> ControlReply {
+    ControlReply::Failed(FailureReport { message, exit_code: 1, console: Vec::new() })
+}
+
+/// What [`Live::poll`] found.
+#[derive(Clone, Copy, Debug)]
+struct Ready {
+    agent: bool,
+    signals: bool,
+    control: bool,
+    machine: bool,
+}
