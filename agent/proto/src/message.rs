@@ -77,7 +77,8 @@ pub enum Request {
         /// Container id.
         container: String,
     },
-    /// Start one more process in a running container.
+    /// Start one more process in a running container. It is killed when the
+    /// connection that this came over is closed.
     Exec {
         /// Container and exec id.
         process: ProcessRef,

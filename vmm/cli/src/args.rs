@@ -93,6 +93,7 @@ pub(crate) enum Verb {
     Create(verbs::create::CreateArgs),
     Start(verbs::start::StartArgs),
     Run(verbs::run::RunArgs),
+    Exec(Box<verbs::exec::ExecArgs>),
     State(verbs::state::StateArgs),
     Kill(verbs::kill::KillArgs),
     Delete(verbs::delete::DeleteArgs),

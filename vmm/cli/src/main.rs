@@ -12,7 +12,7 @@ mod verbs;
 use std::process::ExitCode;
 
 use clap::Parser;
-use vmrun_runtime::{MonitorFds, monitor_main};
+use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main};
 
 use args::{Args, Verb};
 use embedded::embedded;
@@ -20,16 +20,22 @@ use report::Report;
 use verbs::checkpoint::unsupported;
 
 fn main() -> ExitCode {
-    // The monitor's start is on the way of every container's: no parser for it.
+    // Their start is on the way of every container's and process's: no parser for them.
     if let Some(fds) = monitor_fds() {
         return ExitCode::from(monitor_main(fds, embedded()));
+    }
+    if let Some(channel) = relay_fd() {
+        return ExitCode::from(exec_main(channel));
     }
     let args = Args::parse();
     let report = Report::new(&args);
     let store = vmrun_runtime::Store::new(args.globals.root.as_deref());
+    let failure_code =
+        if matches!(args.verb, Verb::Exec(_)) { Error::exec_exit_code } else { Error::exit_code };
     let (act, result) = match args.verb {
         Verb::Create(create) => (create.act(), verbs::create::create(&store, create, &args.globals)),
         Verb::Start(start) => (start.act(), verbs::start::start(&store, &start)),
+        Verb::Exec(exec) => (exec.act(), verbs::exec::exec(&store, exec)),
         Verb::Run(run) => (run.act(), verbs::run::run(&store, run, &args.globals)),
         Verb::State(state) => (state.act(), verbs::state::state(&store, &state)),
         Verb::Kill(kill) => (kill.act(), verbs::kill::kill(&store, &kill)),
@@ -42,16 +48,25 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(error) => report.fail(&act, &error),
+        Err(error) => report.fail(&act, &error, failure_code(&error)),
     }
 }
 
 /// `__monitor REQUEST-FD LAUNCHER-FD ID`; the id is there for whoever looks at the process list.
 fn monitor_fds() -> Option<MonitorFds> {
+    let mut fds = fds_behind("__monitor")?;
+    Some(MonitorFds { request: fds.next()?, launcher: fds.next()? })
+}
+
+/// `__exec CHANNEL-FD ID`, likewise.
+fn relay_fd() -> Option<i32> {
+    fds_behind("__exec")?.next()
+}
+
+fn fds_behind(verb: &str) -> Option<impl Iterator<Item = i32>> {
     let mut args = std::env::args_os().skip(1);
-    if args.next()? != "__monitor" {
+    if args.next()? != verb {
         return None;
     }
-    let mut number = || args.next().as_deref().and_then(|text: &std::ffi::OsStr| text.to_str()?.parse().ok());
-    Some(MonitorFds { request: number()?, launcher: number()? })
+    Some(args.map_while(|text| text.to_str()?.parse().ok()))
 }

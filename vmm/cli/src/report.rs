@@ -21,8 +21,8 @@ impl Report {
         Self { log: args.globals.log(), debug: args.globals.debug }
     }
 
-    /// Tells an error everywhere and gives the exit code for it.
-    pub(crate) fn fail(&self, act: &str, error: &Error) -> ExitCode {
+    /// Tells an error everywhere and gives the exit code.
+    pub(crate) fn fail(&self, act: &str, error: &Error, code: u8) -> ExitCode {
         let line = line(act, error);
         eprintln!("vmrun: {line}");
         for console in error.console() {
@@ -36,7 +36,7 @@ impl Report {
             }
         }
         self.write_log(&line, error);
-        ExitCode::from(error.exit_code())
+        ExitCode::from(code)
     }
 
     fn write_log(&self, line: &str, error: &Error) {

@@ -153,7 +153,7 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window == word)
 }
 
-fn typed<T: DeserializeOwned>(text: &[u8]) -> Result<T, ConfigError> {
+pub(crate) fn typed<T: DeserializeOwned>(text: &[u8]) -> Result<T, ConfigError> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

@@ -10,6 +10,7 @@
 //! arguments: the same bundle, facts and options give the same plan.
 
 mod bundle;
+mod exec;
 mod guest;
 mod hooks;
 mod refuse;
@@ -21,11 +22,13 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
 use vmrun_proto::{ConsoleSize, ContainerPlan, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share};
 use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec};
 
 pub use bundle::{Bundle, BundleError};
+pub use exec::{ProcessChanges, changed, exec, load_process};
 pub use validate::PlanError;
 pub use volumes::bind_sources;
 
@@ -111,7 +114,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
         vsock: VsockSpec { cid: GUEST_CID, socket: PathBuf::from(VSOCK_SOCKET) },
         shares: vec![ShareSpec { tag: SHARE_TAG.to_owned(), directory: options.directory.join(SHARE_DIR) }],
     };
-    let io = process_io(bundle, options);
+    let io = process_io(bundle.spec.process().as_ref(), options.console_size);
     let shares =
         vec![Share { tag: SHARE_TAG.to_owned(), mountpoint: SHARE_MOUNT.to_owned(), readonly: false }];
     Ok(SandboxPlan {
@@ -121,17 +124,16 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     })
 }
 
-fn process_io(bundle: &Bundle, options: &Options) -> ProcessIo {
-    let process = bundle.spec.process().as_ref();
-    if !process.and_then(oci_spec::runtime::Process::terminal).unwrap_or(false) {
+fn process_io(process: Option<&Process>, console_size: Option<ConsoleSize>) -> ProcessIo {
+    if !process.and_then(Process::terminal).unwrap_or(false) {
         return ProcessIo { stdin: true, stdout: true, stderr: true, ..ProcessIo::default() };
     }
-    let configured = process.and_then(oci_spec::runtime::Process::console_size).and_then(|size| {
+    let configured = process.and_then(Process::console_size).and_then(|size| {
         let rows = u16::try_from(size.height()).ok()?;
         let columns = u16::try_from(size.width()).ok()?;
         (rows > 0 && columns > 0).then_some(ConsoleSize { rows, columns })
     });
-    ProcessIo { terminal: true, console_size: configured.or(options.console_size), ..ProcessIo::default() }
+    ProcessIo { terminal: true, console_size: configured.or(console_size), ..ProcessIo::default() }
 }
 
 #[cfg(test)]

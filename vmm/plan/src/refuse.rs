@@ -1,7 +1,7 @@
 //! Fields that a microVM cannot honour. Each is refused by name: never
 //! silently dropped.
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use crate::validate::PlanError;
 use crate::vm::VmSection;
@@ -21,22 +21,34 @@ pub(crate) fn refuse(spec: &Spec, vm: &VmSection) -> Result<(), PlanError> {
             return Err(PlanError::Unsupported { field: field.to_owned(), why });
         }
     }
+    if let Some(process) = spec.process() {
+        refuse_labels(process)?;
+    }
     namespace_paths(spec)?;
     mount_options(spec)?;
     annotations(spec)
 }
 
+/// Refuses what a security module would do to a process.
+pub(crate) fn refuse_labels(process: &Process) -> Result<(), PlanError> {
+    let profile = process.apparmor_profile().as_deref().filter(|profile| *profile != "unconfined");
+    let labels =
+        [("process.apparmorProfile", profile), ("process.selinuxLabel", process.selinux_label().as_deref())];
+    match labels.into_iter().find(|(_, label)| label.is_some_and(is_given)) {
+        Some((field, _)) => Err(PlanError::Unsupported { field: field.to_owned(), why: NO_LSM }),
+        None => Ok(()),
+    }
+}
+
+fn is_given(text: &str) -> bool {
+    !text.is_empty()
+}
+
 fn fields(spec: &Spec, vm: &VmSection) -> Vec<(&'static str, &'static str, bool)> {
-    let process = spec.process().as_ref();
     let linux = spec.linux().as_ref();
-    let text = |value: Option<&str>| value.is_some_and(|value| !value.is_empty());
-    let profile = process.and_then(|process| process.apparmor_profile().as_deref());
-    let label = process.and_then(|process| process.selinux_label().as_deref());
     let mount_label = linux.and_then(|linux| linux.mount_label().as_deref());
     vec![
-        ("process.apparmorProfile", NO_LSM, text(profile.filter(|profile| *profile != "unconfined"))),
-        ("process.selinuxLabel", NO_LSM, text(label)),
-        ("linux.mountLabel", NO_LSM, text(mount_label)),
+        ("linux.mountLabel", NO_LSM, mount_label.is_some_and(is_given)),
         ("linux.intelRdt", HOST_KERNEL, linux.is_some_and(|linux| linux.intel_rdt().is_some())),
         ("linux.memoryPolicy", HOST_KERNEL, linux.is_some_and(|linux| linux.memory_policy().is_some())),
         (

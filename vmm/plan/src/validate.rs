@@ -44,10 +44,7 @@ type Rule = fn(&Spec) -> Result<(), PlanError>;
 
 const RULES: &[Rule] = &[
     version_is_one,
-    process_is_there,
-    args_are_there,
-    cwd_is_absolute,
-    env_has_names,
+    process_is_right,
     time_offsets_have_their_namespace,
     hostname_has_its_namespace,
     domainname_has_its_namespace,
@@ -83,12 +80,19 @@ fn process(spec: &Spec) -> Result<&Process, PlanError> {
     spec.process().as_ref().ok_or_else(|| PlanError::invalid("process", "is missing: nothing to run"))
 }
 
-fn process_is_there(spec: &Spec) -> Result<(), PlanError> {
-    process(spec).map(|_| ())
+fn process_is_right(spec: &Spec) -> Result<(), PlanError> {
+    check_process(process(spec)?)
 }
 
-fn args_are_there(spec: &Spec) -> Result<(), PlanError> {
-    match process(spec)?.args().as_deref() {
+/// What every process must have, the container's and one more.
+pub(crate) fn check_process(process: &Process) -> Result<(), PlanError> {
+    args_are_there(process)?;
+    cwd_is_absolute(process)?;
+    env_has_names(process)
+}
+
+fn args_are_there(process: &Process) -> Result<(), PlanError> {
+    match process.args().as_deref() {
         None | Some([]) => Err(PlanError::invalid("process.args", "is empty: nothing to run")),
         Some([program, ..]) if program.is_empty() => {
             Err(PlanError::invalid("process.args[0]", "is empty: no program named"))
@@ -97,16 +101,16 @@ fn args_are_there(spec: &Spec) -> Result<(), PlanError> {
     }
 }
 
-fn cwd_is_absolute(spec: &Spec) -> Result<(), PlanError> {
-    let cwd = process(spec)?.cwd();
+fn cwd_is_absolute(process: &Process) -> Result<(), PlanError> {
+    let cwd = process.cwd();
     if cwd.is_absolute() {
         return Ok(());
     }
     Err(PlanError::invalid("process.cwd", format!("{:?} is not an absolute path", cwd.display().to_string())))
 }
 
-fn env_has_names(spec: &Spec) -> Result<(), PlanError> {
-    for (index, entry) in process(spec)?.env().iter().flatten().enumerate() {
+fn env_has_names(process: &Process) -> Result<(), PlanError> {
+    for (index, entry) in process.env().iter().flatten().enumerate() {
         if entry.contains('\0') || entry.starts_with('=') {
             return Err(PlanError::invalid(format!("process.env[{index}]"), "is not NAME=value"));
         }

@@ -118,6 +118,16 @@ impl AgentClient {
         }
     }
 
+    /// Opens a control connection through the vsock device's socket.
+    pub(crate) fn connect(socket: &Path, watch: Watch<'_>) -> Result<Self, AgentError> {
+        let connection = ask_for_connection(socket)?;
+        read_answer(&connection, HANDSHAKE.deadline(), watch)?;
+        let hello = Hello::Control { version: vmrun_proto::VERSION };
+        vmrun_proto::write_frame(&connection, &hello)
+            .map_err(|source| AgentError::Frame { what: HANDSHAKE.what, source })?;
+        Self::new(connection)
+    }
+
     pub(crate) fn new(stream: UnixStream) -> Result<Self, AgentError> {
         stream
             .set_write_timeout(Some(WRITE_LIMIT))
@@ -232,12 +242,7 @@ pub(crate) fn open_streams(
 ) -> Result<Vec<OwnedFd>, AgentError> {
     let mut connections = Vec::with_capacity(streams.len());
     for _ in streams {
-        let mut connection = UnixStream::connect(socket)
-            .map_err(|source| AgentError::Io { act: "connect to the guest's vsock socket", source })?;
-        connection
-            .write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes())
-            .map_err(|source| AgentError::Io { act: "ask for a connection to the agent", source })?;
-        connections.push(connection);
+        connections.push(ask_for_connection(socket)?);
     }
     let deadline = HANDSHAKE.deadline();
     for (connection, stream) in connections.iter().zip(streams) {
@@ -246,6 +251,15 @@ pub(crate) fn open_streams(
             .map_err(|source| AgentError::Frame { what: "the agent to take a stream", source })?;
     }
     Ok(connections.into_iter().map(OwnedFd::from).collect())
+}
+
+fn ask_for_connection(socket: &Path) -> Result<UnixStream, AgentError> {
+    let mut connection = UnixStream::connect(socket)
+        .map_err(|source| AgentError::Io { act: "connect to the guest's vsock socket", source })?;
+    connection
+        .write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes())
+        .map_err(|source| AgentError::Io { act: "ask for a connection to the agent", source })?;
+    Ok(connection)
 }
 
 /// Reads `OK <port>\n` and not one byte more: what follows is the guest's.

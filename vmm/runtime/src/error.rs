@@ -84,6 +84,14 @@ impl Error {
         }
     }
 
+    /// The exit code of `vmrun exec` for this error: runc's 255 for all that is not the program's.
+    pub fn exec_exit_code(&self) -> u8 {
+        match self.exit_code() {
+            1 => 255,
+            code => code,
+        }
+    }
+
     /// What the user can do about it, where that is known.
     pub fn next_step(&self) -> Option<&'static str> {
         match self {

@@ -15,6 +15,7 @@ mod agent_client;
 mod assets;
 mod control;
 mod error;
+mod exec;
 mod fds;
 mod hooks;
 mod id;
@@ -33,6 +34,7 @@ mod verbs;
 
 pub use assets::{AssetError, AssetOptions, Embedded};
 pub use error::{Error, chain};
+pub use exec::{ExecOptions, ProcessSource, exec, exec_main};
 pub use hooks::HookError;
 pub use id::{ContainerId, IdError};
 pub use launch::{Console, LaunchMode, LaunchOptions, launch};
@@ -43,5 +45,5 @@ pub use store::{Store, StoreError};
 pub use verbs::{
     DeleteOptions, KillTarget, OciState, SignalError, delete, kill, list, parse_signal, start, state,
 };
+pub use vmrun_plan::{ProcessChanges, SPEC_VERSION};
 pub use vmrun_machine::MappedPages;
-pub use vmrun_plan::SPEC_VERSION;

@@ -142,6 +142,9 @@ impl Server {
             }
         }
         self.attach_streams(id);
+        if !is_init && !self.processes.get(&id).is_some_and(|process| self.is_connected(process.owner)) {
+            self.kill_exec(id);
+        }
         if let Some(status) = self.unclaimed_exits.remove(&pid) {
             self.process_ended(id, status);
         }
@@ -311,6 +314,30 @@ impl Server {
                 false
             }
         });
+    }
+
+    /// The host's relay of these processes is gone: nobody can reap or signal them any more.
+    pub(super) fn kill_execs_of(&mut self, connection: u64) {
+        let owned = |process: &super::ManagedProcess| !process.is_init() && process.owner == connection;
+        let owned: Vec<u64> =
+            self.processes.iter().filter(|(_, process)| owned(process)).map(|(id, _)| *id).collect();
+        for id in owned {
+            self.kill_exec(id);
+        }
+    }
+
+    /// One that is being made is killed when it is there: [`Self::made`] sees to it.
+    fn kill_exec(&mut self, id: u64) {
+        let Some(process) = self.processes.get(&id) else { return };
+        match (process.pid, &process.state) {
+            (Some(pid), _) => {
+                if let Err(error) = sys::kill(pid, libc::SIGKILL) {
+                    log::warn(format_args!("cannot kill {}: {error}", describe(&process.reference)));
+                }
+            }
+            (None, State::AwaitingStreams { .. }) => self.discard_process(id),
+            (None, _) => {}
+        }
     }
 
     /// Sends a signal to a process, or to all of its container.

@@ -47,7 +47,7 @@ pub(crate) enum ServerError {
 /// Whom to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReplyTo {
-    connection: u64,
+    pub(crate) connection: u64,
     seq: u64,
 }
 
@@ -132,6 +132,10 @@ impl Server {
         }
     }
 
+    fn is_connected(&self, id: u64) -> bool {
+        self.connections.contains_key(&id)
+    }
+
     fn new_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
@@ -160,12 +164,14 @@ impl Server {
     }
 
     fn connection_ready(&mut self, id: u64) {
-        if let Err(error) = self.serve_connection(id)
-            && self.connections.remove(&id).is_some()
-            && !matches!(error, ConnectionError::Closed)
-        {
+        let Err(error) = self.serve_connection(id) else { return };
+        if self.connections.remove(&id).is_none() {
+            return;
+        }
+        if !matches!(error, ConnectionError::Closed) {
             log::warn(format_args!("a connection of the host ends: {error}"));
         }
+        self.kill_execs_of(id);
     }
 
     /// Reads and handles everything that has come.
@@ -229,6 +235,7 @@ impl Server {
         if let Err(error) = connection.send(message) {
             log::warn(format_args!("a control connection ends: {error}"));
             self.connections.remove(&id);
+            self.kill_execs_of(id);
         }
     }
 

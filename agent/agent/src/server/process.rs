@@ -48,6 +48,8 @@ pub(crate) struct ManagedProcess {
     pub(crate) failure: Option<ErrorReply>,
     pub(crate) pid: Option<i32>,
     pub(crate) state: State,
+    /// The connection that asked for it. An exec does not outlive it.
+    pub(crate) owner: u64,
 }
 
 /// How far a process is.
@@ -95,7 +97,13 @@ impl State {
 }
 
 impl ManagedProcess {
-    pub(crate) fn new(reference: ProcessRef, io: ProcessIo, directory: PathBuf, state: State) -> Self {
+    pub(crate) fn new(
+        reference: ProcessRef,
+        io: ProcessIo,
+        directory: PathBuf,
+        state: State,
+        owner: u64,
+    ) -> Self {
         Self {
             reference,
             io,
@@ -107,6 +115,7 @@ impl ManagedProcess {
             failure: None,
             pid: None,
             state,
+            owner,
         }
     }
 

@@ -46,6 +46,7 @@ impl Server {
             State::StartFailed => tell = false,
             _ => {}
         }
+        self.send_what_is_written(&reference);
         if tell {
             self.tell(Event::Exited { process: reference.clone(), status });
         }

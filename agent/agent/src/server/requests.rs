@@ -66,7 +66,7 @@ impl Server {
             return Err(refused(ErrorKind::InvalidConfig, message));
         }
         let reference = ProcessRef { container: id.clone(), exec: None };
-        let init = self.add_process(reference, plan.io, State::Making { reply });
+        let init = self.add_process(reference, plan.io, State::Making { reply }, reply);
         let cgroup = cgroup_of(&plan, &id);
         self.containers.insert(id, ContainerEntry { plan, cgroup, init, removal: None });
         self.launch(init, None).inspect_err(|_| self.discard_process(init))?;
@@ -104,15 +104,15 @@ impl Server {
             return Err(wrong_state("run a process in", init));
         }
         let deadline = Instant::now() + STREAM_LIMIT;
-        let number = self.add_process(reference, io, State::AwaitingStreams { deadline, reply, spec });
+        let number = self.add_process(reference, io, State::AwaitingStreams { deadline, reply, spec }, reply);
         self.streams_changed(number);
         Ok(None)
     }
 
-    fn add_process(&mut self, reference: ProcessRef, io: ProcessIo, state: State) -> u64 {
+    fn add_process(&mut self, reference: ProcessRef, io: ProcessIo, state: State, to: ReplyTo) -> u64 {
         let number = self.new_id();
         let directory = Path::new(STATE_DIRECTORY).join(number.to_string());
-        self.processes.insert(number, ManagedProcess::new(reference, io, directory, state));
+        self.processes.insert(number, ManagedProcess::new(reference, io, directory, state, to.connection));
         self.adopt_waiting_streams(number);
         number
     }

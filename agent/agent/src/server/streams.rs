@@ -112,6 +112,17 @@ impl Server {
         }
     }
 
+    /// Moves what a process that has ended left in its pipes, which one turn can
+    /// hold, so that it is on its way before the news of the end.
+    pub(super) fn send_what_is_written(&mut self, process: &ProcessRef) {
+        let its = |attached: &AttachedStream| attached.stream.process == *process;
+        let streams: Vec<u64> =
+            self.streams.iter().filter(|(_, attached)| its(attached)).map(|(id, _)| *id).collect();
+        for id in streams {
+            self.advance_stream(id);
+        }
+    }
+
     /// One turn for each stream that has more to do.
     pub(super) fn advance_busy_streams(&mut self) {
         let busy: Vec<u64> = self.busy_streams.iter().copied().collect();

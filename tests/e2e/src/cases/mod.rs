@@ -6,6 +6,7 @@ mod capabilities;
 mod cgroups;
 mod create;
 mod devices;
+mod exec;
 mod exit;
 mod kernel;
 mod killed;

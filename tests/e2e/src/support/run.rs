@@ -319,6 +319,14 @@ impl Detached {
         vmrun(&["--root", self.started.store.to_str().unwrap()], &words)
     }
 
+    /// `vmrun exec OPTION… ID WORD…`, not started yet.
+    pub(crate) fn exec(&self, options: &[&str], words: &[&str]) -> Command {
+        let mut command = self.started.runtime.command();
+        command.arg("--root").arg(&self.started.store).arg("exec").args(options).arg(&self.started.id);
+        command.args(words);
+        command
+    }
+
     /// `vmrun state`.
     #[track_caller]
     pub(crate) fn state(&self) -> Value {

@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod exec;
 pub(crate) mod kill;
 mod launch;
 pub(crate) mod list;

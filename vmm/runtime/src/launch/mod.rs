@@ -5,8 +5,8 @@
 //! and owns the rest: when it dies, by whatever cause, mounts, sockets' peers
 //! and the guest are gone with it.
 
-mod channel;
-mod pid_file;
+pub(crate) mod channel;
+pub(crate) mod pid_file;
 mod spawn;
 mod supervise;
 
@@ -106,7 +106,7 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// The plan has no encoding.
-    #[error("cannot hand the plan to the monitor")]
+    #[error("cannot talk to the process that was started")]
     Encode(#[source] vmrun_proto::FrameError),
     /// The pid file.
     #[error("cannot write the pid file {}", .path.display())]
@@ -116,15 +116,19 @@ pub enum LaunchError {
         /// Why.
         source: io::Error,
     },
-    /// The monitor was killed.
-    #[error("the monitor was killed by signal {signal}")]
+    /// The monitor, or the relay of an exec, was killed.
+    #[error("the {who} was killed by signal {signal}")]
     Killed {
+        /// Which of them.
+        who: &'static str,
         /// By which.
         signal: i32,
     },
-    /// The monitor ended and said nothing.
-    #[error("the monitor ended with code {code} and no report")]
+    /// It ended and said nothing.
+    #[error("the {who} ended with code {code} and no report")]
     Silent {
+        /// Which of them.
+        who: &'static str,
         /// Its code.
         code: i32,
     },
@@ -140,7 +144,7 @@ impl LaunchError {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Killed { signal } => vmrun_proto::ExitStatus::Signal(*signal).code(),
+            Self::Killed { signal, .. } => vmrun_proto::ExitStatus::Signal(*signal).code(),
             _ => 1,
         }
     }

@@ -220,8 +220,10 @@ fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorR
         Outcome::Reported(MonitorMessage::Failed(report)) => Err(Error::Reported(report)),
         Outcome::Reported(MonitorMessage::Ended { code }) => Ok(code),
         _ => match (ended.signal(), ended.code()) {
-            (Some(signal), _) => Err(LaunchError::Killed { signal }.into()),
-            (None, code) => Err(LaunchError::Silent { code: code.unwrap_or_default() }.into()),
+            (Some(signal), _) => Err(LaunchError::Killed { who: "monitor", signal }.into()),
+            (None, code) => {
+                Err(LaunchError::Silent { who: "monitor", code: code.unwrap_or_default() }.into())
+            }
         },
     }
 }

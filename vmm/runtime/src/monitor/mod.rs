@@ -11,11 +11,11 @@
 
 mod boot;
 mod control_server;
-mod failure;
+pub(crate) mod failure;
 mod launcher;
 mod live;
 mod session;
-mod streams;
+pub(crate) mod streams;
 mod tree;
 
 use std::io;

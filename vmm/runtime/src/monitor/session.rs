@@ -2,10 +2,12 @@
 //! exists is in `live`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
+use vmrun_plan::VSOCK_SOCKET;
 use vmrun_proto::{ConsoleSize, ProcessRef, Request};
 use vmrun_spec::MonitorMessage;
 
@@ -15,7 +17,7 @@ use super::control_server::ControlServer;
 use super::failure::{Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
-use super::streams::{self, ConnectError, HostStreams, Stdio};
+use super::streams::{self, HostStreams, Stdio};
 use crate::agent_client::{AgentClient, AgentError, Wait};
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
@@ -28,6 +30,9 @@ const BOOT: Wait = Wait { what: "the guest to boot", limit: Duration::from_secs(
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
 const SYNC: Wait = Wait { what: "the guest to write its files back", limit: Duration::from_secs(60) };
 const HOOKS: Wait = Wait { what: "the hooks before the creation", limit: Duration::from_secs(24 * 3600) };
+
+/// How long a stream of a container that has ended may be silent before it is given up.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 
 const BOOTING: &str = "booting the guest";
 const CREATING: &str = "making the container";
@@ -76,7 +81,8 @@ impl Prepared {
 
 impl Session<'_> {
     fn prepare(&self) -> Result<(Stdio, Prepared), MonitorError> {
-        let (stdio, terminal) = HostStreams::open(self.request)?.split();
+        let (stdio, terminal) =
+            HostStreams::open(&self.request.plan.guest.io, &self.request.console, true)?.split();
         let control = ControlServer::bind()
             .map_err(|source| MonitorError::Io { act: "listen on the control socket", source })?;
         Ok((stdio, Prepared { terminal, control }))
@@ -166,12 +172,9 @@ impl Session<'_> {
         let container = self.request.state.id.clone();
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;
         // While the agent makes the container its streams are connected.
-        let connected = streams::connect(&self.process(), io, stdio, &watch);
+        let connected = streams::connect(Path::new(VSOCK_SOCKET), &self.process(), io, stdio, &watch);
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
-        connected.map_err(|error| match error {
-            ConnectError::Agent(error) => self.explain(CREATING, error),
-            ConnectError::Io(source) => MonitorError::Io { act: "copy the standard streams", source },
-        })
+        connected.map_err(|error| error.at(failed))
     }
 
     pub(super) fn record(&self, status: Status) -> Result<(), MonitorError> {
@@ -188,7 +191,7 @@ impl Session<'_> {
     fn finish(&self, agent: &mut AgentClient, relays: &mut Relays) {
         // What cannot be written back any more is lost with the guest: nothing to be done.
         let _ = agent.call(Request::Sync, SYNC, &[self.machine.ended_fd()]);
-        match relays.drain() {
+        match relays.drain(SILENCE_LIMIT) {
             // A process that outlived the program holds the stream; its output goes with it.
             Drained::Fully | Drained::GaveUp => {}
         }

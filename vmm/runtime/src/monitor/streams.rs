@@ -4,11 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use vmrun_plan::VSOCK_SOCKET;
 use vmrun_proto::{ProcessIo, ProcessRef, Stream, StreamKind};
 
+use super::ConsoleMode;
 use super::failure::MonitorError;
-use super::{ConsoleMode, MonitorRequest};
 use crate::agent_client::{AgentError, Watch, open_streams};
 use crate::fds;
 use crate::stdio::{self, Relays};
@@ -32,15 +31,19 @@ pub(crate) struct HostStreams {
 
 impl HostStreams {
     /// Takes the inherited descriptors, or makes the terminal that the engine asked for.
-    pub(crate) fn open(request: &MonitorRequest) -> Result<Self, MonitorError> {
-        let io = &request.plan.guest.io;
-        match &request.console {
+    /// Standard error stays ours as well where errors are still to be told.
+    pub(crate) fn open(
+        io: &ProcessIo,
+        console: &ConsoleMode,
+        stderr_too: bool,
+    ) -> Result<Self, MonitorError> {
+        match console {
             ConsoleMode::Socket(socket) => {
                 let slave = stdio::open_console(socket, io.console_size)?;
                 let copy = || slave.try_clone().map_err(failed("copy the terminal's descriptor"));
                 let stdio = Stdio { stdin: copy()?, stdout: copy()?, stderr: copy()? };
                 let streams = Self { stdio, terminal: Some(copy()?) };
-                fds::release_standard_streams(true).map_err(failed("release the standard streams"))?;
+                fds::release_standard_streams(stderr_too).map_err(failed("release the standard streams"))?;
                 Ok(streams)
             }
             ConsoleMode::Inherited => {
@@ -53,7 +56,7 @@ impl HostStreams {
                     stderr: copy(&io::stderr())?,
                 };
                 let streams = Self { stdio, terminal };
-                fds::release_standard_streams(true).map_err(failed("release the standard streams"))?;
+                fds::release_standard_streams(stderr_too).map_err(failed("release the standard streams"))?;
                 Ok(streams)
             }
         }
@@ -81,6 +84,7 @@ fn kinds(io: ProcessIo) -> Vec<StreamKind> {
 
 /// Connects the guest's streams and starts copying.
 pub(crate) fn connect(
+    socket: &Path,
     process: &ProcessRef,
     io: ProcessIo,
     host: Stdio,
@@ -88,7 +92,7 @@ pub(crate) fn connect(
 ) -> Result<Relays, ConnectError> {
     let kinds = kinds(io);
     let streams: Vec<_> = kinds.iter().map(|kind| Stream { process: process.clone(), kind: *kind }).collect();
-    let connections = open_streams(Path::new(VSOCK_SOCKET), &streams, watch)?;
+    let connections = open_streams(socket, &streams, watch)?;
     let mut relays = Relays::new();
     let Stdio { stdin, stdout, stderr } = host;
     let (mut stdin, mut stdout, mut stderr) = (Some(stdin), Some(stdout), Some(stderr));
@@ -106,6 +110,16 @@ pub(crate) fn connect(
         }
     }
     Ok(relays)
+}
+
+impl ConnectError {
+    /// What it means for whoever was at `stage`.
+    pub(crate) fn at(self, explain: impl FnOnce(AgentError) -> MonitorError) -> MonitorError {
+        match self {
+            Self::Agent(error) => explain(error),
+            Self::Io(source) => MonitorError::Io { act: "copy the standard streams", source },
+        }
+    }
 }
 
 /// Why the streams could not be connected.

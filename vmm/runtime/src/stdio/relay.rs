@@ -21,9 +21,6 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// A relay needs its buffer on the heap and little else.
 const STACK_BYTES: usize = 128 << 10;
 
-/// How long a stream of a container that has ended may be silent before it is given up.
-const SILENCE_LIMIT: Duration = Duration::from_secs(5);
-
 /// The relays of one process.
 #[derive(Debug)]
 pub(crate) struct Relays {
@@ -86,11 +83,11 @@ impl Relays {
     }
 
     /// Waits until all output is out. A slow reader on the host is waited for
-    /// without limit, a silent stream from the guest is not.
-    pub(crate) fn drain(&mut self) -> Drained {
+    /// without limit, a stream from the guest that is silent for `silence` is given up.
+    pub(crate) fn drain(&mut self, silence: Duration) -> Drained {
         let mut seen = self.progress.bytes.load(Ordering::Relaxed);
         while !self.open_outputs.is_empty() {
-            match self.finished.recv_timeout(SILENCE_LIMIT) {
+            match self.finished.recv_timeout(silence) {
                 Ok(kind) => {
                     self.open_outputs.remove(&kind);
                 }
@@ -183,7 +180,7 @@ mod tests {
             all
         });
         writer.join().unwrap();
-        assert_eq!(relays.drain(), Drained::Fully);
+        assert_eq!(relays.drain(Duration::from_secs(5)), Drained::Fully);
         assert!(reading.join().unwrap() == sent);
     }
 
@@ -212,7 +209,7 @@ mod tests {
         relays.output(StreamKind::Stdout, ours.into(), out.into()).unwrap();
         drop(reader);
         (&guest).write_all(b"x").unwrap();
-        assert_eq!(relays.drain(), Drained::Fully);
+        assert_eq!(relays.drain(Duration::from_secs(5)), Drained::Fully);
         assert_eq!((&guest).write(b"y").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

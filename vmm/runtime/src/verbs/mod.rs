@@ -33,7 +33,7 @@ fn find_for(store: &Store, id: &str, act: Act) -> Result<(Entry, State), Error> 
 }
 
 /// One whose state is needed.
-fn find_with_state(store: &Store, id: &str) -> Result<(ContainerId, Entry, State), Error> {
+pub(crate) fn find_with_state(store: &Store, id: &str) -> Result<(ContainerId, Entry, State), Error> {
     let (id, entry, state) = find(store, id)?;
     match state {
         Some(state) => Ok((id, entry, state)),
