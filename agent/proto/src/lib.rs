@@ -25,10 +25,12 @@
 //! A frame is a little-endian `u32` length and that many bytes of JSON
 //! ([`frame`]). The contract is append-only: see `VERSIONING.md`.
 
+mod figures;
 mod frame;
 mod message;
 mod plan;
 
+pub use figures::{ContainerFigures, DeviceFigures, ProcessInfo};
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, read_frame, write_frame};
 pub use message::{
     Envelope, ErrorKind, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Request, Stage,
@@ -38,7 +40,7 @@ pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
 
 /// Version of the contract. It grows when a message is added that an older peer
 /// must not be sent; fields with defaults do not change it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Context id of the host on every virtio-vsock link (virtio 1.2, §5.10.4).
 pub const HOST_CID: u32 = 2;

@@ -1,8 +1,9 @@
 //! Messages of the control connection.
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 
+use crate::figures::{ContainerFigures, ProcessInfo};
 use crate::plan::{ConsoleSize, ContainerPlan, ProcessIo};
 
 /// First frame of a connection that the host opens.
@@ -109,6 +110,33 @@ pub enum Request {
         /// Container id.
         container: String,
     },
+    /// Stop every process of the container where it is.
+    Freeze {
+        /// Container id.
+        container: String,
+    },
+    /// Let them go on.
+    Thaw {
+        /// Container id.
+        container: String,
+    },
+    /// Change the limits of the container's cgroup: those that are given, no others.
+    Update {
+        /// Container id.
+        container: String,
+        /// The limits.
+        resources: Box<LinuxResources>,
+    },
+    /// List the container's processes.
+    Processes {
+        /// Container id.
+        container: String,
+    },
+    /// Tell the container's figures.
+    Figures {
+        /// Container id.
+        container: String,
+    },
     /// Write every dirty page back to the host: the VM is about to end.
     Sync,
 }
@@ -139,6 +167,10 @@ pub enum Reply {
         /// Pid in the guest's root pid namespace.
         pid: i32,
     },
+    /// The processes, in the order of their pids.
+    Processes(Vec<ProcessInfo>),
+    /// The figures.
+    Figures(Box<ContainerFigures>),
     /// Not done.
     Error(ErrorReply),
 }

@@ -43,6 +43,35 @@ fn process() -> Process {
     serde_json::from_value(process).unwrap()
 }
 
+fn process_info() -> ProcessInfo {
+    ProcessInfo {
+        pid: 42,
+        parent: 1,
+        uid: 1000,
+        cpu_ms: 10,
+        elapsed_ms: 2000,
+        terminal: "pts/0".into(),
+        command: "sleep 1".into(),
+    }
+}
+
+fn figures() -> ContainerFigures {
+    let one = |name: &str| [(name.to_owned(), 7)].into();
+    ContainerFigures {
+        cpu: one("usage_usec"),
+        memory: one("anon"),
+        memory_events: one("oom_kill"),
+        memory_bytes: 1,
+        memory_peak_bytes: 2,
+        memory_limit_bytes: Some(3),
+        swap_bytes: 4,
+        swap_limit_bytes: None,
+        pids: 5,
+        pids_limit: Some(6),
+        io: vec![DeviceFigures { major: 254, minor: 0, counts: one("rbytes") }],
+    }
+}
+
 fn plan() -> ContainerPlan {
     let spec: Spec = serde_json::from_value(json!({
         "ociVersion": "1.2.0",
@@ -90,12 +119,21 @@ fn requests() {
     request("resize", Request::Resize { process: exec(), size });
     request("delete", Request::Delete { container: "web".into() });
     request("sync", Request::Sync);
+    request("freeze", Request::Freeze { container: "web".into() });
+    request("thaw", Request::Thaw { container: "web".into() });
+    request("processes", Request::Processes { container: "web".into() });
+    request("figures", Request::Figures { container: "web".into() });
+    let resources =
+        serde_json::from_value(json!({"memory": {"limit": 1048576}, "pids": {"limit": 7}})).unwrap();
+    request("update", Request::Update { container: "web".into(), resources });
 }
 
 #[test]
 fn replies() {
     reply("ok", Reply::Ok);
     reply("started", Reply::Started { pid: 42 });
+    reply("processes", Reply::Processes(vec![process_info()]));
+    reply("figures", Reply::Figures(Box::new(figures())));
     let kinds = [
         ("program-not-found", ErrorKind::ProgramNotFound, Stage::Exec),
         ("program-not-executable", ErrorKind::ProgramNotExecutable, Stage::Io),

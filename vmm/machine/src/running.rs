@@ -63,6 +63,16 @@ impl Running {
         &self.console
     }
 
+    /// Holds every vCPU: the guest stands still. Its devices go on with what they have.
+    pub fn hold(&self) {
+        self.vcpus.iter().for_each(VcpuThread::hold);
+    }
+
+    /// Lets the vCPUs go on.
+    pub fn release(&self) {
+        self.vcpus.iter().for_each(VcpuThread::release);
+    }
+
     /// Stops the vCPUs and the devices and joins every thread.
     pub fn stop(mut self) {
         self.vcpus.clear();

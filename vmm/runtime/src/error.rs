@@ -13,7 +13,7 @@ use crate::id::IdError;
 use crate::launch::LaunchError;
 use crate::status::{Act, Status};
 use crate::store::StoreError;
-use crate::verbs::SignalError;
+use crate::verbs::{LimitsError, SignalError};
 
 /// Why a verb failed: object and cause; the command line adds the act.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,9 @@ pub enum Error {
         /// Why.
         why: &'static str,
     },
+    /// New limits.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
     /// A verb that there is not yet.
     #[error("{verb} is not supported yet: {why}")]
     Verb {
@@ -89,6 +92,17 @@ impl Error {
         match self.exit_code() {
             1 => 255,
             code => code,
+        }
+    }
+
+    /// Whether it says that the container has ended.
+    pub fn is_about_the_end(&self) -> bool {
+        match self {
+            Self::WrongState { status, .. } => *status == Status::Stopped,
+            Self::Store(StoreError::NotFound { .. }) => true,
+            // The monitor ends as this moment asks it.
+            Self::Control(_) => true,
+            _ => false,
         }
     }
 

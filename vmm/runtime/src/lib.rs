@@ -43,7 +43,9 @@ pub use monitor::{MonitorFds, monitor_main};
 pub use status::{Act, Status};
 pub use store::{Store, StoreError};
 pub use verbs::{
-    DeleteOptions, KillTarget, OciState, SignalError, delete, kill, list, parse_signal, start, state,
+    DeleteOptions, KillTarget, Limits, LimitsError, OciState, SignalError, delete, figures, kill, list,
+    parse_signal, pause, processes, resume, start, state, update,
 };
-pub use vmrun_plan::{ProcessChanges, SPEC_VERSION};
 pub use vmrun_machine::MappedPages;
+pub use vmrun_plan::{ProcessChanges, SPEC_VERSION};
+pub use vmrun_proto::{ContainerFigures, DeviceFigures, ProcessInfo};

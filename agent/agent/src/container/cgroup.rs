@@ -4,6 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use libcgroups::common::{CgroupManager, ControllerOpt};
+use libcgroups::v2::manager::Manager;
+use oci_spec::runtime::LinuxResources;
+
+use super::program::chain;
 use crate::sys;
 
 /// Mount point of the guest's cgroup v2 hierarchy.
@@ -43,6 +48,25 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// Its processes and those of all cgroups below it.
+    pub(crate) fn processes(&self) -> io::Result<Vec<i32>> {
+        processes(&self.directory)
+    }
+
+    /// Stops every process in it, or lets them go on.
+    pub(crate) fn freeze(&self, frozen: bool) -> io::Result<()> {
+        fs::write(self.directory.join("cgroup.freeze"), if frozen { "1" } else { "0" })
+    }
+
+    /// Sets the limits that are given.
+    pub(crate) fn update(&self, resources: &LinuxResources) -> Result<(), String> {
+        let below = self.directory.strip_prefix(CGROUP_ROOT).unwrap_or(&self.directory);
+        let manager = Manager::new(CGROUP_ROOT.into(), below.to_owned()).map_err(|error| chain(&error))?;
+        let limits =
+            ControllerOpt { resources, disable_oom_killer: false, oom_score_adj: None, freezer_state: None };
+        manager.apply(&limits).map_err(|error| chain(&error))
     }
 
     /// Removes it with all cgroups below it; false while processes are in it.

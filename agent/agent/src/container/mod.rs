@@ -3,13 +3,17 @@
 mod adapt;
 mod cgroup;
 mod devices;
+mod figures;
 mod identity;
 mod make;
+mod processes;
 mod program;
 mod trace;
 mod user_namespace;
 
 pub(crate) use adapt::cgroup_path;
 pub(crate) use cgroup::Cgroup;
+pub(crate) use figures::figures;
 pub(crate) use identity::host_user;
 pub(crate) use make::{Kind, Order, notify_start, start_maker};
+pub(crate) use processes::describe as describe_processes;

@@ -5,14 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::unistd::{read, write};
 use serde::de::DeserializeOwned;
-use vmrun_proto::{FrameError, FrameReader, Message, encode};
+use vmrun_proto::{FrameError, FrameReader, MAX_FRAME_BYTES, Message, encode};
 
 /// Bytes read at once; a request with a large seccomp profile needs a few turns.
 const READ_BYTES: usize = 64 << 10;
 
-/// Hard cap on what may wait for a host that does not read. Replies and events
-/// are small: a host this far behind is gone.
-const MAX_UNSENT_BYTES: usize = 1 << 20;
+/// Hard cap on what may wait for a host that does not read: the largest reply and
+/// many events. A host this far behind is gone.
+const MAX_UNSENT_BYTES: usize = 2 * MAX_FRAME_BYTES;
 
 /// What the first frame said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

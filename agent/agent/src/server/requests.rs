@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxResources, Process};
 use vmrun_proto::{
     ConsoleSize, ContainerPlan, ErrorKind, ErrorReply, ProcessIo, ProcessRef, Reply, Request, Stage,
     StreamKind,
@@ -14,6 +14,7 @@ use vmrun_proto::{
 use super::lifecycle::{cgroup_of, describe};
 use super::process::{ContainerEntry, ManagedProcess, State};
 use super::{ReplyTo, Server};
+use crate::container::{Cgroup, describe_processes, figures};
 use crate::sys;
 
 /// Where the agent keeps what belongs to processes: numbered, since ids of the
@@ -25,6 +26,11 @@ const STREAM_LIMIT: Duration = Duration::from_secs(10);
 
 fn refused(kind: ErrorKind, message: String) -> ErrorReply {
     ErrorReply { kind, stage: Stage::Request, message }
+}
+
+fn failed(act: &str, id: &str, cause: &dyn std::fmt::Display) -> ErrorReply {
+    let message = format!("cannot {act} container {id:?}: {cause}");
+    ErrorReply { kind: ErrorKind::Failed, stage: Stage::Running, message }
 }
 
 impl Server {
@@ -39,6 +45,14 @@ impl Server {
             }
             Request::Resize { process, size } => self.resize(&process, size).map(|()| Some(Reply::Ok)),
             Request::Delete { container } => self.delete(&container, reply),
+            Request::Freeze { container } => self.freeze(&container, true),
+            Request::Thaw { container } => self.freeze(&container, false),
+            Request::Update { container, resources } => self.update(&container, &resources),
+            Request::Processes { container } => self.list_processes(&container),
+            Request::Figures { container } => {
+                let figures = |cgroup: &Cgroup| Reply::Figures(Box::new(figures(cgroup.directory())));
+                self.cgroup(&container).map(|cgroup| Some(figures(cgroup)))
+            }
             Request::Sync => self.sync().map(|()| Some(Reply::Ok)),
         };
         match done {
@@ -161,6 +175,29 @@ impl Server {
         }
         self.begin_removal(id, reply);
         Ok(None)
+    }
+
+    fn cgroup(&self, id: &str) -> Result<&Cgroup, ErrorReply> {
+        let entry = self.containers.get(id).map(|entry| &entry.cgroup);
+        entry.ok_or_else(|| refused(ErrorKind::NotFound, format!("container {id:?} does not exist")))
+    }
+
+    fn freeze(&self, id: &str, frozen: bool) -> Result<Option<Reply>, ErrorReply> {
+        let act = if frozen { "freeze" } else { "thaw" };
+        self.cgroup(id)?.freeze(frozen).map_err(|error| failed(act, id, &error))?;
+        Ok(Some(Reply::Ok))
+    }
+
+    fn update(&self, id: &str, resources: &LinuxResources) -> Result<Option<Reply>, ErrorReply> {
+        let cgroup = self.cgroup(id)?;
+        cgroup.update(resources).map_err(|error| failed("update the limits of", id, &error))?;
+        Ok(Some(Reply::Ok))
+    }
+
+    fn list_processes(&self, id: &str) -> Result<Option<Reply>, ErrorReply> {
+        let pids =
+            self.cgroup(id)?.processes().map_err(|error| failed("list the processes of", id, &error))?;
+        Ok(Some(Reply::Processes(describe_processes(pids))))
     }
 
     /// Waits for the host, and for nothing in the guest: the VM is about to end.

@@ -35,7 +35,7 @@ fn shell(container: &Detached, script: &str) -> Outcome {
 }
 
 #[track_caller]
-fn end(container: Detached) {
+fn end(container: &Detached) {
     container.verb("delete", &["--force"]).prints("");
     container.started.await_nothing_left();
 }
@@ -54,7 +54,7 @@ fn process_runs_beside_the_program_and_gives_output_and_code() {
     outcome.exits(7);
     shell(&container, "kill -TERM $$").exits(143);
     exec(&container, &[], &["echo", "--root", "-x"]).prints("--root -x\n");
-    end(container);
+    end(&container);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn options_change_the_process() {
     };
     // CAP_CHOWN is the lowest bit.
     assert_eq!(bounding(&["--cap", "CAP_CHOWN"]), bounding(&[]) | 1);
-    end(container);
+    end(&container);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn input_reaches_the_process_and_its_end_too() {
     child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     assert_eq!(out, "1048576\nend\n");
     assert_eq!(wait::end_of(&mut child, wait::LIMIT).unwrap().code(), Some(0));
-    end(container);
+    end(&container);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn output_is_complete_when_the_process_ends() {
     }
     // A child that keeps the streams keeps nobody waiting.
     shell(&container, "sleep 900 & echo done").prints("done\n");
-    end(container);
+    end(&container);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn many_processes_run_at_once() {
             });
         }
     });
-    end(container);
+    end(&container);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn detached_process_ends_with_its_code_for_its_reaper() {
     wait::until("its output", || (scratch.text("out") == "up\n").then_some(()));
     kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
     assert_eq!(container.reap(pid), WaitStatus::Exited(Pid::from_raw(pid), 4));
-    end(container);
+    end(&container);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn process_whose_relay_is_killed_is_killed() {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     container.reap(pid);
     wait::until("its end", || (running() == "0\n").then_some(()));
-    end(container);
+    end(&container);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn terminal_of_a_process_goes_through_the_console_socket() {
     output.await_text(0, "44 55\r\n");
     let pid = pid_in(&pid_file);
     assert_eq!(container.reap(pid), WaitStatus::Exited(Pid::from_raw(pid), 5));
-    end(container);
+    end(&container);
 }
 
 #[test]
@@ -242,5 +242,5 @@ fn terminal_in_the_foreground_is_the_users() {
     output.await_text(sized, "got word\r\n");
     assert_eq!(wait::end_of(&mut child, wait::LIMIT).unwrap().code(), Some(6));
     assert_eq!(terminal.settings(), before);
-    end(container);
+    end(&container);
 }

@@ -4,13 +4,18 @@ pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod kill;
 mod launch;
 pub(crate) mod list;
+pub(crate) mod pause;
+pub(crate) mod ps;
+pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod start;
 pub(crate) mod state;
+pub(crate) mod update;
 pub(crate) mod version;
 
 use std::io::{self, Write};

@@ -17,20 +17,43 @@ use crate::io_bus::{IoBus, Outcome};
 /// A running vCPU; dropping it makes it stop and joins its thread.
 #[derive(Debug)]
 pub(crate) struct VcpuThread {
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What a vCPU shall do. It looks between two exits, to which it is kicked.
+#[derive(Debug, Default)]
+struct Orders {
+    stop: AtomicBool,
+    hold: AtomicBool,
+}
+
+impl Orders {
+    /// Waits while the vCPU is held; false when it shall stop.
+    fn go_on(&self) -> bool {
+        loop {
+            if self.stop.load(Ordering::Acquire) {
+                return false;
+            }
+            if !self.hold.load(Ordering::Acquire) {
+                return true;
+            }
+            // Whoever changes an order unparks; a park that ends early looks again.
+            std::thread::park();
+        }
+    }
 }
 
 impl VcpuThread {
     /// Lets `vcpu` run until the machine ends.
     pub(crate) fn start(id: u8, vcpu: VcpuFd, bus: IoBus, end: EndSignal) -> Result<Self, KvmError> {
         kick::install().map_err(KvmError::call("install the signal that stops vCPUs"))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let orders = Arc::new(Orders::default());
+        let obeyed = Arc::clone(&orders);
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{id}"))
             .spawn(move || {
-                let ran = catch_unwind(AssertUnwindSafe(|| run(vcpu, &bus, &stopped)));
+                let ran = catch_unwind(AssertUnwindSafe(|| run(vcpu, &bus, &obeyed)));
                 match ran {
                     Ok(None) => {}
                     Ok(Some(cause)) => end.set(bus.explain(cause)),
@@ -38,13 +61,35 @@ impl VcpuThread {
                 }
             })
             .map_err(KvmError::call("start a vCPU's thread"))?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { orders, thread: Some(thread) })
+    }
+
+    /// Makes it leave the guest and wait.
+    pub(crate) fn hold(&self) {
+        self.orders.hold.store(true, Ordering::Release);
+        if let Some(thread) = &self.thread {
+            // Fails when the thread has ended already.
+            let _ = thread.kill(kick::signal());
+        }
+    }
+
+    /// Lets it enter the guest again.
+    pub(crate) fn release(&self) {
+        self.orders.hold.store(false, Ordering::Release);
+        self.unpark();
+    }
+
+    fn unpark(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
     }
 }
 
 impl Drop for VcpuThread {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.orders.stop.store(true, Ordering::Release);
+        self.unpark();
         if let Some(thread) = self.thread.take() {
             // Fails when the thread has ended already.
             let _ = thread.kill(kick::signal());
@@ -54,15 +99,20 @@ impl Drop for VcpuThread {
 }
 
 /// Runs until told to stop (`None`) or until the machine ends by itself.
-fn run(mut vcpu: VcpuFd, bus: &IoBus, stop: &AtomicBool) -> Option<MachineEnd> {
+fn run(mut vcpu: VcpuFd, bus: &IoBus, orders: &Orders) -> Option<MachineEnd> {
     let mut kickable = Kickable::new(&mut vcpu);
-    while !stop.load(Ordering::Acquire) {
+    loop {
+        // A kick sets it for good. First this, then the orders: whoever changes
+        // them kicks afterwards, so a kick that is undone here has been obeyed below.
+        kickable.vcpu().set_kvm_immediate_exit(0);
+        if !orders.go_on() {
+            return None;
+        }
         match step(kickable.vcpu(), bus) {
             Outcome::Continue => {}
             Outcome::End(end) => return Some(end),
         }
     }
-    None
 }
 
 fn step(vcpu: &mut VcpuFd, bus: &IoBus) -> Outcome {

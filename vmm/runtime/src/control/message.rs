@@ -1,7 +1,9 @@
 //! Messages on the monitor's control socket. One request a connection, one
 //! reply, in the frames of the guest protocol.
 
+use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
+use vmrun_proto::{ContainerFigures, ProcessInfo};
 use vmrun_spec::FailureReport;
 
 use crate::status::{Act, Status};
@@ -19,6 +21,16 @@ pub(crate) enum ControlRequest {
         /// To every process of the container.
         all: bool,
     },
+    /// Freeze the container and hold the machine's CPUs.
+    Pause,
+    /// Let both go on.
+    Resume,
+    /// Change the container's limits.
+    Update(Box<LinuxResources>),
+    /// List its processes.
+    Processes,
+    /// Tell its figures.
+    Figures,
 }
 
 impl ControlRequest {
@@ -27,6 +39,10 @@ impl ControlRequest {
         match self {
             Self::Start => Act::Start,
             Self::Signal { .. } => Act::Signal,
+            Self::Pause => Act::Pause,
+            Self::Resume => Act::Resume,
+            Self::Update(_) => Act::Update,
+            Self::Processes | Self::Figures => Act::Look,
         }
     }
 }
@@ -37,6 +53,10 @@ impl ControlRequest {
 pub(crate) enum ControlReply {
     /// Done.
     Ok,
+    /// The processes.
+    Processes(Vec<ProcessInfo>),
+    /// The figures.
+    Figures(Box<ContainerFigures>),
     /// Not done.
     Failed(FailureReport),
     /// Not done, since the container is in another state by now.

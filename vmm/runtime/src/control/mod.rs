@@ -29,13 +29,13 @@ pub enum ControlError {
 const LIMIT: Duration = Duration::from_secs(70);
 
 /// Sends one request to the monitor of the container in `directory`.
-pub(crate) fn ask(directory: &Path, socket: &str, request: &ControlRequest) -> Result<(), Error> {
+pub(crate) fn ask(directory: &Path, socket: &str, request: &ControlRequest) -> Result<ControlReply, Error> {
     let connection = connect(directory, socket).map_err(ControlError::Connect)?;
     vmrun_proto::write_frame(&connection, request).map_err(ControlError::Talk)?;
     match vmrun_proto::read_frame(&connection).map_err(ControlError::Talk)? {
-        ControlReply::Ok => Ok(()),
         ControlReply::Failed(report) => Err(Error::Reported(report)),
         ControlReply::WrongState(status) => Err(Error::WrongState { act: request.act(), status }),
+        done => Ok(done),
     }
 }
 

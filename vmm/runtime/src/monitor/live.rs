@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vmrun_proto::{Event, ExitStatus, ProcessRef, Request};
+use vmrun_proto::{ContainerFigures, Event, ExitStatus, ProcessInfo, ProcessRef, Reply, Request};
 use vmrun_spec::FailureReport;
 
 use super::control_server::Caller;
@@ -20,6 +20,7 @@ use crate::status::Status;
 
 const START: Wait = Wait { what: "the agent to start the program", limit: Duration::from_secs(60) };
 const SIGNAL: Wait = Wait { what: "the agent to send a signal", limit: Duration::from_secs(10) };
+const LOOK: Wait = Wait { what: "the agent to answer", limit: Duration::from_secs(20) };
 const RESIZE: Wait = Wait { what: "the agent to resize the terminal", limit: Duration::from_secs(10) };
 
 const STARTING: &str = "starting the program";
@@ -33,6 +34,18 @@ pub(super) struct Live<'s> {
     status: Status,
     /// The signal that ended the program before its start.
     ended_by: Option<i32>,
+    /// While it is paused.
+    held: Option<Held>,
+}
+
+/// What is known of a paused container: while its CPUs are held nobody in the
+/// guest can be asked, and nothing changes either.
+#[derive(Debug, Default)]
+struct Held {
+    processes: Vec<ProcessInfo>,
+    figures: Box<ContainerFigures>,
+    /// Signals that wait for the container to go on.
+    signals: Vec<(i32, bool)>,
 }
 
 /// What a request came to: done, or why not.
@@ -40,7 +53,7 @@ type Answer = Result<ControlReply, MonitorError>;
 
 impl<'s> Live<'s> {
     pub(super) fn new(session: &'s Session<'s>, agent: AgentClient, prepared: Prepared) -> Self {
-        Self { session, agent, prepared, status: Status::Created, ended_by: None }
+        Self { session, agent, prepared, status: Status::Created, ended_by: None, held: None }
     }
 
     pub(super) fn into_agent(self) -> AgentClient {
@@ -49,7 +62,7 @@ impl<'s> Live<'s> {
 
     /// Lets the program run.
     pub(super) fn start(&mut self, watch: Watch<'_>) -> Result<(), MonitorError> {
-        let container = self.session.request.state.id.clone();
+        let container = self.container();
         self.agent
             .call(Request::Start { container }, START, watch)
             .map_err(|error| self.session.explain(STARTING, error))?;
@@ -121,7 +134,7 @@ impl<'s> Live<'s> {
         let failed = |source| MonitorError::Io { act: "read a signal", source };
         while let Some(arrived) = self.session.signals.next().map_err(failed)? {
             let size = if arrived.number == libc::SIGWINCH { self.prepared.size() } else { None };
-            if let Some(size) = size {
+            if let Some(size) = size.filter(|_| self.held.is_none()) {
                 self.ask(Request::Resize { process: self.process(), size }, RESIZE)?;
             } else if signals::is_forwarded(arrived.number) {
                 self.signal(arrived.number, false)?;
@@ -138,6 +151,8 @@ impl<'s> Live<'s> {
     /// just have ended, or the guest be busy. Only a broken link ends the container.
     fn ask(&mut self, request: Request, wait: Wait) -> Answer {
         match self.agent.call(request, wait, &[self.session.machine.ended_fd()]) {
+            Ok(Reply::Processes(processes)) => Ok(ControlReply::Processes(processes)),
+            Ok(Reply::Figures(figures)) => Ok(ControlReply::Figures(figures)),
             Ok(_) => Ok(ControlReply::Ok),
             Err(AgentError::Refused(reply)) => Ok(refusal(reply.message)),
             Err(error @ AgentError::TimedOut { .. }) => Ok(refusal(chain(&error))),
@@ -149,6 +164,11 @@ impl<'s> Live<'s> {
     /// in its place is the first process of its namespace, which only SIGKILL ends:
     /// so what would end the program kills it, and its exit code says by what.
     fn signal(&mut self, number: i32, all: bool) -> Answer {
+        if let Some(held) = &mut self.held {
+            held.signals.push((number, all));
+            // Nothing else ends a frozen process, and it must not wait for anybody.
+            return if number == libc::SIGKILL { self.resume() } else { Ok(ControlReply::Ok) };
+        }
         let mut signal = number;
         if self.status == Status::Created && signals::ends_a_process(number) {
             self.ended_by = Some(number);
@@ -170,8 +190,60 @@ impl<'s> Live<'s> {
                 self.start(&[end]).map(|()| ControlReply::Ok)
             }
             ControlRequest::Signal { signal, all } => self.signal(signal, all),
+            ControlRequest::Pause => self.pause(),
+            ControlRequest::Resume => self.resume(),
+            ControlRequest::Update(resources) => {
+                self.ask(Request::Update { container: self.container(), resources }, LOOK)
+            }
+            ControlRequest::Processes => match &self.held {
+                Some(held) => Ok(ControlReply::Processes(held.processes.clone())),
+                None => self.ask(Request::Processes { container: self.container() }, LOOK),
+            },
+            ControlRequest::Figures => match &self.held {
+                Some(held) => Ok(ControlReply::Figures(held.figures.clone())),
+                None => self.ask(Request::Figures { container: self.container() }, LOOK),
+            },
         };
         self.answer(caller, answer)
+    }
+
+    /// First the container's processes, so that they find themselves frozen together,
+    /// then the CPUs, with the agent and the guest's kernel.
+    fn pause(&mut self) -> Answer {
+        let frozen = self.ask(Request::Freeze { container: self.container() }, LOOK)?;
+        if frozen != ControlReply::Ok {
+            return Ok(frozen);
+        }
+        let mut held = Held::default();
+        if let ControlReply::Processes(processes) =
+            self.ask(Request::Processes { container: self.container() }, LOOK)?
+        {
+            held.processes = processes;
+        }
+        if let ControlReply::Figures(figures) =
+            self.ask(Request::Figures { container: self.container() }, LOOK)?
+        {
+            held.figures = figures;
+        }
+        self.session.machine.hold();
+        self.held = Some(held);
+        self.becomes(Status::Paused)?;
+        Ok(ControlReply::Ok)
+    }
+
+    fn resume(&mut self) -> Answer {
+        self.session.machine.release();
+        let held = self.held.take().unwrap_or_default();
+        self.becomes(Status::Running)?;
+        let thawed = self.ask(Request::Thaw { container: self.container() }, LOOK)?;
+        for (signal, all) in held.signals {
+            self.signal(signal, all)?;
+        }
+        Ok(thawed)
+    }
+
+    fn container(&self) -> String {
+        self.session.request.state.id.clone()
     }
 
     /// An error that ends the container is told to the caller, too.

@@ -3,14 +3,20 @@
 mod delete;
 mod kill;
 mod list;
+mod look;
+mod pause;
 mod start;
 mod state;
+mod update;
 
 pub use delete::{DeleteOptions, delete};
 pub use kill::{KillTarget, SignalError, kill, parse_signal};
 pub use list::list;
+pub use look::{figures, processes};
+pub use pause::{pause, resume};
 pub use start::start;
 pub use state::{OciState, state};
+pub use update::{Limits, LimitsError, update};
 
 use crate::error::Error;
 use crate::id::ContainerId;

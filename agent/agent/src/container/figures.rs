@@ -1,0 +1,69 @@
+//! A container's figures, from the files of its cgroup.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use vmrun_proto::{ContainerFigures, DeviceFigures};
+
+/// Reads the figures of the cgroup at `directory`. A file that is not there counts nothing.
+pub(crate) fn figures(directory: &Path) -> ContainerFigures {
+    let text = |name: &str| fs::read_to_string(directory.join(name)).unwrap_or_default();
+    let number = |name: &str| text(name).trim().parse().ok();
+    ContainerFigures {
+        cpu: pairs(&text("cpu.stat")),
+        memory: pairs(&text("memory.stat")),
+        memory_events: pairs(&text("memory.events")),
+        memory_bytes: number("memory.current").unwrap_or(0),
+        memory_peak_bytes: number("memory.peak").unwrap_or(0),
+        // `max` is no number, and no limit.
+        memory_limit_bytes: number("memory.max"),
+        swap_bytes: number("memory.swap.current").unwrap_or(0),
+        swap_limit_bytes: number("memory.swap.max"),
+        pids: number("pids.current").unwrap_or(0),
+        pids_limit: number("pids.max"),
+        io: text("io.stat").lines().filter_map(device).collect(),
+    }
+}
+
+/// `name value` a line.
+fn pairs(text: &str) -> BTreeMap<String, u64> {
+    text.lines().filter_map(|line| pair(line, ' ')).collect()
+}
+
+fn pair(text: &str, separator: char) -> Option<(String, u64)> {
+    let (name, value) = text.split_once(separator)?;
+    Some((name.to_owned(), value.trim().parse().ok()?))
+}
+
+/// `MAJOR:MINOR name=value name=value …`
+fn device(line: &str) -> Option<DeviceFigures> {
+    let mut words = line.split_ascii_whitespace();
+    let (major, minor) = words.next()?.split_once(':')?;
+    let counts = words.filter_map(|word| pair(word, '=')).collect();
+    Some(DeviceFigures { major: major.parse().ok()?, minor: minor.parse().ok()?, counts })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_read_and_what_is_missing_counts_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("cpu.stat", "usage_usec 5\nuser_usec 3\n"),
+            ("memory.current", "4096\n"),
+            ("memory.max", "max\n"),
+            ("pids.max", "50\n"),
+            ("io.stat", "254:0 rbytes=1 wbytes=2\nbroken\n"),
+        ] {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let figures = figures(directory.path());
+        assert_eq!((figures.cpu["usage_usec"], figures.memory_bytes), (5, 4096));
+        assert_eq!((figures.memory_limit_bytes, figures.pids_limit, figures.pids), (None, Some(50), 0));
+        assert_eq!(figures.io.len(), 1);
+        assert_eq!((figures.io[0].major, figures.io[0].counts["wbytes"]), (254, 2));
+    }
+}

@@ -1,0 +1,65 @@
+//! What the host is told of a running container.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// One process of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessInfo {
+    /// Pid in the guest's root pid namespace, like all pids here.
+    pub pid: i32,
+    /// Its parent's.
+    pub parent: i32,
+    /// Effective user, in the guest's root user namespace.
+    pub uid: u32,
+    /// CPU time in milliseconds.
+    pub cpu_ms: u64,
+    /// Milliseconds since it began.
+    pub elapsed_ms: u64,
+    /// Name of its terminal, `?` without one.
+    pub terminal: String,
+    /// Its arguments, cut where they are long.
+    pub command: String,
+}
+
+/// Figures of a container's cgroup. What the kernel does not count is zero or absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerFigures {
+    /// `cpu.stat`, times in microseconds.
+    pub cpu: BTreeMap<String, u64>,
+    /// `memory.stat`.
+    pub memory: BTreeMap<String, u64>,
+    /// `memory.events`.
+    pub memory_events: BTreeMap<String, u64>,
+    /// `memory.current`.
+    pub memory_bytes: u64,
+    /// `memory.peak`.
+    pub memory_peak_bytes: u64,
+    /// `memory.max`; `None` is no limit, here and below.
+    pub memory_limit_bytes: Option<u64>,
+    /// `memory.swap.current`.
+    pub swap_bytes: u64,
+    /// `memory.swap.max`.
+    pub swap_limit_bytes: Option<u64>,
+    /// `pids.current`.
+    pub pids: u64,
+    /// `pids.max`.
+    pub pids_limit: Option<u64>,
+    /// `io.stat`.
+    pub io: Vec<DeviceFigures>,
+}
+
+/// Figures of one block device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceFigures {
+    /// Major device number.
+    pub major: u64,
+    /// Minor device number.
+    pub minor: u64,
+    /// `rbytes`, `wbytes`, `rios`, `wios`, …
+    pub counts: BTreeMap<String, u64>,
+}

@@ -1,0 +1,80 @@
+//! `pause`, `resume`, and what is possible in between.
+
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+
+use crate::support::{Bundle, Detached, Run, end_of};
+
+/// Counts for as long as it runs.
+fn counting() -> Bundle {
+    Bundle::shell("trap 'echo caught; exit 6' TERM; i=0; while :; do i=$((i + 1)); echo $i; sleep 0.05; done")
+}
+
+fn started(bundle: &Bundle) -> Detached {
+    let container = Run::of(bundle).detach();
+    container.started.stdout.await_text(0, "2\n");
+    container
+}
+
+#[test]
+fn paused_container_stands_still_and_goes_on() {
+    let bundle = counting();
+    let container = started(&bundle);
+    container.verb("resume", &[]).fails_with(1, &["cannot resume", "running", "; "]);
+    container.verb("pause", &[]).prints("");
+    assert_eq!(container.state()["status"], "paused");
+    // What was on its way has arrived by then.
+    thread::sleep(Duration::from_millis(300));
+    let before = container.started.stdout.so_far().len();
+    thread::sleep(Duration::from_millis(1000));
+    assert_eq!(container.started.stdout.so_far().len(), before);
+
+    container.verb("pause", &[]).fails_with(1, &["cannot pause", "paused", "; "]);
+    container.verb("delete", &[]).fails_with(1, &["cannot delete", "paused", "--force"]);
+    end_of(&mut container.exec(&[], &["true"])).fails_with(255, &["paused", "resume"]);
+    end_of(&mut container.exec(&["--ignore-paused"], &["true"]))
+        .fails_with(255, &["--ignore-paused", "held"]);
+    container.verb("update", &["--pids-limit", "50"]).fails_with(1, &["cannot update", "paused"]);
+    // It is frozen, so what was true still is.
+    assert!(container.verb("ps", &[]).ok().lines().count() >= 2);
+    assert!(container.verb("events", &["--stats"]).ok().contains("\"type\":\"stats\""));
+
+    container.verb("resume", &[]).prints("");
+    assert_eq!(container.state()["status"], "running");
+    container.started.stdout.await_text(before, "\n");
+    end_of(&mut container.exec(&[], &["true"])).prints("");
+    container.verb("delete", &["--force"]).prints("");
+    container.started.await_nothing_left();
+}
+
+#[test]
+fn signals_wait_for_the_end_of_the_pause_but_for_the_one_that_kills() {
+    let bundle = counting();
+    let container = started(&bundle);
+    let pid = container.started.monitor();
+    container.verb("pause", &[]).prints("");
+    container.verb("kill", &["TERM"]).prints("");
+    assert_eq!(container.state()["status"], "paused");
+    container.verb("resume", &[]).prints("");
+    assert_eq!(container.reap(pid), WaitStatus::Exited(Pid::from_raw(pid), 6));
+    container.delete();
+
+    let container = started(&bundle);
+    let pid = container.started.monitor();
+    container.verb("pause", &[]).prints("");
+    container.verb("kill", &["KILL"]).prints("");
+    assert_eq!(container.reap(pid), WaitStatus::Exited(Pid::from_raw(pid), 137));
+    container.delete();
+}
+
+#[test]
+fn paused_container_can_be_deleted_by_force() {
+    let bundle = counting();
+    let container = started(&bundle);
+    container.verb("pause", &[]).prints("");
+    container.verb("delete", &["--force"]).prints("");
+    container.started.await_nothing_left();
+}

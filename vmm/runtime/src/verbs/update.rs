@@ -1,0 +1,61 @@
+//! `vmrun update`.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::control::{self, ControlRequest};
+use crate::error::Error;
+use crate::status::Act;
+use crate::store::Store;
+
+/// Where the new limits come from.
+#[derive(Clone, Debug)]
+pub enum Limits {
+    /// A file with the JSON of `linux.resources`; `-` is standard input.
+    File(PathBuf),
+    /// Such a value.
+    Value(Value),
+}
+
+/// Why limits are not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitsError {
+    /// The file cannot be read.
+    #[error("resources {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It does not hold resources.
+    #[error("resources")]
+    Parse(#[source] serde_json::Error),
+}
+
+/// Changes the limits that are given, and no others.
+///
+/// # Errors
+/// The limits are none, the container has ended or is paused, or the guest refuses them.
+pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
+    let (entry, state) = super::find_for(store, id, Act::Update)?;
+    let value = match limits {
+        Limits::File(path) => read(path)?,
+        Limits::Value(value) => value.clone(),
+    };
+    let resources = serde_json::from_value(value).map_err(LimitsError::Parse)?;
+    control::ask(entry.directory(), &state.control_socket, &ControlRequest::Update(resources)).map(drop)
+}
+
+fn read(path: &Path) -> Result<Value, LimitsError> {
+    let failed = |source| LimitsError::Read { path: path.to_owned(), source };
+    let mut text = Vec::new();
+    if path.as_os_str() == "-" {
+        io::stdin().read_to_end(&mut text).map_err(failed)?;
+    } else {
+        text = std::fs::read(path).map_err(failed)?;
+    }
+    serde_json::from_slice(&text).map_err(LimitsError::Parse)
+}
