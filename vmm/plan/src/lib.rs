@@ -13,6 +13,7 @@ mod bundle;
 mod exec;
 mod guest;
 mod hooks;
+mod network;
 mod refuse;
 mod size;
 mod validate;
@@ -29,6 +30,7 @@ use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec}
 
 pub use bundle::{Bundle, BundleError};
 pub use exec::{ProcessChanges, changed, exec, load_process};
+pub use network::namespace_path;
 pub use validate::PlanError;
 pub use volumes::bind_sources;
 
@@ -50,6 +52,8 @@ pub struct Facts {
     pub cpus: u32,
     /// What the sources of bind mounts are; a missing one is not in the map.
     pub sources: BTreeMap<PathBuf, VolumeKind>,
+    /// Interfaces of the network namespace that the configuration names, if it does.
+    pub interfaces: Vec<String>,
 }
 
 /// What the command line and the store decide.
@@ -100,6 +104,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     validate::validate(&bundle.spec)?;
     validate::cgroups_path(&bundle.spec, options.systemd_cgroup)?;
     refuse::refuse(&bundle.spec, &bundle.vm)?;
+    network::only_loopback(&bundle.spec, &facts.interfaces)?;
     let size = size::size(bundle, facts, options)?;
     let volumes = volumes::volumes(bundle, facts)?;
     let (hooks, guest_hooks) = hooks::split(bundle.spec.hooks().as_ref())?;

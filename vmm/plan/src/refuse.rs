@@ -78,16 +78,16 @@ fn namespace_paths(spec: &Spec) -> Result<(), PlanError> {
 }
 
 fn mount_options(spec: &Spec) -> Result<(), PlanError> {
-    const REFUSED: [(&str, &str); 3] = [
-        ("tmpcopyup", "a tmpfs starts empty here; copy into it from the program, or leave the option out"),
-        ("idmap", ID_MAPPED),
-        ("ridmap", ID_MAPPED),
-    ];
+    const REFUSED: [(&str, &str); 2] = [("idmap", ID_MAPPED), ("ridmap", ID_MAPPED)];
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let has = |wanted: &str| mount.options().iter().flatten().any(|option| option == wanted);
         if let Some((option, why)) = REFUSED.iter().find(|(option, _)| has(option)) {
             let field = format!("mounts[{index}].options: {option}");
             return Err(PlanError::Unsupported { field, why });
+        }
+        if has("tmpcopyup") && mount.typ().as_deref() != Some("tmpfs") {
+            let field = format!("mounts[{index}].options: tmpcopyup");
+            return Err(PlanError::invalid(field, "is for a mount of type tmpfs"));
         }
     }
     Ok(())

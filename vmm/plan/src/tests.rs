@@ -14,7 +14,8 @@ fn bundle_of(text: &str) -> Bundle {
 
 fn facts() -> Facts {
     let sources = [("/srv/data", VolumeKind::Directory), ("/bundle/hosts", VolumeKind::File)];
-    Facts { cpus: 4, sources: sources.into_iter().map(|(path, kind)| (path.into(), kind)).collect() }
+    let sources = sources.into_iter().map(|(path, kind)| (path.into(), kind)).collect();
+    Facts { cpus: 4, sources, ..Facts::default() }
 }
 
 fn options() -> Options {

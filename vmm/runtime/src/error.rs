@@ -13,7 +13,7 @@ use crate::id::IdError;
 use crate::launch::LaunchError;
 use crate::status::{Act, Status};
 use crate::store::StoreError;
-use crate::verbs::{LimitsError, SignalError};
+use crate::verbs::{LimitsError, SignalError, SpecError};
 
 /// Why a verb failed: object and cause; the command line adds the act.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,9 @@ pub enum Error {
         /// Why.
         why: &'static str,
     },
+    /// `vmrun spec`.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     /// New limits.
     #[error(transparent)]
     Limits(#[from] LimitsError),
@@ -130,6 +133,9 @@ impl Error {
             }
             Self::Launch(LaunchError::Killed { .. }) => Some("the host's kernel log may tell who killed it"),
             Self::Hook(_) => Some("correct the hook, or take it out of config.json"),
+            Self::Spec(SpecError::Exists { .. }) => {
+                Some("remove it first, or name another directory with --bundle")
+            }
             Self::Verb { .. } => Some("delete the container and run it anew"),
             Self::Option { .. } => Some("leave the option out"),
             // These messages end with their next step.

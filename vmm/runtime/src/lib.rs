@@ -43,8 +43,8 @@ pub use monitor::{MonitorFds, monitor_main};
 pub use status::{Act, Status};
 pub use store::{Store, StoreError};
 pub use verbs::{
-    DeleteOptions, KillTarget, Limits, LimitsError, OciState, SignalError, delete, figures, kill, list,
-    parse_signal, pause, processes, resume, start, state, update,
+    DeleteOptions, KillTarget, Limits, LimitsError, OciState, SignalError, SpecError, delete, figures, kill,
+    list, logs, parse_signal, pause, processes, resume, start, state, update, write_spec,
 };
 pub use vmrun_machine::MappedPages;
 pub use vmrun_plan::{ProcessChanges, SPEC_VERSION};

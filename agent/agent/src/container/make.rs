@@ -23,6 +23,7 @@ use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, ProcessIo, Share, Stage};
 
 use super::adapt::{self, Adapted};
 use super::cgroup::Cgroup;
+use super::copy_up;
 use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
@@ -123,6 +124,8 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
     let rootfs = root_directory(&adapted.spec)?;
     if matches!(order.kind, Kind::Init { .. }) {
         make_working_directory(&adapted.spec, &rootfs);
+        copy_up::prepare(&mut adapted.spec, &rootfs, order.directory)
+            .map_err(|message| failed(Stage::Create, message))?;
     }
     set_oom_score(&adapted.spec)?;
     sys::set_dumpable(false)

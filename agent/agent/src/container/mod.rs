@@ -2,6 +2,7 @@
 
 mod adapt;
 mod cgroup;
+mod copy_up;
 mod devices;
 mod figures;
 mod identity;

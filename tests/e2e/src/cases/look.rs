@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Bundle, Detached, Run, Scratch, end_of, wait};
+use crate::support::{Bundle, Detached, Run, Scratch, end_of, vmrun, wait};
 
 fn started(bundle: &Bundle) -> Detached {
     let container = Run::of(bundle).detach();
@@ -73,6 +73,66 @@ fn events_come_until_the_end() {
     assert!(wait::end_of(&mut child, wait::LIMIT).unwrap().success());
     container.await_status("stopped");
     container.delete();
+}
+
+#[test]
+fn logs_show_the_guests_console_until_the_end() {
+    let bundle = Bundle::shell("echo ready; sleep 1000");
+    let container = Run::of(&bundle).options(&["--kernel-param", "loglevel=8"]).detach();
+    container.started.stdout.await_text(0, "ready\n");
+    assert!(container.verb("logs", &[]).ok().contains("Linux version"));
+    let root = container.started.store.to_str().unwrap().to_owned();
+    let mut command = std::process::Command::new(&crate::support::place().vmrun);
+    command.args(["--root", &root, "logs", "-f", &container.started.id]);
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    container.verb("kill", &["KILL"]).prints("");
+    assert!(wait::end_of(&mut child, wait::LIMIT).unwrap().success());
+    container.await_status("stopped");
+    container.delete();
+}
+
+#[test]
+fn specification_that_vmrun_writes_runs() {
+    let scratch = Scratch::new();
+    let at = scratch.path().to_str().unwrap();
+    vmrun(&[], &["spec", "--bundle", at]).prints("");
+    vmrun(&[], &["spec", "--bundle", at, "--rootless"])
+        .fails_with(1, &["cannot write config.json", "exists", "; "]);
+    let written: Value = serde_json::from_str(&scratch.text("config.json")).unwrap();
+    let mut bundle = Bundle::shell("");
+    for field in ["process", "mounts", "linux", "hostname"] {
+        bundle = bundle.set(&format!("/{field}"), written[field].clone());
+    }
+    let bundle = bundle.set("/process/terminal", json!(false)).args(&["sh", "-c", "hostname"]);
+    bundle.run().prints("vmrun\n");
+}
+
+#[test]
+fn features_are_those_of_the_specification() {
+    let features: Value = serde_json::from_str(&vmrun(&[], &["features"]).ok()).unwrap();
+    assert!(features["ociVersionMax"].as_str().unwrap().starts_with("1."), "{features}");
+    assert_eq!(features["linux"]["cgroup"]["v2"], json!(true));
+    assert_eq!(features["linux"]["apparmor"]["enabled"], json!(false));
+}
+
+#[test]
+fn network_namespace_is_taken_where_it_holds_only_loopback() {
+    let namespaces = |path: &str| {
+        let others = ["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
+        let network = json!({ "type": "network", "path": path });
+        others.into_iter().chain([network]).collect::<Value>()
+    };
+    let bundle = Bundle::shell("ip -o link | wc -l");
+    let mut empty = std::process::Command::new("unshare").args(["-n", "sleep", "1000"]).spawn().unwrap();
+    let path = format!("/proc/{}/ns/net", empty.id());
+    let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
+    wait::until("a namespace of its own", || (std::fs::read_link(&path).ok()? != ours).then_some(()));
+    let outcome = bundle.set("/linux/namespaces", namespaces(&path)).run();
+    empty.kill().unwrap();
+    empty.wait().unwrap();
+    outcome.prints("1\n");
+    let missing = Bundle::shell("true").set("/linux/namespaces", namespaces("/no/such/namespace"));
+    missing.run().fails_with(1, &["cannot run", "network namespace", "/no/such/namespace", "; "]);
 }
 
 #[test]

@@ -157,11 +157,16 @@ fn tmpfs_has_its_size_mode_and_owner() {
 }
 
 #[test]
-fn tmpfs_that_shall_keep_what_it_covers_is_refused_by_name() {
-    let mount =
-        json!({ "destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"] });
-    // An extension of runc's that is not there yet: refused by name, not ignored.
-    Bundle::shell("true").mount(mount).run().fails_with(1, &["mounts[", "tmpcopyup", "not supported", "; "]);
+fn tmpfs_that_shall_keep_what_it_covers_begins_with_it() {
+    let options = json!(["nosuid", "size=1m", "tmpcopyup"]);
+    let mount = json!({ "destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": options });
+    let script = "head -c 4 /etc/passwd; echo; touch /etc/new && grep -c ' /etc tmpfs .*nosuid.*size=1024k' /proc/mounts";
+    let bundle = Bundle::shell(script).mount(mount);
+    bundle.run().prints("root\n1\n");
+    assert!(!bundle.rootfs().join("etc/new").exists());
+    let elsewhere =
+        json!({ "destination": "/x", "type": "proc", "source": "proc", "options": ["tmpcopyup"] });
+    Bundle::shell("true").mount(elsewhere).run().fails_with(1, &["mounts[", "tmpcopyup", "tmpfs"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! and the guest are gone with it.
 
 pub(crate) mod channel;
+mod network;
 pub(crate) mod pid_file;
 mod spawn;
 mod supervise;
@@ -108,6 +109,14 @@ pub enum LaunchError {
     /// The plan has no encoding.
     #[error("cannot talk to the process that was started")]
     Encode(#[source] vmrun_proto::FrameError),
+    /// The network namespace of the configuration.
+    #[error("cannot look into the network namespace {}", .path.display())]
+    NetworkNamespace {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The pid file.
     #[error("cannot write the pid file {}", .path.display())]
     PidFile {
@@ -199,14 +208,14 @@ fn plan(
         console_size: our_console_size(),
         systemd_cgroup: options.systemd_cgroup,
     };
-    Ok(vmrun_plan::plan(bundle, &facts(bundle), &plan_options)?)
+    Ok(vmrun_plan::plan(bundle, &facts(bundle)?, &plan_options)?)
 }
 
 fn our_console_size() -> Option<ConsoleSize> {
     stdio::size(io::stdin()).or_else(|| stdio::size(io::stdout()))
 }
 
-fn facts(bundle: &Bundle) -> Facts {
+fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let mut sources = BTreeMap::new();
     for source in vmrun_plan::bind_sources(bundle) {
@@ -215,7 +224,12 @@ fn facts(bundle: &Bundle) -> Facts {
             sources.insert(source, kind);
         }
     }
-    Facts { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), sources }
+    let interfaces = match vmrun_plan::namespace_path(&bundle.spec) {
+        Some(path) => network::interfaces(&path)
+            .map_err(|source| LaunchError::NetworkNamespace { path: path.clone(), source })?,
+        None => Vec::new(),
+    };
+    Ok(Facts { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), sources, interfaces })
 }
 
 /// Whose terminal it is, by runc's rules.
