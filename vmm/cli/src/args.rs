@@ -56,8 +56,9 @@ pub(crate) struct Globals {
     #[arg(long, global = true)]
     pub(crate) systemd_cgroup: bool,
 
-    /// As with runc: `true`, `false` or `auto`. The same here, since no cgroup is made on the host
-    #[arg(long, global = true, value_name = "BOOL", default_value = "auto")]
+    /// As with runc: `true`, `false` or `auto`. The same here, since no cgroup is made on the host.
+    /// Only in front of the verb: `spec` has an option of this name
+    #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: Rootless,
 }
 
@@ -129,6 +130,12 @@ mod tests {
             let args = Args::try_parse_from(line).unwrap();
             assert_eq!(args.globals.root, Some(PathBuf::from("/r")));
         }
+    }
+
+    #[test]
+    fn rootless_is_a_choice_before_the_verb_and_a_flag_of_spec() {
+        let args = Args::try_parse_from(["vmrun", "--rootless", "true", "spec", "--rootless"]).unwrap();
+        assert!(matches!(args.verb, Verb::Spec(_)) && args.globals.rootless == Rootless::True);
     }
 
     #[test]
