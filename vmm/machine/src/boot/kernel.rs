@@ -2,8 +2,8 @@
 
 use std::io::Cursor;
 
-use linux_loader::loader::bootparam::setup_header;
 use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr};
+use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, Error as LoaderError, KernelLoader, KernelLoaderResult};
 use vm_memory::{Address, ByteValued, GuestAddress};
 use vmrun_devices::Memory;
