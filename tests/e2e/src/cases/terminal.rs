@@ -176,14 +176,18 @@ fn interactive_shell_has_job_control() {
     let mut terminal = Terminal::new(24, 80);
     let started = Run::of(&bundle).start_on(&mut terminal);
     started.stdout.await_text(0, "# ");
-    terminal.types("sh -c 'echo going; sleep 1000'\n");
+    terminal.types("sh -c 'echo going; cat'\n");
     started.stdout.await_text(0, "\r\ngoing\r\n");
     terminal.types("\x1a");
     let stopped = started.stdout.await_text(0, "Stopped");
     terminal.types("fg\n");
     let back = started.stdout.await_text(stopped, "\r\nsh -c");
+    // Only what is in the foreground can read, and answer.
+    terminal.types("again\n");
+    let echoed = started.stdout.await_text(back, "again\r\n");
+    started.stdout.await_text(echoed, "again\r\n");
     terminal.types("\x03");
-    started.stdout.await_text(back, "^C");
+    started.stdout.await_text(echoed, "^C");
     terminal.types("exit 8\n");
     let outcome = started.finish();
     assert!(!outcome.out().contains("job control turned off"), "{outcome:?}");
