@@ -4,12 +4,13 @@
 //! end of the text with `int3`: 9 of 18 MB. What is loaded into fresh guest
 //! memory needs neither, so only the pages with content are kept:
 //!
-//! - those of the text as runs of pages that the machine maps into the guest's
-//!   memory; constants are touched all over during a boot, which costs a fault a
-//!   page where they are mapped, and they are less to copy,
+//! - those of the text that no boot changes as runs of pages that the machine maps
+//!   into the guest's memory; constants are touched all over during a boot, which
+//!   costs a fault a page where they are mapped, and they are less to copy,
 //! - the others in an ELF file with the same program headers' worth of content
 //!   and no sections, which the machine loads.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::ops::Range;
 
@@ -26,6 +27,9 @@ const SHDR_BYTES: usize = 64;
 const LEAST_HOLE_PAGES: usize = 4;
 /// A section of text below this is not worth a mapping of its own.
 const LEAST_TEXT_BYTES: u64 = 1 << 20;
+/// So many pages in a row that no boot patches are worth a mapping.
+const LEAST_MAPPED_PAGES: u64 = 64;
+const ALT_INSTR_BYTES: u64 = 14;
 /// What the linker fills the end of the text with.
 const INT3: u8 = 0xcc;
 
@@ -55,18 +59,25 @@ pub(crate) fn pack(image: &[u8]) -> Result<Packed, Box<dyn Error>> {
         return Ok(Packed { elf: image.to_vec(), mapped: Vec::new() });
     }
     let text = text_sections(image)?;
+    let patched = patched_pages(image)?;
     let mut loaded = Vec::new();
     let mut mapped = Vec::new();
     for segment in segments(image)? {
         match segment.kind {
             PT_LOAD => {
                 for piece in split(&segment, image)? {
-                    if is_mapped(&piece, &text) {
-                        let mut pages = content(&piece, image)?.to_vec();
-                        pages.resize(pages.len().next_multiple_of(PAGE), 0);
-                        mapped.push((piece.paddr, pages));
-                    } else {
+                    if !is_text(&piece, &text) {
                         loaded.push(piece);
+                        continue;
+                    }
+                    for (run, is_patched) in runs(&piece, &patched) {
+                        if is_patched {
+                            loaded.push(run);
+                        } else {
+                            let mut pages = content(&run, image)?.to_vec();
+                            pages.resize(pages.len().next_multiple_of(PAGE), 0);
+                            mapped.push((run.paddr, pages));
+                        }
                     }
                 }
             }
@@ -78,26 +89,92 @@ pub(crate) fn pack(image: &[u8]) -> Result<Packed, Box<dyn Error>> {
 }
 
 /// Whole pages of one section of text.
-fn is_mapped(piece: &Segment, text: &[Range<u64>]) -> bool {
+fn is_text(piece: &Segment, text: &[Range<u64>]) -> bool {
     let end = piece.vaddr + piece.memory_bytes.next_multiple_of(PAGE as u64);
     piece.paddr.is_multiple_of(PAGE as u64)
         && text.iter().any(|section| section.start <= piece.vaddr && end <= section.end)
 }
 
+/// The piece's runs of pages that the kernel patches while it starts, and of those
+/// that it does not, in their order. Too few of the latter are not worth a mapping.
+fn runs(piece: &Segment, patched: &BTreeSet<u64>) -> Vec<(Segment, bool)> {
+    let first = piece.vaddr / PAGE as u64;
+    let end = first + piece.file_bytes.div_ceil(PAGE) as u64;
+    let run = |pages: Range<u64>| {
+        let bytes = |page: u64| (usize::try_from(page - first).unwrap_or(usize::MAX)).saturating_mul(PAGE);
+        part(piece, bytes(pages.start)..bytes(pages.end).min(piece.file_bytes))
+    };
+    let mut runs = Vec::new();
+    let (mut pending, mut clean) = (first, first);
+    for page in patched.range(first..end).copied().chain([end]) {
+        if page - clean >= LEAST_MAPPED_PAGES {
+            if clean > pending {
+                runs.push((run(pending..clean), true));
+            }
+            runs.push((run(clean..page), false));
+            pending = page;
+        }
+        clean = page + 1;
+    }
+    if end > pending {
+        runs.push((run(pending..end), true));
+    }
+    runs
+}
+
+/// Numbers of the pages that hold an instruction of which the kernel chooses a
+/// variant that fits the CPU: the entries of `.altinstructions`
+/// (`struct alt_instr`, arch/x86/include/asm/alternative.h).
+fn patched_pages(image: &[u8]) -> Result<BTreeSet<u64>, Box<dyn Error>> {
+    let sections = sections(image)?;
+    let Some(table) = sections.iter().find(|section| section.name == b".altinstructions") else {
+        return Ok(BTreeSet::new());
+    };
+    let pages = (0..table.bytes / ALT_INSTR_BYTES).map(|index| {
+        let entry = index * ALT_INSTR_BYTES;
+        // A signed number, relative to the entry.
+        let offset =
+            u32::try_from(number::<4>(image, table.offset + usize::try_from(entry)?)?)?.cast_signed();
+        Ok((table.address + entry).wrapping_add_signed(offset.into()) / PAGE as u64)
+    });
+    pages.collect()
+}
+
 /// The addresses of the large sections of instructions, of which a kernel has one:
 /// what it needs only while it starts is small and overwritten afterwards.
 fn text_sections(image: &[u8]) -> Result<Vec<Range<u64>>, Box<dyn Error>> {
+    let text = sections(image)?.into_iter().filter(|section| {
+        section.flags & (SHF_EXECINSTR | SHF_WRITE) == SHF_EXECINSTR && section.bytes >= LEAST_TEXT_BYTES
+    });
+    Ok(text.map(|section| section.address..section.address + section.bytes).collect())
+}
+
+/// A section header (`Elf64_Shdr`), its fields as they are in the file.
+struct Section<'i> {
+    name: &'i [u8],
+    flags: u64,
+    address: u64,
+    offset: usize,
+    bytes: u64,
+}
+
+fn sections(image: &[u8]) -> Result<Vec<Section<'_>>, Box<dyn Error>> {
     let start = usize::try_from(number::<8>(image, 40)?)?;
     let count = usize::try_from(number::<2>(image, 60)?)?;
-    let mut text = Vec::new();
-    for at in (0..count).map(|index| start + index * SHDR_BYTES) {
-        let flags = number::<8>(image, at + 8)?;
-        let (address, bytes) = (number::<8>(image, at + 16)?, number::<8>(image, at + 32)?);
-        if flags & (SHF_EXECINSTR | SHF_WRITE) == SHF_EXECINSTR && bytes >= LEAST_TEXT_BYTES {
-            text.push(address..address + bytes);
-        }
-    }
-    Ok(text)
+    let names = usize::try_from(number::<2>(image, 62)?)?;
+    let names = usize::try_from(number::<8>(image, start + names * SHDR_BYTES + 24)?)?;
+    let section = |at| {
+        let name = names + usize::try_from(number::<4>(image, at)?)?;
+        let name = image.get(name..).ok_or("a section's name lies outside the kernel's file")?;
+        Ok(Section {
+            name: name.split(|&byte| byte == 0).next().unwrap_or_default(),
+            flags: number::<8>(image, at + 8)?,
+            address: number::<8>(image, at + 16)?,
+            offset: usize::try_from(number::<8>(image, at + 24)?)?,
+            bytes: number::<8>(image, at + 32)?,
+        })
+    };
+    (0..count).map(|index| section(start + index * SHDR_BYTES)).collect()
 }
 
 fn segments(image: &[u8]) -> Result<Vec<Segment>, Box<dyn Error>> {
@@ -134,20 +211,24 @@ fn split(segment: &Segment, image: &[u8]) -> Result<Vec<Segment>, Box<dyn Error>
             _ => runs.push(index..index + 1),
         }
     }
-    let pieces = runs.into_iter().map(|run| {
-        let start = run.start * PAGE;
-        let end = (run.end * PAGE).min(content.len());
-        let behind = if end == content.len() { segment.memory_bytes - segment.file_bytes as u64 } else { 0 };
-        Segment {
-            offset: segment.offset + start,
-            vaddr: segment.vaddr + start as u64,
-            paddr: segment.paddr + start as u64,
-            file_bytes: end - start,
-            memory_bytes: (end - start) as u64 + behind,
-            ..segment.clone()
-        }
-    });
+    let pieces =
+        runs.into_iter().map(|run| part(segment, run.start * PAGE..(run.end * PAGE).min(content.len())));
     Ok(pieces.collect())
+}
+
+/// These bytes of a segment's content; the last ones carry what memory the segment
+/// has behind them.
+fn part(segment: &Segment, bytes: Range<usize>) -> Segment {
+    let file_bytes = bytes.len();
+    let is_last = bytes.end == segment.file_bytes;
+    Segment {
+        offset: segment.offset + bytes.start,
+        vaddr: segment.vaddr + bytes.start as u64,
+        paddr: segment.paddr + bytes.start as u64,
+        file_bytes,
+        memory_bytes: if is_last { segment.memory_bytes - bytes.start as u64 } else { file_bytes as u64 },
+        ..segment.clone()
+    }
 }
 
 fn content<'i>(segment: &Segment, image: &'i [u8]) -> Result<&'i [u8], Box<dyn Error>> {

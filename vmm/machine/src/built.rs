@@ -1,6 +1,8 @@
 //! A machine that is ready to run.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -30,6 +32,18 @@ pub struct BootImages<'a> {
     pub initramfs: &'a [u8],
 }
 
+impl BootImages<'_> {
+    /// Puts kernel and boot image into the `ram` bytes of `memory`.
+    fn load(self, memory: &Memory, ram: u64) -> Result<(Kernel, Initramfs), BootError> {
+        let kernel = Kernel::load(memory, self.kernel)?;
+        for pages in self.kernel_pages {
+            pages.place(memory)?;
+        }
+        let initramfs = Initramfs::load(memory, self.initramfs, ram, kernel.end)?;
+        Ok((kernel, initramfs))
+    }
+}
+
 /// A machine whose memory is loaded and whose devices exist; nothing runs yet.
 #[derive(Debug)]
 pub struct Built {
@@ -45,9 +59,9 @@ pub struct Built {
 impl Built {
     /// Builds a machine:
     ///
-    /// 1. opens `/dev/kvm` and makes the virtual machine and its memory;
+    /// 1. opens `/dev/kvm`, makes the virtual machine and its memory, loads kernel and boot image;
     /// 2. makes the devices and ties their events to KVM;
-    /// 3. loads kernel and boot image and writes the boot parameters;
+    /// 3. writes the boot parameters;
     /// 4. makes the vCPUs and puts the first at the kernel's entry.
     pub fn new(spec: &MachineSpec, images: BootImages<'_>) -> Result<Self, MachineError> {
         check_spec(spec)?;
@@ -59,8 +73,14 @@ impl Built {
         }
         let cpuid = kvm::supported_cpuid(&kvm)?;
         let inputs = u8::try_from(layout::FIRST_IRQ).unwrap_or(0).saturating_add(device_count(spec));
-        let vm = Arc::new(kvm::create_vm(&kvm, inputs)?);
         let memory = memory::map(spec.memory_mib)?;
+        // The host's kernel makes a virtual machine in a while, most of which it waits.
+        let (vm, loaded) = thread::scope(|scope| {
+            let loading = scope.spawn(|| images.load(&memory, spec.memory_bytes()));
+            (kvm::create_vm(&kvm, inputs), loading.join())
+        });
+        let vm = Arc::new(vm?);
+        let (kernel, initramfs) = loaded.unwrap_or_else(|panic| resume_unwind(panic))?;
         kvm::set_memory(&vm, &memory)?;
 
         let end = EndSignal::new().map_err(DeviceError::Event)?;
@@ -68,11 +88,6 @@ impl Built {
             .map_err(|source| DeviceError::Console { path: spec.console_log.clone(), source })?;
         let Devices { bus, windows, events } = attach(spec, &vm, &memory, &end)?;
 
-        let kernel = Kernel::load(&memory, images.kernel)?;
-        for pages in images.kernel_pages {
-            pages.place(&memory).map_err(BootError::Write)?;
-        }
-        let initramfs = Initramfs::load(&memory, images.initramfs, spec.memory_bytes(), kernel.end)?;
         let cmdline = cmdline(&windows, &spec.cmdline)?;
         linux_loader::loader::load_cmdline(&memory, GuestAddress(layout::CMDLINE), &cmdline)
             .map_err(BootError::Kernel)?;

@@ -66,10 +66,6 @@ impl MappedPages {
         if mapped == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        // All at once is cheaper than a fault for each page that the guest reads. A
-        // kernel that does not know this advice (before 5.14) lets them fault.
-        // SAFETY: advice on the mapping made above.
-        let _ = unsafe { libc::madvise(target.cast(), self.bytes.len(), libc::MADV_POPULATE_READ) };
         Ok(())
     }
 }
