@@ -66,7 +66,25 @@ impl Cgroup {
         let manager = Manager::new(CGROUP_ROOT.into(), below.to_owned()).map_err(|error| chain(&error))?;
         let limits =
             ControllerOpt { resources, disable_oom_killer: false, oom_score_adj: None, freezer_state: None };
-        manager.apply(&limits).map_err(|error| chain(&error))
+        manager.apply(&limits).map_err(|error| chain(&error))?;
+        self.forbid_swap(resources).map_err(|error| format!("failed to write 0 to memory.swap.max: {error}"))
+    }
+
+    /// A swap limit that equals the memory limit means no swap (the OCI's number is
+    /// the sum of both); libcontainer writes no zero.
+    pub(crate) fn forbid_swap(&self, resources: &LinuxResources) -> io::Result<()> {
+        let memory = resources.memory().as_ref();
+        let same = memory.is_some_and(|memory| {
+            memory.limit().is_some_and(|limit| limit > 0) && memory.swap() == memory.limit()
+        });
+        if !same {
+            return Ok(());
+        }
+        match fs::write(self.directory.join("memory.swap.max"), "0") {
+            // A guest kernel without swap has no such file, and no swap.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Removes it with all cgroups below it; false while processes are in it.

@@ -24,6 +24,7 @@ use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, ProcessIo, Share, Stage};
 use super::adapt::{self, Adapted};
 use super::cgroup::Cgroup;
 use super::copy_up;
+use super::destinations;
 use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
@@ -124,6 +125,7 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
     let rootfs = root_directory(&adapted.spec)?;
     if matches!(order.kind, Kind::Init { .. }) {
         make_working_directory(&adapted.spec, &rootfs);
+        destinations::resolve(&mut adapted.spec, &rootfs);
         copy_up::prepare(&mut adapted.spec, &rootfs, order.directory)
             .map_err(|message| failed(Stage::Create, message))?;
     }
@@ -310,25 +312,11 @@ fn restrict_devices(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
     attach().map_err(|error| failed(Stage::Create, format!("cannot apply resources.devices: {error}")))
 }
 
-/// A swap limit that equals the memory limit means no swap (the OCI's number is
-/// the sum of both); libcontainer writes no zero.
 fn forbid_swap(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let memory = resources.and_then(|resources| resources.memory().as_ref());
-    let Some(memory) = memory.filter(|memory| memory.swap().is_some() && memory.swap() == memory.limit())
-    else {
-        return Ok(());
-    };
-    if memory.limit().is_none_or(|limit| limit <= 0) {
-        return Ok(());
-    }
-    match fs::write(cgroup.directory().join("memory.swap.max"), "0") {
-        // A guest kernel without swap has no such file, and no swap.
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(failed(Stage::Create, format!("cannot apply resources.memory.swap: {error}")))
-        }
-        _ => Ok(()),
-    }
+    resources.map_or(Ok(()), |resources| cgroup.forbid_swap(resources)).map_err(|error| {
+        failed(Stage::Create, format!("cannot apply resources.memory.swap: {error}"))
+    })
 }
 
 /// A new network namespace has a loopback interface that is down.

@@ -3,6 +3,7 @@
 mod adapt;
 mod cgroup;
 mod copy_up;
+mod destinations;
 mod devices;
 mod figures;
 mod identity;

@@ -38,10 +38,16 @@ pub(crate) struct Program {
 /// Why a program cannot be executed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum LookupError {
-    #[error("exec {name:?}: executable file not found in $PATH ({path})")]
+    #[error("exec: {name:?}: executable file not found in $PATH ({path})")]
     NotInPath { name: String, path: String },
-    #[error("exec {name:?}: {cause}")]
+    #[error("exec: {name:?}: {}", words(*.cause))]
     Unusable { name: String, cause: Errno },
+}
+
+/// As runc, which is written in Go, says it: engines know "no such file or directory" and
+/// "permission denied" in small letters only, and tell by them what became of a start.
+fn words(cause: Errno) -> String {
+    cause.desc().to_lowercase()
 }
 
 impl LookupError {
@@ -138,7 +144,7 @@ impl Program {
         }
         match execve(&file, &self.args, &environment) {
             Ok(never) => match never {},
-            Err(cause) => Err((kind_of(cause), format!("exec {display:?}: {cause}"))),
+            Err(cause) => Err((kind_of(cause), format!("exec: {display:?}: {}", words(cause)))),
         }
     }
 }
@@ -235,7 +241,9 @@ mod tests {
         assert_eq!(missing.kind(), ErrorKind::ProgramNotFound);
         let missing = program(&["/no/such/file"], &[]).find().unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::ProgramNotFound);
+        assert_eq!(missing.to_string(), "exec: \"/no/such/file\": no such file or directory");
         let directory = program(&["/etc"], &[]).find().unwrap_err();
+        assert_eq!(directory.to_string(), "exec: \"/etc\": permission denied");
         assert_eq!(directory.kind(), ErrorKind::ProgramNotExecutable);
     }
 
