@@ -56,7 +56,8 @@ pub(crate) struct Globals {
     #[arg(long, global = true)]
     pub(crate) systemd_cgroup: bool,
 
-    /// As with runc: `true`, `false` or `auto`. The same here, since no cgroup is made on the host.
+    /// As with runc: `true`, `false` or `auto`. The same here: the cgroup is left out
+    /// where the user may not make it.
     /// Only in front of the verb: `spec` has an option of this name
     #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: Rootless,
@@ -81,7 +82,7 @@ enum LogFormatName {
     Json,
 }
 
-/// All of them mean the same to a runtime that makes no cgroup on the host.
+/// All of them mean the same: nothing but accounting depends on the host's cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Rootless {
     True,

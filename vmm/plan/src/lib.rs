@@ -102,7 +102,7 @@ pub const SHARE_DIR: &str = "share";
 /// A [`PlanError`] that names the field which is invalid or cannot be honoured.
 pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<SandboxPlan, PlanError> {
     validate::validate(&bundle.spec)?;
-    validate::cgroups_path(&bundle.spec, options.systemd_cgroup)?;
+    let cgroup = validate::cgroups_path(&bundle.spec, options.systemd_cgroup)?;
     refuse::refuse(&bundle.spec, &bundle.vm)?;
     network::only_loopback(&bundle.spec, &facts.interfaces)?;
     let size = size::size(bundle, facts, options)?;
@@ -125,7 +125,13 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     Ok(SandboxPlan {
         machine,
         guest: ContainerPlan { spec, shares, io },
-        host: HostPlan { rootfs: bundle.rootfs.clone(), volumes: volumes.planned, hooks },
+        host: HostPlan {
+            rootfs: bundle.rootfs.clone(),
+            view: volumes::view(bundle, &volumes),
+            volumes: volumes.planned,
+            cgroup,
+            hooks,
+        },
     })
 }
 

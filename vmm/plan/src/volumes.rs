@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{Mount, Root};
 use vmrun_proto::{SHARE_MOUNT, VOLUMES_DIR};
-use vmrun_spec::Volume;
+use vmrun_spec::{View, ViewMount, Volume};
 
 use crate::validate::PlanError;
 use crate::{Bundle, Facts};
@@ -16,6 +16,8 @@ pub(crate) struct Volumes {
     pub(crate) planned: Vec<Volume>,
     /// By index in `mounts`.
     pub(crate) guest_sources: BTreeMap<usize, PathBuf>,
+    /// By index in `mounts`, the number of the volume.
+    numbers: BTreeMap<usize, usize>,
 }
 
 /// Whether the configuration's mount is a bind mount.
@@ -70,6 +72,7 @@ pub(crate) fn volumes(bundle: &Bundle, facts: &Facts) -> Result<Volumes, PlanErr
         };
         let place = Path::new(SHARE_MOUNT).join(VOLUMES_DIR).join(volumes.planned.len().to_string());
         volumes.guest_sources.insert(index, place);
+        volumes.numbers.insert(index, volumes.planned.len());
         volumes.planned.push(Volume {
             source,
             kind,
@@ -78,4 +81,19 @@ pub(crate) fn volumes(bundle: &Bundle, facts: &Facts) -> Result<Volumes, PlanErr
         });
     }
     Ok(volumes)
+}
+
+/// The configuration's mounts as the host has them.
+pub(crate) fn view(bundle: &Bundle, volumes: &Volumes) -> View {
+    let root = bundle.spec.root().as_ref();
+    let mounts = bundle.spec.mounts().iter().flatten().enumerate();
+    View {
+        readonly: root.and_then(Root::readonly).unwrap_or(false),
+        mounts: mounts
+            .map(|(index, mount)| ViewMount {
+                destination: mount.destination().clone(),
+                volume: volumes.numbers.get(&index).copied(),
+            })
+            .collect(),
+    }
 }

@@ -9,6 +9,7 @@ use vmrun_spec::FailureReport;
 use crate::assets::AssetError;
 use crate::control::ControlError;
 use crate::hooks::HookError;
+use crate::host_cgroup::HostCgroupError;
 use crate::id::IdError;
 use crate::launch::LaunchError;
 use crate::status::{Act, Status};
@@ -39,6 +40,9 @@ pub enum Error {
     /// A hook.
     #[error(transparent)]
     Hook(#[from] HookError),
+    /// The monitor's cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] HostCgroupError),
     /// Talking to the monitor.
     #[error(transparent)]
     Control(#[from] ControlError),

@@ -20,10 +20,23 @@ const OWN: &[Signal] = &[
     Signal::SIGTRAP,
 ];
 
+/// Signals that do not end a process which takes no care of them.
+const HARMLESS: &[Signal] = &[
+    Signal::SIGCHLD,
+    Signal::SIGCONT,
+    Signal::SIGURG,
+    Signal::SIGWINCH,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
+
 /// Every other signal of this thread, and of the threads it starts, as a stream.
 #[derive(Debug)]
 pub(crate) struct Signals {
     fd: SignalFd,
+    /// Shares the queue, and looks at those only that end a process.
+    ending: SignalFd,
 }
 
 /// One signal that arrived.
@@ -37,10 +50,20 @@ pub(crate) struct Arrived {
 impl Signals {
     /// Takes the signals: from here on none of them ends the process.
     pub(crate) fn take() -> io::Result<Self> {
-        let set = forwardable();
+        let mut set = forwardable();
         set.thread_block()?;
-        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        Ok(Self { fd })
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let fd = SignalFd::with_flags(&set, flags)?;
+        for harmless in HARMLESS {
+            set.remove(*harmless);
+        }
+        Ok(Self { fd, ending: SignalFd::with_flags(&set, flags)? })
+    }
+
+    /// Readable while a signal waits that ends a process: what may interrupt a wait before there
+    /// is anybody to take signals. The others stay in the queue until there is.
+    pub(crate) fn ending(&self) -> BorrowedFd<'_> {
+        self.ending.as_fd()
     }
 
     /// The next signal, if one has arrived.
@@ -84,19 +107,35 @@ pub(crate) fn send(pid: i32, number: i32) {
 /// Whether the signal's default action ends a process: while a sandbox boots
 /// there is nobody else to take it.
 pub(crate) fn ends_a_process(number: i32) -> bool {
-    let harmless = [
-        libc::SIGCHLD,
-        libc::SIGCONT,
-        libc::SIGURG,
-        libc::SIGWINCH,
-        libc::SIGTSTP,
-        libc::SIGTTIN,
-        libc::SIGTTOU,
-    ];
-    !harmless.contains(&number)
+    !HARMLESS.iter().any(|harmless| *harmless as i32 == number)
 }
 
 /// Whether the signal is for the container. SIGCHLD speaks of our own hooks.
 pub(crate) fn is_forwarded(number: i32) -> bool {
     number != libc::SIGCHLD
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::sys::pthread::{pthread_kill, pthread_self};
+
+    use super::*;
+
+    fn is_readable(fd: BorrowedFd<'_>) -> bool {
+        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() > 0
+    }
+
+    #[test]
+    fn harmless_signal_waits_and_does_not_interrupt() {
+        let signals = Signals::take().unwrap();
+        pthread_kill(pthread_self(), Signal::SIGWINCH).unwrap();
+        assert!(!is_readable(signals.ending()));
+        assert!(is_readable(signals.as_fd()));
+        pthread_kill(pthread_self(), Signal::SIGTERM).unwrap();
+        assert!(is_readable(signals.ending()));
+        let numbers = [(); 2].map(|()| signals.next().unwrap().map(|arrived| arrived.number));
+        assert!(numbers.contains(&Some(libc::SIGWINCH)) && numbers.contains(&Some(libc::SIGTERM)));
+        assert!(!is_readable(signals.ending()));
+    }
 }

@@ -13,9 +13,36 @@ pub struct HostPlan {
     /// Entry N appears in the shared tree as `volumes/N`.
     #[serde(default)]
     pub volumes: Vec<Volume>,
+    /// What those find who enter the monitor's mount namespace.
+    #[serde(default)]
+    pub view: View,
+    /// The monitor's cgroup, below the root of the hierarchy; without one it stays in the caller's.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
     /// Hooks that run on the host.
     #[serde(default)]
     pub hooks: HostHooks,
+}
+
+/// The container's file systems as far as the host has them, for engines that enter the mount
+/// namespace of the container's process to reach its files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct View {
+    /// The root file system may not be written to.
+    pub readonly: bool,
+    /// In the configuration's order.
+    pub mounts: Vec<ViewMount>,
+}
+
+/// One mount of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ViewMount {
+    /// Where it is in the container; absolute, links not followed.
+    pub destination: PathBuf,
+    /// Its number in [`HostPlan::volumes`]; none for what is mounted in the guest alone.
+    pub volume: Option<usize>,
 }
 
 /// A bind mount's source.

@@ -314,9 +314,9 @@ fn restrict_devices(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
 
 fn forbid_swap(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    resources.map_or(Ok(()), |resources| cgroup.forbid_swap(resources)).map_err(|error| {
-        failed(Stage::Create, format!("cannot apply resources.memory.swap: {error}"))
-    })
+    resources
+        .map_or(Ok(()), |resources| cgroup.forbid_swap(resources))
+        .map_err(|error| failed(Stage::Create, format!("cannot apply resources.memory.swap: {error}")))
 }
 
 /// A new network namespace has a loopback interface that is down.

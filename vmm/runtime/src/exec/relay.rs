@@ -43,7 +43,7 @@ pub(super) fn relay(
         File::open(&order.directory).map_err(LaunchError::io("open the container's directory"))?;
     // A socket's path has at most 107 bytes, so it goes through the open directory.
     let socket = PathBuf::from(format!("/proc/self/fd/{}/{VSOCK_SOCKET}", directory.as_raw_fd()));
-    let watch = [signals.as_fd()];
+    let watch = [signals.ending()];
     let explain = |error| failed(explain(signals, error));
 
     let mut agent = AgentClient::connect(&socket, &watch).map_err(explain)?;

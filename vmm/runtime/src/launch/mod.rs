@@ -261,6 +261,7 @@ fn state_source(id: &ContainerId, bundle: &Bundle, plan: &SandboxPlan) -> StateS
         rootfs: bundle.rootfs.clone(),
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
         created: timestamp::now(),
+        cgroup: plan.host.cgroup.clone(),
         poststart: plan.host.hooks.poststart.clone(),
         poststop: plan.host.hooks.poststop.clone(),
     }

@@ -15,7 +15,6 @@ use super::spawn::{Monitor, spawn};
 use super::{Console, LaunchError, LaunchOptions};
 use crate::error::{Error, chain};
 use crate::fds;
-use crate::hooks;
 use crate::monitor::MonitorRequest;
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
@@ -24,6 +23,7 @@ use crate::stdio::RawMode;
 use crate::store::NewEntry;
 use crate::timeline::mark;
 use crate::verbs::OciState;
+use crate::{hooks, host_cgroup};
 
 /// How the conversation with the monitor ended.
 enum Outcome {
@@ -77,6 +77,7 @@ pub(crate) fn supervise(
         }
         Err(error) => {
             guard.end();
+            host_cgroup::remove(request.state.cgroup.as_deref())?;
             new.remove()?;
             Err(error)
         }
@@ -210,6 +211,7 @@ fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorR
     if keep {
         new.keep();
     } else {
+        host_cgroup::remove(request.state.cgroup.as_deref())?;
         new.remove()?;
         if let Some(state) = state {
             let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };

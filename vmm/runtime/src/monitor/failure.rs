@@ -8,9 +8,11 @@ use vmrun_proto::{ErrorKind, ExitStatus, FrameError};
 use vmrun_spec::FailureReport;
 
 use super::tree::TreeError;
+use super::view::ViewError;
 use crate::agent_client::AgentError;
 use crate::assets::AssetError;
 use crate::error::{chain, general_step};
+use crate::host_cgroup::HostCgroupError;
 use crate::stdio::ConsoleError;
 use crate::store::StoreError;
 
@@ -22,7 +24,11 @@ pub(crate) enum MonitorError {
     #[error("cannot {act}")]
     Io { act: &'static str, source: io::Error },
     #[error(transparent)]
+    Cgroup(#[from] HostCgroupError),
+    #[error(transparent)]
     Tree(#[from] TreeError),
+    #[error(transparent)]
+    View(#[from] ViewError),
     #[error(transparent)]
     Assets(#[from] AssetError),
     #[error(transparent)]
@@ -142,7 +148,7 @@ mod tests {
     #[test]
     fn refusal_of_the_agent_decides_the_exit_code_and_is_shown_alone() {
         let reply = |kind| {
-            let message = "exec \"x\": not\nfound".to_owned();
+            let message = "exec: \"x\": not\nfound".to_owned();
             let reply = vmrun_proto::ErrorReply { kind, stage: vmrun_proto::Stage::Exec, message };
             MonitorError::Agent { stage: "starting", source: AgentError::Refused(reply) }
         };
@@ -151,7 +157,7 @@ mod tests {
         assert_eq!(report.console, ["line [1m"]);
         assert_eq!(
             (report.exit_code, report.message.as_str()),
-            (127, "exec \"x\": not found; name a program that is in the container's root file system")
+            (127, "exec: \"x\": not found; name a program that is in the container's root file system")
         );
         assert_eq!(reply(ErrorKind::ProgramNotExecutable).exit_code(), 126);
         assert_eq!(reply(ErrorKind::InvalidConfig).exit_code(), 1);

@@ -17,6 +17,7 @@ mod live;
 mod session;
 pub(crate) mod streams;
 mod tree;
+mod view;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -29,6 +30,7 @@ use vmrun_spec::MonitorMessage;
 use crate::assets::Embedded;
 use crate::error::chain;
 use crate::fds;
+use crate::host_cgroup::{self, Origin};
 use crate::log::Log;
 use crate::process::ProcessIdentity;
 use crate::signals::Signals;
@@ -92,8 +94,9 @@ pub fn monitor_main(fds: MonitorFds, embedded: Embedded) -> u8 {
             return 1;
         }
     };
+    let origin = host_cgroup::current();
     let result = serve(&request, &launcher, embedded);
-    end(&request, &launcher, result)
+    end(&request, &launcher, origin.as_ref(), result)
 }
 
 fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
@@ -110,6 +113,8 @@ fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
 fn serve(request: &MonitorRequest, launcher: &Launcher, embedded: Embedded) -> Result<u8, Broken> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
     let signals = Signals::take().map_err(failed("take signals"))?;
+    // Before there is a thread or a page of the guest's.
+    host_cgroup::enter(request.state.cgroup.as_deref()).map_err(MonitorError::Cgroup)?;
     fds::raise_descriptor_limit().map_err(failed("raise the limit of open files"))?;
     // Sockets are named relative to it: see `vmrun_plan::VSOCK_SOCKET`.
     std::env::set_current_dir(&request.directory).map_err(failed("enter the container's directory"))?;
@@ -121,7 +126,12 @@ fn serve(request: &MonitorRequest, launcher: &Launcher, embedded: Embedded) -> R
 }
 
 /// Reports the end, and cleans up when nobody else will.
-fn end(request: &MonitorRequest, launcher: &Launcher, result: Result<u8, Broken>) -> u8 {
+fn end(
+    request: &MonitorRequest,
+    launcher: &Launcher,
+    origin: Option<&Origin>,
+    result: Result<u8, Broken>,
+) -> u8 {
     let (message, code) = match result {
         Ok(code) => (MonitorMessage::Ended { code }, code),
         Err(error) => {
@@ -144,7 +154,7 @@ fn end(request: &MonitorRequest, launcher: &Launcher, result: Result<u8, Broken>
             let _ = request.log.as_ref().map(|log| log.error(&report.message, &report.console));
         }
         if !keep {
-            clean_up(request, &store);
+            clean_up(request, &store, origin);
         }
     }
     code
@@ -164,8 +174,9 @@ fn mark_stopped(request: &MonitorRequest, store: &Store, code: u8) {
     });
 }
 
-fn clean_up(request: &MonitorRequest, store: &Store) {
+fn clean_up(request: &MonitorRequest, store: &Store, origin: Option<&Origin>) {
     let Ok(id) = request.state.id.parse() else { return };
+    host_cgroup::leave(request.state.cgroup.as_deref(), origin);
     tree::unmount(&request.directory.join(vmrun_plan::SHARE_DIR));
     // `vmrun delete` can still remove what could not be removed here.
     let _ = store.remove(&id);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
-use vmrun_plan::VSOCK_SOCKET;
+use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
 use vmrun_proto::{ConsoleSize, ProcessRef, Request};
 use vmrun_spec::MonitorMessage;
 
@@ -18,6 +18,7 @@ use super::failure::{Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
 use super::streams::{self, HostStreams, Stdio};
+use super::view;
 use crate::agent_client::{AgentClient, AgentError, Wait};
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
@@ -108,9 +109,10 @@ impl Session<'_> {
         }
     }
 
-    /// What ends a wait before the start: the launcher's end, a signal, the machine's end.
+    /// What ends a wait before the start: the launcher's end, a signal that
+    /// ends a process, the machine's end.
     fn watch(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.launcher.as_fd(), self.signals.as_fd(), self.machine.ended_fd()]
+        vec![self.launcher.as_fd(), self.signals.ending(), self.machine.ended_fd()]
     }
 
     /// Says why a wait was interrupted.
@@ -174,7 +176,11 @@ impl Session<'_> {
         // While the agent makes the container its streams are connected.
         let connected = streams::connect(Path::new(VSOCK_SOCKET), &self.process(), io, stdio, &watch);
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
-        connected.map_err(|error| error.at(failed))
+        let relays = connected.map_err(|error| error.at(failed))?;
+        // Now the guest has made the mount points that were missing.
+        view::build(&self.request.directory.join(SHARE_DIR), &self.request.plan.host.view)?;
+        mark("view");
+        Ok(relays)
     }
 
     pub(super) fn record(&self, status: Status) -> Result<(), MonitorError> {

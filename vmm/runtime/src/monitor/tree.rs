@@ -94,7 +94,11 @@ fn add_volume(volume: &Volume, target: &Path) -> Result<(), TreeError> {
         ),
     }
     bind(&volume.source, target, volume.recursive)?;
-    if volume.readonly { make_readonly(volume, target) } else { Ok(()) }
+    if !volume.readonly {
+        return Ok(());
+    }
+    // The host holds it too: a guest that forgets the flag still cannot write.
+    make_readonly(target).map_err(|source| TreeError::Bind { source_path: volume.source.clone(), source })
 }
 
 fn bind(source: &Path, target: &Path, recursive: bool) -> Result<(), TreeError> {
@@ -105,12 +109,10 @@ fn bind(source: &Path, target: &Path, recursive: bool) -> Result<(), TreeError> 
         .map_err(|errno| TreeError::Bind { source_path: source.to_owned(), source: errno.into() })
 }
 
-/// The host holds it too: a guest that forgets the flag still cannot write.
-fn make_readonly(volume: &Volume, target: &Path) -> Result<(), TreeError> {
-    let failed =
-        |errno: nix::Error| TreeError::Bind { source_path: volume.source.clone(), source: errno.into() };
+/// Makes the mount at `target` read-only.
+pub(super) fn make_readonly(target: &Path) -> io::Result<()> {
     // In a user namespace the flags that the mount has are locked: leaving one out is refused.
-    let present = statvfs(target).map_err(failed)?.flags();
+    let present = statvfs(target)?.flags();
     let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     flags.set(MsFlags::MS_NODEV, present.contains(FsFlags::ST_NODEV));
     flags.set(MsFlags::MS_NOSUID, present.contains(FsFlags::ST_NOSUID));
@@ -119,5 +121,5 @@ fn make_readonly(volume: &Volume, target: &Path) -> Result<(), TreeError> {
     flags.set(MsFlags::MS_NODIRATIME, present.contains(FsFlags::ST_NODIRATIME));
     flags.set(MsFlags::MS_RELATIME, present.contains(FsFlags::ST_RELATIME));
     let none: Option<&str> = None;
-    mount(none, target, none, flags, none).map_err(failed)
+    Ok(mount(none, target, none, flags, none)?)
 }

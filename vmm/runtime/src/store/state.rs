@@ -32,6 +32,9 @@ pub(crate) struct State {
     /// Set once the program has ended.
     #[serde(default)]
     pub(crate) exit_code: Option<u8>,
+    /// The monitor's cgroup on the host, where it has one of its own.
+    #[serde(default)]
+    pub(crate) cgroup: Option<PathBuf>,
     /// Hooks to run when its program has started.
     #[serde(default)]
     pub(crate) poststart: Vec<Hook>,
@@ -49,6 +52,7 @@ pub(crate) struct StateSource {
     pub(crate) rootfs: PathBuf,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) created: String,
+    pub(crate) cgroup: Option<PathBuf>,
     pub(crate) poststart: Vec<Hook>,
     pub(crate) poststop: Vec<Hook>,
 }
@@ -68,6 +72,7 @@ impl StateSource {
             boot_id: process::boot_id(),
             control_socket: super::CONTROL_SOCKET.to_owned(),
             exit_code: None,
+            cgroup: self.cgroup.clone(),
             poststart: self.poststart.clone(),
             poststop: self.poststop.clone(),
         }

@@ -8,11 +8,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::control::{self, ControlRequest};
 use crate::error::Error;
-use crate::hooks;
 use crate::process::ProcessHandle;
 use crate::status::{Act, Status};
 use crate::store::{Entry, State, Store, StoreError};
 use crate::verbs::OciState;
+use crate::{hooks, host_cgroup};
 
 /// How `delete` treats what is in its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub fn delete(store: &Store, id: &str, options: DeleteOptions) -> Result<Vec<hoo
     if state.monitor_lives() {
         end_container(&entry, &state)?;
     }
+    // Before the state that names it.
+    host_cgroup::remove(state.cgroup.as_deref())?;
     store.remove(&id)?;
     let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
     Ok(hooks::run_each(&state.poststop, &shown, &state.bundle))

@@ -45,8 +45,32 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
         Limits::File(path) => read(path)?,
         Limits::Value(value) => value.clone(),
     };
-    let resources = serde_json::from_value(value).map_err(LimitsError::Parse)?;
+    let resources = serde_json::from_value(given(value)).map_err(LimitsError::Parse)?;
     control::ask(entry.directory(), &state.control_socket, &ControlRequest::Update(resources)).map(drop)
+}
+
+/// Limits of which zero, or an empty list, says that they were not given: Docker always sends them.
+const ZERO_IS_NONE: &[(&str, &[&str])] = &[
+    ("memory", &["limit", "reservation", "swap", "kernel", "kernelTCP"]),
+    ("cpu", &["shares", "quota", "period", "realtimeRuntime", "realtimePeriod", "cpus", "mems"]),
+    ("blockIO", &["weight", "leafWeight"]),
+    ("pids", &["limit"]),
+];
+
+/// The limits without those that runc would leave as they are.
+fn given(mut limits: Value) -> Value {
+    for (name, fields) in ZERO_IS_NONE {
+        let Some(section) = limits.get_mut(name).and_then(Value::as_object_mut) else { continue };
+        section.retain(|field, value| {
+            !fields.contains(&field.as_str()) || !(*value == 0 || *value == "" || value.is_null())
+        });
+        if section.is_empty()
+            && let Some(sections) = limits.as_object_mut()
+        {
+            sections.remove(*name);
+        }
+    }
+    limits
 }
 
 fn read(path: &Path) -> Result<Value, LimitsError> {
@@ -58,4 +82,23 @@ fn read(path: &Path) -> Result<Value, LimitsError> {
         text = std::fs::read(path).map_err(failed)?;
     }
     serde_json::from_slice(&text).map_err(LimitsError::Parse)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::given;
+
+    #[test]
+    fn zeros_that_mean_nothing_are_left_out() {
+        let sent = json!({
+            "memory": {"limit": 48, "swap": 48, "reservation": 0, "kernel": 0},
+            "cpu": {"shares": 0, "quota": 0, "period": 0, "burst": 0, "cpus": ""},
+            "blockIO": {"weight": 0}, "pids": {"limit": -1},
+        });
+        let kept = json!({"memory": {"limit": 48, "swap": 48}, "cpu": {"burst": 0}, "pids": {"limit": -1}});
+        assert_eq!(given(sent), kept);
+        assert_eq!(given(json!("nonsense")), json!("nonsense"));
+    }
 }
