@@ -4,7 +4,8 @@
 //! files by entering the mount namespace of that process: `podman cp` does. Without more they
 //! would find the host's files there. So the container's root is mounted over the namespace's
 //! own, with the volumes in their places: `setns(2)` lands on what is on top, while the monitor
-//! keeps its root below, which is the host's.
+//! keeps its root below, which is the host's. Where the caller is in a chroot, the namespace's root is
+//! out of reach and stays what it was.
 //!
 //! What is mounted in the guest alone, like a tmpfs, is not on the host. Its place is an empty
 //! directory that cannot be written to, so that a copy into it fails instead of going astray.
