@@ -14,6 +14,7 @@ fn state(id: &str) -> State {
         rootfs: "/b/rootfs".into(),
         annotations: BTreeMap::new(),
         created: crate::timestamp::now(),
+        cgroup: None,
         poststart: Vec::new(),
         poststop: Vec::new(),
     };
