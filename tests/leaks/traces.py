@@ -47,7 +47,8 @@ def look(place: Path) -> Traces:
     found = Counter()
     for pid, arguments in processes():
         # The kernel's workers come and go; its threads for a virtual machine must not stay.
-        if not arguments[0].startswith("[") or "kvm" in arguments[0] or is_zombie(pid):
+        name = arguments[0]
+        if not name.startswith("[") or name.startswith("[kvm") or is_zombie(pid):
             found[f"process: {' '.join(arguments)}"] += 1
         found.update(open_devices(pid))
     for line in Path("/proc/self/mountinfo").read_text().splitlines():

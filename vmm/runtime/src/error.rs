@@ -136,6 +136,9 @@ impl Error {
                 Some("name a file that can be read with --kernel or --initramfs")
             }
             Self::Launch(LaunchError::Killed { .. }) => Some("the host's kernel log may tell who killed it"),
+            Self::Control(ControlError::Silent { .. }) => Some(
+                "if it was stopped by a signal let it go on with SIGCONT, else end it with `vmrun delete --force`",
+            ),
             Self::Hook(_) => Some("correct the hook, or take it out of config.json"),
             Self::Spec(SpecError::Exists { .. }) => {
                 Some("remove it first, or name another directory with --bundle")

@@ -8,6 +8,7 @@ mod create;
 mod devices;
 mod exec;
 mod exit;
+mod hung;
 mod kernel;
 mod killed;
 mod lifecycle;

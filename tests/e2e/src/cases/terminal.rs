@@ -1,10 +1,11 @@
 //! Terminals.
 
+use std::fs;
 use std::os::unix::net::UnixListener;
 
 use serde_json::{Value, json};
 
-use crate::support::{Bundle, Run, Runtime, Scratch, Terminal};
+use crate::support::{Bundle, Run, Runtime, Scratch, Terminal, wait};
 
 /// crun does not give our terminal's size to the container's.
 const BOTH: [Runtime; 2] = [Runtime::Runc, Runtime::Vmrun];
@@ -192,4 +193,20 @@ fn interactive_shell_has_job_control() {
     let outcome = started.finish();
     assert!(!outcome.out().contains("job control turned off"), "{outcome:?}");
     outcome.exits(8);
+}
+
+#[test]
+fn terminal_whose_other_end_is_closed_hangs_up() {
+    let script = "trap 'echo HUP >/data/end; exit 7' HUP; echo ready; while :; do sleep 0.05; done";
+    for runtime in [Runtime::Crun, Runtime::Runc, Runtime::Vmrun] {
+        let scratch = Scratch::new();
+        let bundle = on_terminal(script).bind(scratch.path(), "/data", &[]);
+        let path = scratch.join("console.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let run = Run::of(&bundle).on(runtime).store(&scratch.join("store"));
+        let detached = run.option("--console-socket").option(&path).detach();
+        Terminal::receive_and_hang_up(&listener, "ready");
+        wait::until("SIGHUP", || fs::read_to_string(scratch.join("end")).ok().filter(|text| text == "HUP\n"));
+        detached.end().prints("");
+    }
 }

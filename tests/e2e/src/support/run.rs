@@ -353,6 +353,13 @@ impl Detached {
         })
     }
 
+    /// Ends and deletes it, whoever runs it.
+    #[track_caller]
+    pub(crate) fn end(&self) -> Outcome {
+        let mut command = self.started.runtime.command();
+        end_of(command.arg("--root").arg(&self.started.store).args(["delete", "--force", &self.started.id]))
+    }
+
     /// Deletes it and checks that nothing is left.
     #[track_caller]
     pub(crate) fn delete(self) {

@@ -1,7 +1,7 @@
 //! The user's end of a terminal.
 
 use std::fs::File;
-use std::io::{IoSliceMut, Write};
+use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Command};
@@ -29,24 +29,20 @@ impl Terminal {
 
     /// Takes the one that a runtime sends through its console socket.
     pub(crate) fn receive(listener: &UnixListener) -> (Self, Output) {
-        listener.set_nonblocking(true).unwrap();
-        let (stream, _) = wait::until("a connection to the console socket", || listener.accept().ok());
-        stream.set_nonblocking(false).unwrap();
-        let mut name = [0; 4096];
-        let mut parts = [IoSliceMut::new(&mut name)];
-        let mut space = nix::cmsg_space!([i32; 1]);
-        let message =
-            recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
-                .unwrap();
-        let fds = message.cmsgs().unwrap().find_map(|control| match control {
-            ControlMessageOwned::ScmRights(fds) => Some(fds),
-            _ => None,
-        });
-        let [fd] = fds.unwrap()[..] else { panic!("not one descriptor came") };
-        // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
-        let master = unsafe { File::from_raw_fd(fd) };
+        let master = receive_master(listener);
         let output = Output::collect(master.try_clone().unwrap());
         (Self { master, slave: None }, output)
+    }
+
+    /// Takes it, reads until this text has come, and closes it.
+    pub(crate) fn receive_and_hang_up(listener: &UnixListener, text: &str) {
+        let mut master = receive_master(listener);
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            let mut piece = [0; 4096];
+            let count = master.read(&mut piece).unwrap();
+            seen.extend(&piece[..count]);
+        }
     }
 
     /// Starts a command on it; from then on its other end is the command's alone.
@@ -75,4 +71,22 @@ impl Terminal {
     pub(crate) fn settings(&self) -> Termios {
         tcgetattr(self.master.as_fd()).unwrap()
     }
+}
+
+fn receive_master(listener: &UnixListener) -> File {
+    listener.set_nonblocking(true).unwrap();
+    let (stream, _) = wait::until("a connection to the console socket", || listener.accept().ok());
+    stream.set_nonblocking(false).unwrap();
+    let mut name = [0; 4096];
+    let mut parts = [IoSliceMut::new(&mut name)];
+    let mut space = nix::cmsg_space!([i32; 1]);
+    let message =
+        recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).unwrap();
+    let fds = message.cmsgs().unwrap().find_map(|control| match control {
+        ControlMessageOwned::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let [fd] = fds.unwrap()[..] else { panic!("not one descriptor came") };
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    unsafe { File::from_raw_fd(fd) }
 }

@@ -1,6 +1,8 @@
 //! Messages on the monitor's control socket. One request a connection, one
 //! reply, in the frames of the guest protocol.
 
+use std::time::Duration;
+
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use vmrun_proto::{ContainerFigures, ProcessInfo};
@@ -44,6 +46,28 @@ impl ControlRequest {
             Self::Update(_) => Act::Update,
             Self::Processes | Self::Figures => Act::Look,
         }
+    }
+
+    /// What the monitor is waited for to do.
+    pub(crate) fn what(&self) -> &'static str {
+        match self {
+            Self::Start => "start the program",
+            Self::Signal { .. } => "send the signal",
+            Self::Pause => "pause the container",
+            Self::Resume => "let the container go on",
+            Self::Update(_) => "change the limits",
+            Self::Processes => "list the processes",
+            Self::Figures => "tell the figures",
+        }
+    }
+
+    /// How long it may take for that: longer than its own waits for the guest, so
+    /// that it is the monitor who says that the guest does not answer.
+    pub(crate) fn limit(&self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Start | Self::Pause => 70,
+            _ => 30,
+        })
     }
 }
 

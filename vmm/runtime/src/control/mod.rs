@@ -13,6 +13,7 @@ use vmrun_proto::FrameError;
 
 pub(crate) use self::message::{ControlReply, ControlRequest};
 use crate::error::Error;
+use crate::store::{Entry, State};
 
 /// Why a verb could not talk to the monitor.
 #[derive(Debug, thiserror::Error)]
@@ -21,30 +22,59 @@ pub enum ControlError {
     #[error("cannot reach the monitor")]
     Connect(#[source] io::Error),
     /// The conversation broke.
-    #[error("no answer from the monitor within {} s", LIMIT.as_secs())]
+    #[error("the monitor broke off")]
     Talk(#[source] FrameError),
+    /// There is no conversation.
+    #[error("waited {} s in vain for the monitor, process {pid}, to {what}", .limit.as_secs())]
+    Silent {
+        /// Its pid.
+        pid: i32,
+        /// What it was asked to do.
+        what: &'static str,
+        /// For how long it was waited.
+        limit: Duration,
+    },
 }
 
-/// How long the monitor may take for one request: longer than its own waits for the guest.
-const LIMIT: Duration = Duration::from_secs(70);
+/// Sends one request to a container's monitor.
+pub(crate) fn ask(entry: &Entry, state: &State, request: &ControlRequest) -> Result<ControlReply, Error> {
+    ask_within(request.limit(), entry, state, request)
+}
 
-/// Sends one request to the monitor of the container in `directory`.
-pub(crate) fn ask(directory: &Path, socket: &str, request: &ControlRequest) -> Result<ControlReply, Error> {
-    let connection = connect(directory, socket).map_err(ControlError::Connect)?;
-    vmrun_proto::write_frame(&connection, request).map_err(ControlError::Talk)?;
-    match vmrun_proto::read_frame(&connection).map_err(ControlError::Talk)? {
+/// The same with another limit.
+pub(crate) fn ask_within(
+    limit: Duration,
+    entry: &Entry,
+    state: &State,
+    request: &ControlRequest,
+) -> Result<ControlReply, Error> {
+    let failed = |error| match error {
+        FrameError::Io(source) if is_timeout(&source) => {
+            ControlError::Silent { pid: state.monitor.pid, what: request.what(), limit }
+        }
+        error => ControlError::Talk(error),
+    };
+    let connection =
+        connect(entry.directory(), &state.control_socket, limit).map_err(ControlError::Connect)?;
+    vmrun_proto::write_frame(&connection, request).map_err(failed)?;
+    match vmrun_proto::read_frame(&connection).map_err(failed)? {
         ControlReply::Failed(report) => Err(Error::Reported(report)),
         ControlReply::WrongState(status) => Err(Error::WrongState { act: request.act(), status }),
         done => Ok(done),
     }
 }
 
+/// What a read or write says when the socket's time is over.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
 /// A socket's path has at most 107 bytes, so it goes through the open directory.
-fn connect(directory: &Path, socket: &str) -> io::Result<UnixStream> {
+fn connect(directory: &Path, socket: &str, limit: Duration) -> io::Result<UnixStream> {
     let directory = File::open(directory)?;
     let path = format!("/proc/self/fd/{}/{socket}", directory.as_raw_fd());
     let connection = UnixStream::connect(path)?;
-    connection.set_read_timeout(Some(LIMIT))?;
-    connection.set_write_timeout(Some(LIMIT))?;
+    connection.set_read_timeout(Some(limit))?;
+    connection.set_write_timeout(Some(limit))?;
     Ok(connection)
 }

@@ -32,6 +32,9 @@ use crate::status::{Act, Status};
 use crate::stdio::{self, RawMode};
 use crate::store::{State, Store};
 
+/// The stage until the process runs.
+pub(crate) const STARTING: &str = "starting the process";
+
 /// What `vmrun exec` was asked for.
 #[derive(Clone, Debug)]
 pub struct ExecOptions {

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_plan::VSOCK_SOCKET;
 use vmrun_proto::{Event, ExitStatus, Request};
 
-use super::Order;
+use super::{Order, STARTING};
 use crate::agent_client::{AgentClient, AgentError, Wait};
 use crate::error::Error;
 use crate::launch::LaunchError;
@@ -23,7 +23,6 @@ const EXEC: Wait = Wait { what: "the agent to start the process", limit: Duratio
 const SIGNAL: Wait = Wait { what: "the agent to send a signal", limit: Duration::from_secs(10) };
 const RESIZE: Wait = Wait { what: "the agent to resize the terminal", limit: Duration::from_secs(10) };
 
-const STARTING: &str = "starting the process";
 const RUNNING: &str = "running the process";
 
 /// How long a stream may be silent after the process's end. All that the process

@@ -1,6 +1,5 @@
 //! From the plan to a machine whose guest boots.
 
-use std::io;
 use std::os::unix::net::UnixListener;
 
 use vmrun_machine::{BootError, BootImages, Built, MachineError, Running};
@@ -12,6 +11,7 @@ use super::failure::MonitorError;
 use super::{MonitorRequest, tree};
 use crate::assets::{self, Embedded};
 use crate::pages;
+use crate::store::StoreError;
 use crate::timeline::mark;
 
 /// A machine that runs, and the socket on which its agent will report.
@@ -28,8 +28,9 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     let kernel = assets::load(assets::KERNEL, &plan.machine.kernel, embedded.kernel)?;
     let initramfs = assets::load(assets::INITRAMFS, &plan.machine.initramfs, embedded.initramfs)?;
     // Before the guest can connect to it.
-    let ready = UnixListener::bind(format!("{VSOCK_SOCKET}_{READY_PORT}"))
-        .map_err(|source: io::Error| MonitorError::Io { act: "listen for the agent", source })?;
+    let socket = format!("{VSOCK_SOCKET}_{READY_PORT}");
+    let ready =
+        UnixListener::bind(&socket).map_err(StoreError::io("listen on", &request.directory.join(&socket)))?;
     let kernel_pages = if plan.machine.kernel == Image::Embedded { embedded.kernel_pages } else { &[] };
     let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
     mark("images");

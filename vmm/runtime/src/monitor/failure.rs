@@ -41,6 +41,8 @@ pub(crate) enum MonitorError {
     Store(#[from] StoreError),
     #[error("{stage}")]
     Agent { stage: &'static str, source: AgentError },
+    #[error("{BOOTING} with the boot image {}", .path.display())]
+    NotOurAgent { path: PathBuf, source: AgentError },
     #[error("{stage}: the guest kernel panicked")]
     GuestPanicked { stage: &'static str },
     #[error("{stage}: the guest switched itself off")]
@@ -52,6 +54,9 @@ pub(crate) enum MonitorError {
     #[error("{stage}: the launching command went away")]
     LauncherGone { stage: &'static str },
 }
+
+/// The stage from the machine's start to the agent's greeting.
+pub(crate) const BOOTING: &str = "booting the guest";
 
 /// How many of the console's last lines go into a report.
 pub(crate) const TAIL_LINES: usize = 20;
@@ -109,6 +114,10 @@ impl MonitorError {
                 ErrorKind::InvalidConfig => "correct config.json",
                 _ => "the guest refuses the configuration: correct config.json or the root file system",
             },
+            Self::NotOurAgent { .. } => "its /init must be the vmrun-agent of this vmrun's build",
+            Self::Agent { stage, .. } if *stage == crate::exec::STARTING => {
+                "`vmrun logs` shows the guest's console; `vmrun delete --force` ends a sandbox that hangs"
+            }
             Self::Agent { .. } => "try it with --kernel-param loglevel=8 and look at the console",
             other => general_step(other),
         })
@@ -118,6 +127,7 @@ impl MonitorError {
     pub(crate) fn is_the_guests(&self) -> bool {
         match self {
             Self::GuestStopped { .. } | Self::GuestPanicked { .. } | Self::MachineFailed { .. } => true,
+            Self::NotOurAgent { .. } => true,
             Self::Agent { source, .. } => !matches!(source, AgentError::Refused(_)),
             _ => false,
         }

@@ -9,12 +9,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
 use vmrun_proto::{ConsoleSize, ProcessRef, Request};
-use vmrun_spec::MonitorMessage;
+use vmrun_spec::{Image, MonitorMessage};
 
 use super::MonitorRequest;
 use super::boot::Booting;
 use super::control_server::ControlServer;
-use super::failure::{Broken, MonitorError, TAIL_LINES};
+use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
 use super::streams::{self, HostStreams, Stdio};
@@ -24,10 +24,10 @@ use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::{self, Drained, Relays};
-use crate::store::Store;
+use crate::store::{CONTROL_SOCKET, Store, StoreError};
 use crate::timeline::mark;
 
-const BOOT: Wait = Wait { what: "the guest to boot", limit: Duration::from_secs(60) };
+const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
 const SYNC: Wait = Wait { what: "the guest to write its files back", limit: Duration::from_secs(60) };
 const HOOKS: Wait = Wait { what: "the hooks before the creation", limit: Duration::from_secs(24 * 3600) };
@@ -35,7 +35,6 @@ const HOOKS: Wait = Wait { what: "the hooks before the creation", limit: Duratio
 /// How long a stream of a container that has ended may be silent before it is given up.
 const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 
-const BOOTING: &str = "booting the guest";
 const CREATING: &str = "making the container";
 
 /// Carries the container to its end and gives its exit code. The machine may
@@ -85,7 +84,7 @@ impl Session<'_> {
         let (stdio, terminal) =
             HostStreams::open(&self.request.plan.guest.io, &self.request.console, true)?.split();
         let control = ControlServer::bind()
-            .map_err(|source| MonitorError::Io { act: "listen on the control socket", source })?;
+            .map_err(StoreError::io("listen on", &self.request.directory.join(CONTROL_SOCKET)))?;
         Ok((stdio, Prepared { terminal, control }))
     }
 
@@ -93,7 +92,18 @@ impl Session<'_> {
         if !self.request.plan.host.hooks.create.is_empty() {
             self.await_hooks()?;
         }
-        AgentClient::accept(&booting.ready, BOOT, &self.watch()).map_err(|error| self.explain(BOOTING, error))
+        AgentClient::accept(&booting.ready, BOOT, &self.watch())
+            .map_err(|error| self.about_boot_image(self.explain(BOOTING, error)))
+    }
+
+    /// Says which file it is that may hold another program than the agent.
+    fn about_boot_image(&self, error: MonitorError) -> MonitorError {
+        match (&self.request.plan.machine.initramfs, error) {
+            (Image::File(path), MonitorError::Agent { source, .. }) => {
+                MonitorError::NotOurAgent { path: path.clone(), source }
+            }
+            (_, error) => error,
+        }
     }
 
     fn await_hooks(&self) -> Result<(), MonitorError> {

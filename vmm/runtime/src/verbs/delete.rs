@@ -1,7 +1,7 @@
 //! `vmrun delete`.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -72,8 +72,10 @@ fn end_container(entry: &Entry, state: &State) -> Result<(), Error> {
     let Some(handle) = ProcessHandle::open(state.monitor).map_err(failed)? else { return Ok(()) };
     if matches!(state.status, Status::Running | Status::Paused) {
         let kill = ControlRequest::Signal { signal: libc::SIGKILL, all: true };
-        let asked = control::ask(entry.directory(), &state.control_socket, &kill);
-        if asked.is_ok() && ends_within(&handle, ORDERLY_LIMIT).map_err(failed)? {
+        let deadline = Instant::now() + ORDERLY_LIMIT;
+        let asked = control::ask_within(ORDERLY_LIMIT, entry, state, &kill);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if asked.is_ok() && ends_within(&handle, left).map_err(failed)? {
             return Ok(());
         }
     }

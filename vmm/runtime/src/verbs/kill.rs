@@ -56,7 +56,7 @@ fn real_time(name: &str) -> Option<i32> {
 pub fn kill(store: &Store, id: &str, signal: i32, target: KillTarget) -> Result<(), Error> {
     let (entry, state) = super::find_for(store, id, Act::Signal)?;
     let request = ControlRequest::Signal { signal, all: target == KillTarget::All };
-    control::ask(entry.directory(), &state.control_socket, &request).map(drop)
+    control::ask(&entry, &state, &request).map(drop)
 }
 
 #[cfg(test)]

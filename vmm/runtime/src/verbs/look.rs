@@ -30,5 +30,5 @@ pub fn figures(store: &Store, id: &str) -> Result<ContainerFigures, Error> {
 
 fn ask(store: &Store, id: &str, request: &ControlRequest) -> Result<ControlReply, Error> {
     let (entry, state) = super::find_for(store, id, request.act())?;
-    control::ask(entry.directory(), &state.control_socket, request)
+    control::ask(&entry, &state, request)
 }

@@ -22,5 +22,5 @@ pub fn resume(store: &Store, id: &str) -> Result<(), Error> {
 
 fn order(store: &Store, id: &str, request: &ControlRequest) -> Result<(), Error> {
     let (entry, state) = super::find_for(store, id, request.act())?;
-    control::ask(entry.directory(), &state.control_socket, request).map(drop)
+    control::ask(&entry, &state, request).map(drop)
 }

@@ -13,7 +13,7 @@ use crate::verbs::OciState;
 /// It is not created, or its program cannot be started.
 pub fn start(store: &Store, id: &str) -> Result<Vec<HookError>, Error> {
     let (entry, state) = super::find_for(store, id, Act::Start)?;
-    control::ask(entry.directory(), &state.control_socket, &ControlRequest::Start)?;
+    control::ask(&entry, &state, &ControlRequest::Start)?;
     if state.poststart.is_empty() {
         return Ok(Vec::new());
     }

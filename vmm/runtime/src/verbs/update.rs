@@ -46,7 +46,7 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
         Limits::Value(value) => value.clone(),
     };
     let resources = serde_json::from_value(given(value)).map_err(LimitsError::Parse)?;
-    control::ask(entry.directory(), &state.control_socket, &ControlRequest::Update(resources)).map(drop)
+    control::ask(&entry, &state, &ControlRequest::Update(resources)).map(drop)
 }
 
 /// Limits of which zero, or an empty list, says that they were not given: Docker always sends them.

@@ -72,8 +72,11 @@ impl Vsock {
 }
 
 fn bind(spec: &VsockSpec) -> Result<Muxer, VsockError> {
-    Muxer::bind(spec.cid, &spec.socket)
-        .map_err(|source| VsockError::Bind { path: spec.socket.clone(), source })
+    Muxer::bind(spec.cid, &spec.socket).map_err(|source| {
+        // The specification's may be relative to a directory that a reader does not know.
+        let path = std::path::absolute(&spec.socket).unwrap_or_else(|_| spec.socket.clone());
+        VsockError::Bind { path, source }
+    })
 }
 
 impl VirtioDevice for Vsock {
