@@ -112,7 +112,7 @@ pub fn load_process(path: &Path) -> Result<Process, BundleError> {
 /// A [`PlanError`] that names the field which is invalid or cannot be honoured.
 pub fn exec(mut process: Process, size: Option<ConsoleSize>) -> Result<(Process, ProcessIo), PlanError> {
     check_process(&process)?;
-    crate::refuse::refuse_labels(&process)?;
+    crate::refuse::refuse_process(&process)?;
     // "unconfined", or it was refused.
     process.set_apparmor_profile(None);
     let io = crate::process_io(Some(&process), size);

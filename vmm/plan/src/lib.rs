@@ -15,6 +15,7 @@ mod guest;
 mod hooks;
 mod network;
 mod refuse;
+mod resources;
 mod size;
 mod validate;
 mod vm;
@@ -31,6 +32,7 @@ use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec}
 pub use bundle::{Bundle, BundleError};
 pub use exec::{ProcessChanges, changed, exec, load_process};
 pub use network::namespace_path;
+pub use resources::check_resources;
 pub use validate::PlanError;
 pub use volumes::bind_sources;
 

@@ -1,13 +1,16 @@
 //! Fields that a microVM cannot honour. Each is refused by name: never
 //! silently dropped.
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Mount, Process, Spec};
 
+use crate::resources::check_resources;
 use crate::validate::PlanError;
 use crate::vm::VmSection;
 
 const NO_LSM: &str = "the guest kernel has no such security module; leave the field out";
 const HOST_KERNEL: &str = "it configures the host's hardware, which the container does not run on";
+const HOST_DEVICE: &str = "the host's devices are not in the guest; leave the field out";
+const NO_NOTIFY: &str = "the notifications of the guest's kernel cannot leave the guest; use another action";
 const HOST_CHOOSES: &str = "the host chooses the machine; use the options of `vmrun` instead";
 const ID_MAPPED: &str =
     "the guest's file system of the host's files has no id-mapped mounts; leave the option out";
@@ -22,20 +25,47 @@ pub(crate) fn refuse(spec: &Spec, vm: &VmSection) -> Result<(), PlanError> {
         }
     }
     if let Some(process) = spec.process() {
-        refuse_labels(process)?;
+        refuse_process(process)?;
+    }
+    if let Some(linux) = spec.linux() {
+        linux.resources().iter().try_for_each(check_resources)?;
+        linux.seccomp().iter().try_for_each(seccomp)?;
     }
     namespace_paths(spec)?;
     mount_options(spec)?;
     annotations(spec)
 }
 
-/// Refuses what a security module would do to a process.
-pub(crate) fn refuse_labels(process: &Process) -> Result<(), PlanError> {
+/// Refuses what cannot be done to a process: by a security module, or on another system.
+pub(crate) fn refuse_process(process: &Process) -> Result<(), PlanError> {
     let profile = process.apparmor_profile().as_deref().filter(|profile| *profile != "unconfined");
-    let labels =
-        [("process.apparmorProfile", profile), ("process.selinuxLabel", process.selinux_label().as_deref())];
-    match labels.into_iter().find(|(_, label)| label.is_some_and(is_given)) {
-        Some((field, _)) => Err(PlanError::Unsupported { field: field.to_owned(), why: NO_LSM }),
+    let table = [
+        ("process.apparmorProfile", NO_LSM, profile),
+        ("process.selinuxLabel", NO_LSM, process.selinux_label().as_deref()),
+        ("process.commandLine", "it is for Windows; use process.args", process.command_line().as_deref()),
+    ];
+    match table.into_iter().find(|(.., text)| text.is_some_and(is_given)) {
+        Some((field, why, _)) => Err(PlanError::Unsupported { field: field.to_owned(), why }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what would need a listener on the host.
+fn seccomp(filter: &LinuxSeccomp) -> Result<(), PlanError> {
+    let notifies = |action: LinuxSeccompAction| action == LinuxSeccompAction::ScmpActNotify;
+    let listener = filter.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    let mut fields = vec![
+        ("listenerPath".to_owned(), listener),
+        ("listenerMetadata".to_owned(), filter.listener_metadata().as_deref().is_some_and(is_given)),
+        ("defaultAction".to_owned(), notifies(filter.default_action())),
+    ];
+    for (index, rule) in filter.syscalls().iter().flatten().enumerate() {
+        fields.push((format!("syscalls[{index}].action"), notifies(rule.action())));
+    }
+    match fields.into_iter().find(|(_, given)| *given) {
+        Some((field, _)) => {
+            Err(PlanError::Unsupported { field: format!("linux.seccomp.{field}"), why: NO_NOTIFY })
+        }
         None => Ok(()),
     }
 }
@@ -56,6 +86,11 @@ fn fields(spec: &Spec, vm: &VmSection) -> Vec<(&'static str, &'static str, bool)
             "host interfaces cannot be moved into the guest yet",
             linux.and_then(|linux| linux.net_devices().as_ref()).is_some_and(|devices| !devices.is_empty()),
         ),
+        ("linux.personality.flags", "there are none yet; leave the field out", personality_flags(spec)),
+        ("vm.hwConfig.deviceTree", HOST_CHOOSES, vm.hw_config.device_tree.is_some()),
+        ("vm.hwConfig.dtdevs", HOST_DEVICE, is_filled(&vm.hw_config.dtdevs)),
+        ("vm.hwConfig.iomems", HOST_DEVICE, is_filled(&vm.hw_config.iomems)),
+        ("vm.hwConfig.irqs", HOST_DEVICE, is_filled(&vm.hw_config.irqs)),
         ("vm.kernel", HOST_CHOOSES, vm.kernel.is_some()),
         ("vm.hypervisor", HOST_CHOOSES, vm.hypervisor.is_some()),
         ("vm.image", HOST_CHOOSES, vm.image.is_some()),
@@ -63,6 +98,16 @@ fn fields(spec: &Spec, vm: &VmSection) -> Vec<(&'static str, &'static str, bool)
         ("solaris", "this is a Linux container runtime", spec.solaris().is_some()),
         ("zos", "this is a Linux container runtime", spec.zos().is_some()),
     ]
+}
+
+fn personality_flags(spec: &Spec) -> bool {
+    let personality = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref());
+    personality.and_then(|personality| personality.flags().as_ref()).is_some_and(|flags| !flags.is_empty())
+}
+
+/// Whether a list was written down with something in it.
+fn is_filled(list: &Option<Vec<serde_json::Value>>) -> bool {
+    list.as_ref().is_some_and(|list| !list.is_empty())
 }
 
 fn namespace_paths(spec: &Spec) -> Result<(), PlanError> {
@@ -85,12 +130,22 @@ fn mount_options(spec: &Spec) -> Result<(), PlanError> {
             let field = format!("mounts[{index}].options: {option}");
             return Err(PlanError::Unsupported { field, why });
         }
+        if let Some(field) = mapped(mount) {
+            return Err(PlanError::Unsupported { field: format!("mounts[{index}].{field}"), why: ID_MAPPED });
+        }
         if has("tmpcopyup") && mount.typ().as_deref() != Some("tmpfs") {
             let field = format!("mounts[{index}].options: tmpcopyup");
             return Err(PlanError::invalid(field, "is for a mount of type tmpfs"));
         }
     }
     Ok(())
+}
+
+/// Mappings make a mount id-mapped without the option, too.
+fn mapped(mount: &Mount) -> Option<&'static str> {
+    let fields = [("uidMappings", mount.uid_mappings()), ("gidMappings", mount.gid_mappings())];
+    let given = fields.into_iter().find(|(_, list)| list.as_ref().is_some_and(|list| !list.is_empty()));
+    given.map(|(field, _)| field)
 }
 
 /// Annotations under our own prefix are instructions, so an unknown one is an error.

@@ -114,7 +114,17 @@ fn each_refusal_names_its_field() {
         (json!({"linux": {"mountLabel": "x"}}), "linux.mountLabel"),
         (json!({"process": {"apparmorProfile": "x"}}), "process.apparmorProfile"),
         (json!({"process": {"selinuxLabel": "x"}}), "process.selinuxLabel"),
+        (json!({"process": {"commandLine": "x"}}), "process.commandLine"),
+        (json!({"linux": {"personality": {"domain": "LINUX", "flags": ["x"]}}}), "linux.personality.flags"),
+        (json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"}}}), "linux.memoryPolicy"),
+        (json!({"linux": {"netDevices": {"eth0": {}}}}), "linux.netDevices"),
         (json!({"vm": {"kernel": {"path": "/k"}}}), "vm.kernel"),
+        (json!({"vm": {"hypervisor": {"path": "/h"}}}), "vm.hypervisor"),
+        (json!({"vm": {"image": {"path": "/i", "format": "raw"}}}), "vm.image"),
+        (json!({"vm": {"hwConfig": {"deviceTree": "/t"}}}), "vm.hwConfig.deviceTree"),
+        (json!({"vm": {"hwConfig": {"dtdevs": ["x"]}}}), "vm.hwConfig.dtdevs"),
+        (json!({"vm": {"hwConfig": {"iomems": [{"firstMFN": 1}]}}}), "vm.hwConfig.iomems"),
+        (json!({"vm": {"hwConfig": {"irqs": [4]}}}), "vm.hwConfig.irqs"),
         (json!({"vm": {"hwConfig": {"vcpus": 0}}}), "vm.hwConfig.vcpus"),
         (json!({"vm": {"hwConfig": {"memory": 1024}}}), "vm.hwConfig.memory"),
         (json!({"annotations": {"dev.vmrun.vcpu": "1"}}), "annotations[\"dev.vmrun.vcpu\"]"),
@@ -126,6 +136,80 @@ fn each_refusal_names_its_field() {
         let error = plan(&bundle_of(&changed(&change)), &facts(), &options()).unwrap_err().to_string();
         assert!(error.starts_with(&format!("config.json: {field}: ")), "{change} gives {error:?}");
     }
+}
+
+/// A change of the configuration: a filter with this change.
+fn seccomp(change: &Value) -> Value {
+    let mut filter = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+    merge(&mut filter, change);
+    json!({"linux": {"seccomp": filter}})
+}
+
+#[test]
+fn notifications_of_seccomp_are_refused_by_field() {
+    let rule = |action: &str| json!({"names": ["mkdir"], "action": action});
+    let table = [
+        (json!({"listenerPath": "/run/x.sock"}), "listenerPath"),
+        (json!({"listenerMetadata": "x"}), "listenerMetadata"),
+        (json!({"defaultAction": "SCMP_ACT_NOTIFY"}), "defaultAction"),
+        (json!({"syscalls": [rule("SCMP_ACT_LOG"), rule("SCMP_ACT_NOTIFY")]}), "syscalls[1].action"),
+    ];
+    for (change, field) in table {
+        let error = plan(&bundle_of(&changed(&seccomp(&change))), &facts(), &options()).unwrap_err();
+        let start = format!("config.json: linux.seccomp.{field}: not supported: ");
+        assert!(error.to_string().starts_with(&start), "{change} gives {error}");
+    }
+    let plain = seccomp(&json!({"syscalls": [rule("SCMP_ACT_ERRNO")]}));
+    plan(&bundle_of(&changed(&plain)), &facts(), &options()).unwrap();
+}
+
+#[test]
+fn mappings_of_a_mount_are_refused_by_field() {
+    for field in ["uidMappings", "gidMappings"] {
+        let mapping = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+        let mount = json!({"destination": "/a", "type": "tmpfs", "source": "tmpfs", field: mapping});
+        let bundle = bundle_of(&changed(&json!({"mounts": [mount]})));
+        let error = plan(&bundle, &facts(), &options()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("config.json: mounts[0].{field}: not supported: ")), "{error}");
+    }
+}
+
+#[test]
+fn limits_that_the_guest_has_not_are_refused_and_no_limit_is_none() {
+    let device = json!([{"major": 8, "minor": 0, "rate": 1000}]);
+    let weight = json!([{"major": 8, "minor": 0, "weight": 100}]);
+    let table = [
+        (json!({"memory": {"kernel": 1}}), "memory.kernel"),
+        (json!({"memory": {"kernelTCP": 1}}), "memory.kernelTCP"),
+        (json!({"memory": {"disableOOMKiller": true}}), "memory.disableOOMKiller"),
+        (json!({"memory": {"checkBeforeUpdate": true}}), "memory.checkBeforeUpdate"),
+        (json!({"cpu": {"realtimeRuntime": 1}}), "cpu.realtimeRuntime"),
+        (json!({"cpu": {"realtimePeriod": 1}}), "cpu.realtimePeriod"),
+        (json!({"blockIO": {"leafWeight": 10}}), "blockIO.leafWeight"),
+        (json!({"blockIO": {"weightDevice": weight}}), "blockIO.weightDevice"),
+        (json!({"blockIO": {"throttleReadBpsDevice": device}}), "blockIO.throttleReadBpsDevice"),
+        (json!({"blockIO": {"throttleWriteBpsDevice": device}}), "blockIO.throttleWriteBpsDevice"),
+        (json!({"blockIO": {"throttleReadIOPSDevice": device}}), "blockIO.throttleReadIOPSDevice"),
+        (json!({"blockIO": {"throttleWriteIOPSDevice": device}}), "blockIO.throttleWriteIOPSDevice"),
+        (json!({"network": {"classID": 1}}), "network.classID"),
+        (json!({"network": {"priorities": [{"name": "eth0", "priority": 1}]}}), "network.priorities"),
+        (json!({"rdma": {"mlx5_1": {"hcaHandles": 3}}}), "rdma"),
+    ];
+    for (resources, field) in table {
+        let bundle = bundle_of(&changed(&json!({"linux": {"resources": resources}})));
+        let error = plan(&bundle, &facts(), &options()).unwrap_err().to_string();
+        let start = format!("config.json: linux.resources.{field}: not supported: ");
+        assert!(error.starts_with(&start), "{resources} gives {error:?}");
+    }
+    // What engines write when nobody asked for anything.
+    let nothing = json!({
+        "memory": {"kernel": -1, "kernelTCP": 0, "disableOOMKiller": false, "swappiness": 60},
+        "cpu": {"realtimeRuntime": 0, "realtimePeriod": 0},
+        "blockIO": {"weight": 100, "leafWeight": 0, "throttleReadBpsDevice": []},
+        "network": {"classID": 0, "priorities": []},
+        "rdma": {},
+    });
+    plan(&bundle_of(&changed(&json!({"linux": {"resources": nothing}}))), &facts(), &options()).unwrap();
 }
 
 #[test]

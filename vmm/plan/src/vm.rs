@@ -27,4 +27,12 @@ pub struct HwConfig {
     pub vcpus: Option<u32>,
     /// Bytes of memory.
     pub memory: Option<u64>,
+    /// Only its presence matters: the machine has no device tree.
+    pub device_tree: Option<serde_json::Value>,
+    /// Only its presence matters, here and below: no device of the host is passed through.
+    pub dtdevs: Option<Vec<serde_json::Value>>,
+    /// Likewise.
+    pub iomems: Option<Vec<serde_json::Value>>,
+    /// Likewise.
+    pub irqs: Option<Vec<serde_json::Value>>,
 }

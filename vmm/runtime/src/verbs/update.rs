@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::LinuxResources;
 use serde_json::Value;
 
 use crate::control::{self, ControlRequest};
@@ -45,7 +46,8 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
         Limits::File(path) => read(path)?,
         Limits::Value(value) => value.clone(),
     };
-    let resources = serde_json::from_value(given(value)).map_err(LimitsError::Parse)?;
+    let resources: Box<LinuxResources> = serde_json::from_value(given(value)).map_err(LimitsError::Parse)?;
+    vmrun_plan::check_resources(&resources)?;
     control::ask(&entry, &state, &ControlRequest::Update(resources)).map(drop)
 }
 

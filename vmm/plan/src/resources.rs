@@ -1,0 +1,79 @@
+//! Limits that a microVM cannot honour: what cgroup v2 does not have, and what
+//! names the host's devices. A value that means "no limit" is no limit.
+
+use oci_spec::runtime::LinuxResources;
+
+use crate::validate::PlanError;
+
+const CGROUP_V2: &str = "cgroup v2, which the guest has, knows no such limit; leave the field out";
+const HOST_DISK: &str = "the host's block devices are not in the guest; leave the field out";
+const NO_ADAPTER: &str = "the guest has no such adapter; leave the field out";
+
+/// Refuses limits that cannot be honoured, at the creation and later.
+///
+/// # Errors
+/// A [`PlanError`] that names the field.
+pub fn check_resources(resources: &LinuxResources) -> Result<(), PlanError> {
+    let refused = [memory, cpu, block_io, adapters].into_iter().find_map(|find| find(resources));
+    match refused {
+        Some((field, why)) => Err(PlanError::Unsupported { field: format!("linux.resources.{field}"), why }),
+        None => Ok(()),
+    }
+}
+
+type Refusal = Option<(&'static str, &'static str)>;
+
+fn first(table: &[(&'static str, &'static str, bool)]) -> Refusal {
+    table.iter().find(|(.., given)| *given).map(|(field, why, _)| (*field, *why))
+}
+
+fn memory(resources: &LinuxResources) -> Refusal {
+    let memory = resources.memory().as_ref()?;
+    let limited = |limit: Option<i64>| limit.is_some_and(|limit| limit > 0);
+    first(&[
+        ("memory.kernel", CGROUP_V2, limited(memory.kernel())),
+        ("memory.kernelTCP", CGROUP_V2, limited(memory.kernel_tcp())),
+        ("memory.disableOOMKiller", CGROUP_V2, memory.disable_oom_killer() == Some(true)),
+        (
+            "memory.checkBeforeUpdate",
+            "the guest's kernel takes a limit and makes room for it; leave the field out",
+            memory.check_before_update() == Some(true),
+        ),
+    ])
+}
+
+fn cpu(resources: &LinuxResources) -> Refusal {
+    let cpu = resources.cpu().as_ref()?;
+    first(&[
+        ("cpu.realtimeRuntime", CGROUP_V2, cpu.realtime_runtime().is_some_and(|time| time > 0)),
+        ("cpu.realtimePeriod", CGROUP_V2, cpu.realtime_period().is_some_and(|time| time > 0)),
+    ])
+}
+
+fn block_io(resources: &LinuxResources) -> Refusal {
+    let io = resources.block_io().as_ref()?;
+    let any = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list: &Vec<_>| !list.is_empty());
+    let weights = io.weight_device().as_ref().is_some_and(|list| !list.is_empty());
+    first(&[
+        ("blockIO.leafWeight", CGROUP_V2, io.leaf_weight().is_some_and(|weight| weight > 0)),
+        ("blockIO.weightDevice", HOST_DISK, weights),
+        ("blockIO.throttleReadBpsDevice", HOST_DISK, any(io.throttle_read_bps_device())),
+        ("blockIO.throttleWriteBpsDevice", HOST_DISK, any(io.throttle_write_bps_device())),
+        ("blockIO.throttleReadIOPSDevice", HOST_DISK, any(io.throttle_read_iops_device())),
+        ("blockIO.throttleWriteIOPSDevice", HOST_DISK, any(io.throttle_write_iops_device())),
+    ])
+}
+
+fn adapters(resources: &LinuxResources) -> Refusal {
+    let network = resources.network().as_ref();
+    let priorities = network.and_then(|network| network.priorities().as_ref());
+    first(&[
+        (
+            "network.classID",
+            CGROUP_V2,
+            network.and_then(oci_spec::runtime::LinuxNetwork::class_id).is_some_and(|id| id > 0),
+        ),
+        ("network.priorities", CGROUP_V2, priorities.is_some_and(|list| !list.is_empty())),
+        ("rdma", NO_ADAPTER, resources.rdma().as_ref().is_some_and(|limits| !limits.is_empty())),
+    ])
+}
