@@ -167,6 +167,40 @@ fn detached(container: &Detached, scratch: &Scratch, script: &str) -> i32 {
 }
 
 #[test]
+fn process_runs_on_the_cpus_that_its_file_names() {
+    let bundle = sleeper().set("/process/execCPUAffinity", json!({ "final": "0" }));
+    let scratch = Scratch::new();
+    let container = Run::of(&bundle).options(&["--vcpus", "2"]).detach();
+    let show = ["grep", "Cpus_allowed_list", "/proc/self/status"];
+    // The container's own is for what is run by options, and not for its first process.
+    exec(&container, &[], &show).prints("Cpus_allowed_list:\t0\n");
+    exec(&container, &[], &["grep", "Cpus_allowed_list", "/proc/1/status"])
+        .prints("Cpus_allowed_list:\t0-1\n");
+    for (affinity, expected) in [
+        (json!({ "initial": "0", "final": "1" }), "1"),
+        (json!({ "initial": "1" }), "1"),
+        (json!({ "final": "0-1,7" }), "0-1"),
+        (json!({}), "0-1"),
+    ] {
+        let process = json!({
+            "user": { "uid": 0, "gid": 0 }, "cwd": "/", "args": show, "env": ["PATH=/bin"],
+            "execCPUAffinity": affinity,
+        });
+        let file = scratch.file("process.json", process.to_string());
+        let outcome = exec(&container, &["--process", file.to_str().unwrap()], &[]);
+        outcome.prints(&format!("Cpus_allowed_list:\t{expected}\n"));
+    }
+    let missing = json!({
+        "user": { "uid": 0, "gid": 0 }, "cwd": "/", "args": ["true"], "execCPUAffinity": { "final": "9" },
+    });
+    let file = scratch.file("process.json", missing.to_string());
+    let outcome = exec(&container, &["--process", file.to_str().unwrap()], &[]);
+    outcome.fails_with(255, &["cannot run a process", "CPU affinity", "; "]);
+    container.verb("delete", &["--force"]).prints("");
+    container.started.await_nothing_left();
+}
+
+#[test]
 fn detached_process_ends_with_its_code_for_its_reaper() {
     let bundle = sleeper();
     let (container, scratch) = (sleeping(&bundle), Scratch::new());
