@@ -213,6 +213,31 @@ while not os.path.exists('/data/go'):
 }
 
 #[test]
+fn change_on_the_host_is_seen_by_the_next_open() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "old");
+    // Long enough after the last change the guest may keep what it has read.
+    let program = r"
+import os, time
+def content():
+    with open('/data/file') as file:
+        return file.read()
+while time.time() - os.stat('/data/file').st_ctime < 3:
+    time.sleep(0.05)
+print(content(), content(), flush=True)
+while not os.path.exists('/data/go'):
+    time.sleep(0.02)
+print(content())
+";
+    let bundle = Bundle::python(program).bind(scratch.path(), "/data", &[]);
+    let started = Run::of(&bundle).start();
+    started.stdout.await_text(0, "old old\n");
+    fs::write(file, "new").unwrap();
+    scratch.file("go", "");
+    started.finish().prints("old old\nnew\n");
+}
+
+#[test]
 fn data_is_on_the_host_when_the_program_is_killed() {
     let scratch = Scratch::new();
     let bundle = Bundle::shell("echo data >/data/file; kill -9 $$")

@@ -5,7 +5,9 @@
 //! of a snapshot that is restored copy-on-write cannot be shared with a server
 //! in another process.
 
+mod page_cache;
 mod server;
+mod tree;
 
 use std::path::PathBuf;
 

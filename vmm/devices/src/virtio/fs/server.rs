@@ -17,6 +17,7 @@ use virtiofsd::server::Server;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::tree::SharedTree;
 use crate::memory::Memory;
 use crate::virtio::queue::{ActiveQueue, QueueError};
 
@@ -30,7 +31,7 @@ const STOP: u64 = u64::MAX;
 /// Serves one directory.
 #[derive(Clone)]
 pub(super) struct FileServer {
-    server: Arc<Server<PassthroughFs>>,
+    server: Arc<Server<SharedTree>>,
 }
 
 impl FileServer {
@@ -57,7 +58,7 @@ impl FileServer {
         };
         let fs = PassthroughFs::new(config)?;
         fs.open_root_node()?;
-        Ok(Self { server: Arc::new(Server::new(fs)) })
+        Ok(Self { server: Arc::new(Server::new(SharedTree::new(fs))) })
     }
 
     /// The guest's file system is gone; so are its open files.

@@ -1,0 +1,125 @@
+//! The shared tree as the guest sees it.
+
+use std::ffi::CStr;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use delegate::delegate;
+use virtiofsd::filesystem::{
+    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
+    SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+};
+use virtiofsd::fuse::{Attr, SetattrIn};
+use virtiofsd::passthrough::PassthroughFs;
+
+use super::page_cache::PageCache;
+
+type Node = <PassthroughFs as FileSystem>::Inode;
+type Handle = <PassthroughFs as FileSystem>::Handle;
+
+/// A directory of the host, passed through but for what the guest may cache.
+pub(super) struct SharedTree {
+    host: PassthroughFs,
+    page_cache: PageCache,
+}
+
+impl SharedTree {
+    pub(super) fn new(host: PassthroughFs) -> Self {
+        Self { host, page_cache: PageCache::default() }
+    }
+
+    fn may_keep(&self, ctx: Context, node: Node) -> bool {
+        self.host
+            .getattr(ctx, node, None)
+            .is_ok_and(|(attr, _)| self.page_cache.open(node, &attr, SystemTime::now()))
+    }
+}
+
+impl FileSystem for SharedTree {
+    type Inode = Node;
+    type Handle = Handle;
+    type DirIter = <PassthroughFs as FileSystem>::DirIter;
+
+    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        self.page_cache.clear();
+        // Where a symbolic link leads never changes: another target is another link.
+        Ok(self.host.init(capable)? | FsOptions::CACHE_SYMLINKS)
+    }
+
+    fn destroy(&self) {
+        self.page_cache.clear();
+        self.host.destroy();
+    }
+
+    fn forget(&self, ctx: Context, node: Node, count: u64) {
+        self.page_cache.forget(node);
+        self.host.forget(ctx, node, count);
+    }
+
+    fn batch_forget(&self, ctx: Context, requests: Vec<(Node, u64)>) {
+        requests.iter().for_each(|&(node, _)| self.page_cache.forget(node));
+        self.host.batch_forget(ctx, requests);
+    }
+
+    fn open(
+        &self,
+        ctx: Context,
+        node: Node,
+        kill_priv: bool,
+        flags: u32,
+    ) -> io::Result<(Option<Handle>, OpenOptions)> {
+        let (handle, mut options) = self.host.open(ctx, node, kill_priv, flags)?;
+        options.set(OpenOptions::KEEP_CACHE, self.may_keep(ctx, node));
+        Ok((handle, options))
+    }
+
+    delegate! {
+        to self.host {
+            fn lookup(&self, ctx: Context, parent: Node, name: &CStr) -> io::Result<Entry>;
+            fn getattr(&self, ctx: Context, node: Node, handle: Option<Handle>) -> io::Result<(Attr, Duration)>;
+            fn setattr(&self, ctx: Context, node: Node, attr: SetattrIn, handle: Option<Handle>,
+                valid: SetattrValid) -> io::Result<(Attr, Duration)>;
+            fn readlink(&self, ctx: Context, node: Node) -> io::Result<Vec<u8>>;
+            fn symlink(&self, ctx: Context, target: &CStr, parent: Node, name: &CStr,
+                extensions: Extensions) -> io::Result<Entry>;
+            fn mknod(&self, ctx: Context, parent: Node, name: &CStr, mode: u32, rdev: u32, umask: u32,
+                extensions: Extensions) -> io::Result<Entry>;
+            fn mkdir(&self, ctx: Context, parent: Node, name: &CStr, mode: u32, umask: u32,
+                extensions: Extensions) -> io::Result<Entry>;
+            fn unlink(&self, ctx: Context, parent: Node, name: &CStr) -> io::Result<()>;
+            fn rmdir(&self, ctx: Context, parent: Node, name: &CStr) -> io::Result<()>;
+            fn rename(&self, ctx: Context, from: Node, old: &CStr, to: Node, new: &CStr,
+                flags: u32) -> io::Result<()>;
+            fn link(&self, ctx: Context, node: Node, parent: Node, name: &CStr) -> io::Result<Entry>;
+            fn create(&self, ctx: Context, parent: Node, name: &CStr, mode: u32, kill_priv: bool, flags: u32,
+                umask: u32, extensions: Extensions) -> io::Result<(Entry, Option<Handle>, OpenOptions)>;
+            fn read<W: ZeroCopyWriter>(&self, ctx: Context, node: Node, handle: Handle, to: W, size: u32,
+                offset: u64, lock_owner: Option<u64>, flags: u32) -> io::Result<usize>;
+            fn write<R: ZeroCopyReader>(&self, ctx: Context, node: Node, handle: Handle, from: R, size: u32,
+                offset: u64, lock_owner: Option<u64>, delayed: bool, kill_priv: bool,
+                flags: u32) -> io::Result<usize>;
+            fn flush(&self, ctx: Context, node: Node, handle: Handle, lock_owner: u64) -> io::Result<()>;
+            fn fsync(&self, ctx: Context, node: Node, datasync: bool, handle: Handle) -> io::Result<()>;
+            fn fallocate(&self, ctx: Context, node: Node, handle: Handle, mode: u32, offset: u64,
+                length: u64) -> io::Result<()>;
+            fn release(&self, ctx: Context, node: Node, flags: u32, handle: Handle, flush: bool,
+                flock_release: bool, lock_owner: Option<u64>) -> io::Result<()>;
+            fn statfs(&self, ctx: Context, node: Node) -> io::Result<libc::statvfs64>;
+            fn setxattr(&self, ctx: Context, node: Node, name: &CStr, value: &[u8], flags: u32,
+                extra_flags: SetxattrFlags) -> io::Result<()>;
+            fn getxattr(&self, ctx: Context, node: Node, name: &CStr, size: u32) -> io::Result<GetxattrReply>;
+            fn listxattr(&self, ctx: Context, node: Node, size: u32) -> io::Result<ListxattrReply>;
+            fn removexattr(&self, ctx: Context, node: Node, name: &CStr) -> io::Result<()>;
+            fn opendir(&self, ctx: Context, node: Node, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
+            fn readdir(&self, ctx: Context, node: Node, handle: Handle, size: u32,
+                offset: u64) -> io::Result<Self::DirIter>;
+            fn fsyncdir(&self, ctx: Context, node: Node, datasync: bool, handle: Handle) -> io::Result<()>;
+            fn releasedir(&self, ctx: Context, node: Node, flags: u32, handle: Handle) -> io::Result<()>;
+            fn access(&self, ctx: Context, node: Node, mask: u32) -> io::Result<()>;
+            fn lseek(&self, ctx: Context, node: Node, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
+            fn copyfilerange(&self, ctx: Context, from: Node, from_handle: Handle, from_offset: u64, to: Node,
+                to_handle: Handle, to_offset: u64, length: u64, flags: u64) -> io::Result<usize>;
+            fn syncfs(&self, ctx: Context, node: Node) -> io::Result<()>;
+        }
+    }
+}
