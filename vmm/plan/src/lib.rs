@@ -13,6 +13,7 @@ mod bundle;
 mod exec;
 mod guest;
 mod hooks;
+mod id_map;
 mod network;
 mod refuse;
 mod resources;
@@ -52,6 +53,8 @@ pub struct SandboxPlan {
 pub struct Facts {
     /// CPUs that are online.
     pub cpus: u32,
+    /// The owners that a mount shows may be mapped: only root may do that.
+    pub may_map_ids: bool,
     /// What the sources of bind mounts are; a missing one is not in the map.
     pub sources: BTreeMap<PathBuf, VolumeKind>,
     /// Interfaces of the network namespace that the configuration names, if it does.

@@ -15,7 +15,7 @@ fn bundle_of(text: &str) -> Bundle {
 fn facts() -> Facts {
     let sources = [("/srv/data", VolumeKind::Directory), ("/bundle/hosts", VolumeKind::File)];
     let sources = sources.into_iter().map(|(path, kind)| (path.into(), kind)).collect();
-    Facts { cpus: 4, sources, ..Facts::default() }
+    Facts { cpus: 4, may_map_ids: true, sources, ..Facts::default() }
 }
 
 fn options() -> Options {
@@ -164,14 +164,27 @@ fn notifications_of_seccomp_are_refused_by_field() {
 }
 
 #[test]
-fn mappings_of_a_mount_are_refused_by_field() {
-    for field in ["uidMappings", "gidMappings"] {
-        let mapping = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
-        let mount = json!({"destination": "/a", "type": "tmpfs", "source": "tmpfs", field: mapping});
-        let bundle = bundle_of(&changed(&json!({"mounts": [mount]})));
-        let error = plan(&bundle, &facts(), &options()).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("config.json: mounts[0].{field}: not supported: ")), "{error}");
+fn mapping_for_what_is_not_a_volume_or_without_root_is_refused_by_field() {
+    let mapping = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+    let mapped = |kind: &str, source: &str| {
+        let mount = json!({
+            "destination": "/a", "type": kind, "source": source, "options": ["idmap"],
+            "uidMappings": mapping, "gidMappings": mapping,
+        });
+        bundle_of(&changed(&json!({"mounts": [mount]})))
+    };
+    let user = Facts { may_map_ids: false, ..facts() };
+    let table = [
+        (mapped("tmpfs", "tmpfs"), facts(), "only a bind mount"),
+        (mapped("bind", "/proc/self"), facts(), "only a bind mount"),
+        (mapped("bind", "/srv/data"), user, "only root"),
+    ];
+    for (bundle, facts, why) in table {
+        let error = plan(&bundle, &facts, &options()).unwrap_err().to_string();
+        let start = format!("config.json: mounts[0].uidMappings: not supported: {why}");
+        assert!(error.starts_with(&start), "{error}");
     }
+    plan(&mapped("bind", "/srv/data"), &facts(), &options()).unwrap();
 }
 
 #[test]

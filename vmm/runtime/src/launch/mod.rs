@@ -229,7 +229,12 @@ fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
             .map_err(|source| LaunchError::NetworkNamespace { path: path.clone(), source })?,
         None => Vec::new(),
     };
-    Ok(Facts { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), sources, interfaces })
+    Ok(Facts {
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        may_map_ids: nix::unistd::geteuid().is_root(),
+        sources,
+        interfaces,
+    })
 }
 
 /// Whose terminal it is, by runc's rules.
