@@ -10,6 +10,7 @@
 //! arguments: the same bundle, facts and options give the same plan.
 
 mod bundle;
+mod cpu_affinity;
 mod exec;
 mod guest;
 mod hooks;
@@ -111,6 +112,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     refuse::refuse(&bundle.spec, &bundle.vm)?;
     network::only_loopback(&bundle.spec, &facts.interfaces)?;
     let size = size::size(bundle, facts, options)?;
+    bundle.spec.process().iter().try_for_each(|process| cpu_affinity::check(process, size.vcpus))?;
     let volumes = volumes::volumes(bundle, facts)?;
     let (hooks, guest_hooks) = hooks::split(bundle.spec.hooks().as_ref())?;
     let spec = guest::rewrite(bundle, options, &volumes, guest_hooks);

@@ -115,6 +115,7 @@ fn each_refusal_names_its_field() {
         (json!({"process": {"apparmorProfile": "x"}}), "process.apparmorProfile"),
         (json!({"process": {"selinuxLabel": "x"}}), "process.selinuxLabel"),
         (json!({"process": {"commandLine": "x"}}), "process.commandLine"),
+        (json!({"process": {"execCPUAffinity": {"initial": "1"}}}), "process.execCPUAffinity.initial"),
         (json!({"linux": {"personality": {"domain": "LINUX", "flags": ["x"]}}}), "linux.personality.flags"),
         (json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"}}}), "linux.memoryPolicy"),
         (json!({"linux": {"netDevices": {"eth0": {}}}}), "linux.netDevices"),

@@ -20,7 +20,7 @@ use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::RawMode;
-use crate::store::NewEntry;
+use crate::store::{ExecBase, NewEntry};
 use crate::timeline::mark;
 use crate::verbs::OciState;
 use crate::{hooks, host_cgroup};
@@ -129,7 +129,7 @@ fn attend(
     // The monitor has its copies; ours would keep the other ends open.
     fds::release_standard_streams(false).map_err(LaunchError::io("release the standard streams"))?;
     let creating = request.state.state(Status::Creating, identity);
-    new.publish(&creating)?;
+    new.publish(&creating, &ExecBase::of(&request.plan))?;
     let hooks = &request.plan.host.hooks;
     let Some(monitor) = guard.monitor.as_mut() else { return Ok((Outcome::Silent, None)) };
     if !hooks.create.is_empty() {

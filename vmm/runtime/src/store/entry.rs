@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::Flock;
 
 use super::state::State;
-use super::{STATE_FILE, Store, StoreError, lock_directory};
+use super::{ExecBase, STATE_FILE, Store, StoreError, lock_directory};
 use crate::id::ContainerId;
 
 /// A container's directory, open or not.
@@ -125,8 +125,9 @@ impl NewEntry {
         &self.entry
     }
 
-    /// Writes the first state and releases the lock.
-    pub(crate) fn publish(&mut self, state: &State) -> Result<(), StoreError> {
+    /// Writes what a further process begins with and the first state, and releases the lock.
+    pub(crate) fn publish(&mut self, state: &State, exec_base: &ExecBase) -> Result<(), StoreError> {
+        exec_base.write(&self.entry.directory)?;
         self.entry.write(state)?;
         self.lock = None;
         Ok(())

@@ -4,6 +4,7 @@
 //!   <root>/                lock: adding and removing containers
 //!     <id>/                lock: its state file
 //!       state.json         what the verbs need; written whole or not at all
+//!       exec.json          what a further process begins with, as of the creation
 //!       control.sock       the monitor's, for the verbs
 //!       console.log        what the guest kernel and the agent said
 //!       share/             mount point of the shared tree, in the monitor's namespace
@@ -13,6 +14,7 @@
 //! A lock is `flock(2)` on the directory itself, so it is gone with its holder.
 
 mod entry;
+mod exec_base;
 mod state;
 
 use std::fs;
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 pub(crate) use entry::{Entry, NewEntry};
+pub(crate) use exec_base::ExecBase;
 pub(crate) use state::{State, StateSource};
 
 use crate::id::ContainerId;
