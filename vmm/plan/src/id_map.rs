@@ -23,10 +23,6 @@ const MOST_RANGES: usize = 340;
 /// The mapping of the mount with this number, if it has one.
 pub(crate) fn planned(spec: &Spec, index: usize, mount: &Mount) -> Result<Option<IdMap>, PlanError> {
     let at = |field: &str| format!("mounts[{index}].{field}");
-    if let Some(option) = mount.options().iter().flatten().find(|option| has_inline_mapping(option)) {
-        let problem = "has a mapping in it; write that into uidMappings and gidMappings";
-        return Err(PlanError::invalid(at(&format!("options: {option}")), problem));
-    }
     let (uids, gids) = match (given(mount.uid_mappings()), given(mount.gid_mappings())) {
         (None, None) if !has_option(mount, &OPTIONS) => return Ok(None),
         (None, None) => containers(spec, &at("options"), mount)?,
@@ -41,11 +37,6 @@ pub(crate) fn planned(spec: &Spec, index: usize, mount: &Mount) -> Result<Option
     let last = mount.options().iter().flatten().rfind(|option| OPTIONS.contains(&option.as_str()));
     let recursive = last.is_some_and(|option| option == "ridmap");
     Ok(Some(IdMap { field: format!("mounts[{index}]"), uids, gids, recursive }))
-}
-
-/// `idmap=uids=…`, which crun knows and the specification does not.
-fn has_inline_mapping(option: &str) -> bool {
-    option.split_once('=').is_some_and(|(name, _)| OPTIONS.contains(&name))
 }
 
 fn given(mappings: &Option<Vec<LinuxIdMapping>>) -> Option<&[LinuxIdMapping]> {
@@ -194,7 +185,6 @@ mod tests {
         let table = [
             (json!({"options": ["idmap"]}), "options: idmap"),
             (json!({"options": ["rbind", "ridmap"]}), "options: ridmap"),
-            (json!({"options": ["idmap=uids=0-1-10;gids=0-1-10"]}), "options: idmap=uids=0-1-10;gids=0-1-10"),
             (json!({"uidMappings": good}), "gidMappings"),
             (json!({"gidMappings": good, "options": ["idmap"]}), "uidMappings"),
             (with(json!([entry(0, 0, 0)])), "uidMappings[0]"),

@@ -15,6 +15,7 @@ mod exec;
 mod guest;
 mod hooks;
 mod id_map;
+mod mount_options;
 mod network;
 mod refuse;
 mod resources;
@@ -33,6 +34,7 @@ use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec}
 
 pub use bundle::{Bundle, BundleError};
 pub use exec::{ProcessChanges, changed, exec, load_process};
+pub use mount_options::MOUNT_OPTIONS;
 pub use network::namespace_path;
 pub use resources::check_resources;
 pub use validate::PlanError;

@@ -3,6 +3,7 @@
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Process, Spec};
 
+use crate::mount_options;
 use crate::resources::check_resources;
 use crate::validate::PlanError;
 use crate::vm::VmSection;
@@ -30,7 +31,7 @@ pub(crate) fn refuse(spec: &Spec, vm: &VmSection) -> Result<(), PlanError> {
         linux.seccomp().iter().try_for_each(seccomp)?;
     }
     namespace_paths(spec)?;
-    mount_options(spec)?;
+    mount_options::check(spec)?;
     annotations(spec)
 }
 
@@ -41,6 +42,11 @@ pub(crate) fn refuse_process(process: &Process) -> Result<(), PlanError> {
         ("process.apparmorProfile", NO_LSM, profile),
         ("process.selinuxLabel", NO_LSM, process.selinux_label().as_deref()),
         ("process.commandLine", "it is for Windows; use process.args", process.command_line().as_deref()),
+        (
+            "process.user.username",
+            "it is for Windows; use process.user.uid",
+            process.user().username().as_deref(),
+        ),
     ];
     match table.into_iter().find(|(.., text)| text.is_some_and(is_given)) {
         Some((field, why, _)) => Err(PlanError::Unsupported { field: field.to_owned(), why }),
@@ -115,17 +121,6 @@ fn namespace_paths(spec: &Spec) -> Result<(), PlanError> {
         if named && namespace.typ() != LinuxNamespaceType::Network {
             let field = format!("linux.namespaces[{index}].path");
             return Err(PlanError::Unsupported { field, why: OWN_KERNEL });
-        }
-    }
-    Ok(())
-}
-
-fn mount_options(spec: &Spec) -> Result<(), PlanError> {
-    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        let has = |wanted: &str| mount.options().iter().flatten().any(|option| option == wanted);
-        if has("tmpcopyup") && mount.typ().as_deref() != Some("tmpfs") {
-            let field = format!("mounts[{index}].options: tmpcopyup");
-            return Err(PlanError::invalid(field, "is for a mount of type tmpfs"));
         }
     }
     Ok(())
