@@ -5,6 +5,7 @@
 //! and owns the rest: when it dies, by whatever cause, mounts, sockets' peers
 //! and the guest are gone with it.
 
+mod awaited;
 pub(crate) mod channel;
 mod network;
 pub(crate) mod pid_file;
@@ -14,6 +15,7 @@ mod supervise;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use vmrun_plan::{Bundle, Facts, Options, SandboxPlan};
 use vmrun_proto::ConsoleSize;
@@ -132,6 +134,18 @@ pub enum LaunchError {
         who: &'static str,
         /// By which.
         signal: i32,
+    },
+    /// It does not say what it should.
+    #[error("waited {} s in vain for the {who}, process {pid}, to {what}", .limit.as_secs())]
+    Late {
+        /// Which of them.
+        who: &'static str,
+        /// Its pid.
+        pid: i32,
+        /// What it should have done.
+        what: &'static str,
+        /// For how long it was waited.
+        limit: Duration,
     },
     /// It ended and said nothing.
     #[error("the {who} ended with code {code} and no report")]
