@@ -35,6 +35,17 @@ tell() { local name=$1 words; shift; read -ra words <<<"$*"; echo "$name: ${word
 # Edits config.json: bundle_set JQ-EXPRESSION.
 bundle_set() { jq "$1" "$bundle/config.json" >config.new && mv config.new "$bundle/config.json"; }
 
+# disk FOLDER: a file system that can have mapped owners, which the testbed's tmpfs cannot.
+disk() {
+    modprobe loop
+    truncate -s 16M disk.image
+    mkfs.ext4 -q disk.image
+    mkdir "$1"
+    mount -o loop disk.image "$1"
+    # shellcheck disable=SC2064  # this folder
+    trap "umount ${1@Q}" EXIT
+}
+
 # hook KIND SCRIPT [NAME=VALUE...]: one more hook, a shell that runs SCRIPT.
 hook() {
     jq --arg kind "$1" --arg script "$2" \

@@ -106,13 +106,18 @@ pub fn load_process(path: &Path) -> Result<Process, BundleError> {
     typed(&text).map_err(|at| BundleError::ParseConfig { path: path.to_owned(), at })
 }
 
-/// The process as the guest starts it, and its streams.
+/// The process as a guest with so many CPUs starts it, and its streams.
 ///
 /// # Errors
 /// A [`PlanError`] that names the field which is invalid or cannot be honoured.
-pub fn exec(mut process: Process, size: Option<ConsoleSize>) -> Result<(Process, ProcessIo), PlanError> {
+pub fn exec(
+    mut process: Process,
+    vcpus: u8,
+    size: Option<ConsoleSize>,
+) -> Result<(Process, ProcessIo), PlanError> {
     check_process(&process)?;
     crate::refuse::refuse_process(&process)?;
+    crate::cpu_affinity::check(&process, vcpus)?;
     // "unconfined", or it was refused.
     process.set_apparmor_profile(None);
     let io = crate::process_io(Some(&process), size);
@@ -163,12 +168,12 @@ mod tests {
             ProcessChanges { capabilities: vec!["CAP_NONE".to_owned()], ..ProcessChanges::default() };
         assert!(matches!(changed(&container(), &changes), Err(PlanError::Option { option: "--cap", .. })));
         let nothing = changed(&container(), &ProcessChanges::default()).unwrap();
-        assert!(matches!(exec(nothing, None), Err(PlanError::Invalid { .. })));
+        assert!(matches!(exec(nothing, 1, None), Err(PlanError::Invalid { .. })));
     }
 
     #[test]
     fn process_without_a_terminal_has_three_streams() {
-        let (_, io) = exec(container(), None).unwrap();
+        let (_, io) = exec(container(), 1, None).unwrap();
         assert!(io.stdin && io.stdout && io.stderr && !io.terminal);
     }
 }

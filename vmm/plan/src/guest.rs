@@ -6,7 +6,7 @@ use oci_spec::runtime::{Hooks, Linux, Spec};
 use vmrun_proto::{ROOTFS_DIR, SHARE_MOUNT};
 
 use crate::volumes::Volumes;
-use crate::{Bundle, Options};
+use crate::{Bundle, Options, id_map};
 
 pub(crate) fn rewrite(bundle: &Bundle, options: &Options, volumes: &Volumes, hooks: Option<Hooks>) -> Spec {
     let mut spec = bundle.spec.clone();
@@ -20,6 +20,7 @@ pub(crate) fn rewrite(bundle: &Bundle, options: &Options, volumes: &Volumes, hoo
                 mount.set_source(Some(source.clone()));
             }
         }
+        mounts.iter_mut().for_each(id_map::forget);
         spec.set_mounts(Some(mounts));
     }
     if let Some(mut process) = spec.process().clone() {

@@ -10,9 +10,12 @@
 //! arguments: the same bundle, facts and options give the same plan.
 
 mod bundle;
+mod cpu_affinity;
 mod exec;
 mod guest;
 mod hooks;
+mod id_map;
+mod mount_options;
 mod network;
 mod refuse;
 mod resources;
@@ -31,6 +34,7 @@ use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec}
 
 pub use bundle::{Bundle, BundleError};
 pub use exec::{ProcessChanges, changed, exec, load_process};
+pub use mount_options::MOUNT_OPTIONS;
 pub use network::namespace_path;
 pub use resources::check_resources;
 pub use validate::PlanError;
@@ -52,6 +56,8 @@ pub struct SandboxPlan {
 pub struct Facts {
     /// CPUs that are online.
     pub cpus: u32,
+    /// The owners that a mount shows may be mapped: only root may do that.
+    pub may_map_ids: bool,
     /// What the sources of bind mounts are; a missing one is not in the map.
     pub sources: BTreeMap<PathBuf, VolumeKind>,
     /// Interfaces of the network namespace that the configuration names, if it does.
@@ -108,6 +114,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     refuse::refuse(&bundle.spec, &bundle.vm)?;
     network::only_loopback(&bundle.spec, &facts.interfaces)?;
     let size = size::size(bundle, facts, options)?;
+    bundle.spec.process().iter().try_for_each(|process| cpu_affinity::check(process, size.vcpus))?;
     let volumes = volumes::volumes(bundle, facts)?;
     let (hooks, guest_hooks) = hooks::split(bundle.spec.hooks().as_ref())?;
     let spec = guest::rewrite(bundle, options, &volumes, guest_hooks);

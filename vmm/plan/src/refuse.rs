@@ -1,8 +1,9 @@
 //! Fields that a microVM cannot honour. Each is refused by name: never
 //! silently dropped.
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Mount, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Process, Spec};
 
+use crate::mount_options;
 use crate::resources::check_resources;
 use crate::validate::PlanError;
 use crate::vm::VmSection;
@@ -12,8 +13,6 @@ const HOST_KERNEL: &str = "it configures the host's hardware, which the containe
 const HOST_DEVICE: &str = "the host's devices are not in the guest; leave the field out";
 const NO_NOTIFY: &str = "the notifications of the guest's kernel cannot leave the guest; use another action";
 const HOST_CHOOSES: &str = "the host chooses the machine; use the options of `vmrun` instead";
-const ID_MAPPED: &str =
-    "the guest's file system of the host's files has no id-mapped mounts; leave the option out";
 const OWN_KERNEL: &str =
     "a namespace of the host's kernel cannot be entered from the guest's; leave the path out";
 
@@ -32,7 +31,7 @@ pub(crate) fn refuse(spec: &Spec, vm: &VmSection) -> Result<(), PlanError> {
         linux.seccomp().iter().try_for_each(seccomp)?;
     }
     namespace_paths(spec)?;
-    mount_options(spec)?;
+    mount_options::check(spec)?;
     annotations(spec)
 }
 
@@ -43,6 +42,11 @@ pub(crate) fn refuse_process(process: &Process) -> Result<(), PlanError> {
         ("process.apparmorProfile", NO_LSM, profile),
         ("process.selinuxLabel", NO_LSM, process.selinux_label().as_deref()),
         ("process.commandLine", "it is for Windows; use process.args", process.command_line().as_deref()),
+        (
+            "process.user.username",
+            "it is for Windows; use process.user.uid",
+            process.user().username().as_deref(),
+        ),
     ];
     match table.into_iter().find(|(.., text)| text.is_some_and(is_given)) {
         Some((field, why, _)) => Err(PlanError::Unsupported { field: field.to_owned(), why }),
@@ -120,32 +124,6 @@ fn namespace_paths(spec: &Spec) -> Result<(), PlanError> {
         }
     }
     Ok(())
-}
-
-fn mount_options(spec: &Spec) -> Result<(), PlanError> {
-    const REFUSED: [(&str, &str); 2] = [("idmap", ID_MAPPED), ("ridmap", ID_MAPPED)];
-    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        let has = |wanted: &str| mount.options().iter().flatten().any(|option| option == wanted);
-        if let Some((option, why)) = REFUSED.iter().find(|(option, _)| has(option)) {
-            let field = format!("mounts[{index}].options: {option}");
-            return Err(PlanError::Unsupported { field, why });
-        }
-        if let Some(field) = mapped(mount) {
-            return Err(PlanError::Unsupported { field: format!("mounts[{index}].{field}"), why: ID_MAPPED });
-        }
-        if has("tmpcopyup") && mount.typ().as_deref() != Some("tmpfs") {
-            let field = format!("mounts[{index}].options: tmpcopyup");
-            return Err(PlanError::invalid(field, "is for a mount of type tmpfs"));
-        }
-    }
-    Ok(())
-}
-
-/// Mappings make a mount id-mapped without the option, too.
-fn mapped(mount: &Mount) -> Option<&'static str> {
-    let fields = [("uidMappings", mount.uid_mappings()), ("gidMappings", mount.gid_mappings())];
-    let given = fields.into_iter().find(|(_, list)| list.as_ref().is_some_and(|list| !list.is_empty()));
-    given.map(|(field, _)| field)
 }
 
 /// Annotations under our own prefix are instructions, so an unknown one is an error.

@@ -6,6 +6,8 @@ use oci_spec::runtime::LinuxResources;
 use crate::validate::PlanError;
 
 const CGROUP_V2: &str = "cgroup v2, which the guest has, knows no such limit; leave the field out";
+const ONE_SWAPPINESS: &str =
+    "cgroup v2, which the guest has, leaves all with the kernel's own 60; leave the field out";
 const HOST_DISK: &str = "the host's block devices are not in the guest; leave the field out";
 const NO_ADAPTER: &str = "the guest has no such adapter; leave the field out";
 
@@ -33,6 +35,12 @@ fn memory(resources: &LinuxResources) -> Refusal {
     first(&[
         ("memory.kernel", CGROUP_V2, limited(memory.kernel())),
         ("memory.kernelTCP", CGROUP_V2, limited(memory.kernel_tcp())),
+        ("memory.swappiness", ONE_SWAPPINESS, memory.swappiness().is_some_and(|value| value != 60)),
+        (
+            "memory.useHierarchy",
+            "cgroup v2, which the guest has, always counts what is below; leave the field out",
+            memory.use_hierarchy() == Some(false),
+        ),
         ("memory.disableOOMKiller", CGROUP_V2, memory.disable_oom_killer() == Some(true)),
         (
             "memory.checkBeforeUpdate",

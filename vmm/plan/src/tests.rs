@@ -15,7 +15,7 @@ fn bundle_of(text: &str) -> Bundle {
 fn facts() -> Facts {
     let sources = [("/srv/data", VolumeKind::Directory), ("/bundle/hosts", VolumeKind::File)];
     let sources = sources.into_iter().map(|(path, kind)| (path.into(), kind)).collect();
-    Facts { cpus: 4, sources, ..Facts::default() }
+    Facts { cpus: 4, may_map_ids: true, sources, ..Facts::default() }
 }
 
 fn options() -> Options {
@@ -115,6 +115,8 @@ fn each_refusal_names_its_field() {
         (json!({"process": {"apparmorProfile": "x"}}), "process.apparmorProfile"),
         (json!({"process": {"selinuxLabel": "x"}}), "process.selinuxLabel"),
         (json!({"process": {"commandLine": "x"}}), "process.commandLine"),
+        (json!({"process": {"user": {"username": "x"}}}), "process.user.username"),
+        (json!({"process": {"execCPUAffinity": {"initial": "1"}}}), "process.execCPUAffinity.initial"),
         (json!({"linux": {"personality": {"domain": "LINUX", "flags": ["x"]}}}), "linux.personality.flags"),
         (json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"}}}), "linux.memoryPolicy"),
         (json!({"linux": {"netDevices": {"eth0": {}}}}), "linux.netDevices"),
@@ -164,14 +166,45 @@ fn notifications_of_seccomp_are_refused_by_field() {
 }
 
 #[test]
-fn mappings_of_a_mount_are_refused_by_field() {
-    for field in ["uidMappings", "gidMappings"] {
-        let mapping = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
-        let mount = json!({"destination": "/a", "type": "tmpfs", "source": "tmpfs", field: mapping});
-        let bundle = bundle_of(&changed(&json!({"mounts": [mount]})));
-        let error = plan(&bundle, &facts(), &options()).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("config.json: mounts[0].{field}: not supported: ")), "{error}");
+fn mapping_for_what_is_not_a_volume_or_without_root_is_refused_by_field() {
+    let mapping = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+    let mapped = |kind: &str, source: &str| {
+        let mount = json!({
+            "destination": "/a", "type": kind, "source": source, "options": ["idmap"],
+            "uidMappings": mapping, "gidMappings": mapping,
+        });
+        bundle_of(&changed(&json!({"mounts": [mount]})))
+    };
+    let user = Facts { may_map_ids: false, ..facts() };
+    let table = [
+        (mapped("tmpfs", "tmpfs"), facts(), "only a bind mount"),
+        (mapped("bind", "/proc/self"), facts(), "only a bind mount"),
+        (mapped("bind", "/srv/data"), user, "only root"),
+    ];
+    for (bundle, facts, why) in table {
+        let error = plan(&bundle, &facts, &options()).unwrap_err().to_string();
+        let start = format!("config.json: mounts[0].uidMappings: not supported: {why}");
+        assert!(error.starts_with(&start), "{error}");
     }
+    plan(&mapped("bind", "/srv/data"), &facts(), &options()).unwrap();
+}
+
+#[test]
+fn options_that_would_be_dropped_are_refused_by_field() {
+    let with = |kind: &str, given: &[&str]| {
+        let mount = json!({"destination": "/a", "type": kind, "source": "/srv/data", "options": given});
+        plan(&bundle_of(&changed(&json!({"mounts": [mount]}))), &facts(), &options())
+    };
+    for (kind, option) in
+        [("bind", "size=1m"), ("none", "idmap=uids=0-1-10"), ("bind", "tmpcopyup"), ("proc", "tmpcopyup")]
+    {
+        let options = if kind == "none" { vec!["rbind", option] } else { vec!["ro", option] };
+        let error = with(kind, &options).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("config.json: mounts[0].options: {option}: ")), "{error}");
+    }
+    let own = |option: &&str| !["tmpcopyup", "idmap", "ridmap"].contains(option);
+    with("bind", &MOUNT_OPTIONS.iter().copied().filter(own).collect::<Vec<_>>()).unwrap();
+    with("tmpfs", &["size=1m", "tmpcopyup"]).unwrap();
 }
 
 #[test]
@@ -183,6 +216,8 @@ fn limits_that_the_guest_has_not_are_refused_and_no_limit_is_none() {
         (json!({"memory": {"kernelTCP": 1}}), "memory.kernelTCP"),
         (json!({"memory": {"disableOOMKiller": true}}), "memory.disableOOMKiller"),
         (json!({"memory": {"checkBeforeUpdate": true}}), "memory.checkBeforeUpdate"),
+        (json!({"memory": {"swappiness": 0}}), "memory.swappiness"),
+        (json!({"memory": {"useHierarchy": false}}), "memory.useHierarchy"),
         (json!({"cpu": {"realtimeRuntime": 1}}), "cpu.realtimeRuntime"),
         (json!({"cpu": {"realtimePeriod": 1}}), "cpu.realtimePeriod"),
         (json!({"blockIO": {"leafWeight": 10}}), "blockIO.leafWeight"),
@@ -203,7 +238,7 @@ fn limits_that_the_guest_has_not_are_refused_and_no_limit_is_none() {
     }
     // What engines write when nobody asked for anything.
     let nothing = json!({
-        "memory": {"kernel": -1, "kernelTCP": 0, "disableOOMKiller": false, "swappiness": 60},
+        "memory": {"kernel": -1, "kernelTCP": 0, "disableOOMKiller": false, "swappiness": 60, "useHierarchy": true},
         "cpu": {"realtimeRuntime": 0, "realtimePeriod": 0},
         "blockIO": {"weight": 100, "leafWeight": 0, "throttleReadBpsDevice": []},
         "network": {"classID": 0, "priorities": []},

@@ -8,7 +8,7 @@ use vmrun_proto::{SHARE_MOUNT, VOLUMES_DIR};
 use vmrun_spec::{View, ViewMount, Volume};
 
 use crate::validate::PlanError;
-use crate::{Bundle, Facts};
+use crate::{Bundle, Facts, id_map};
 
 /// The volumes, and for each bind mount of the configuration its source in the guest.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ pub(crate) fn is_bind(mount: &Mount) -> bool {
     by_type || has_option(mount, &["bind", "rbind"])
 }
 
-fn has_option(mount: &Mount, names: &[&str]) -> bool {
+pub(crate) fn has_option(mount: &Mount, names: &[&str]) -> bool {
     mount.options().iter().flatten().any(|option| names.contains(&option.as_str()))
 }
 
@@ -58,14 +58,21 @@ fn is_kernels(path: &Path) -> bool {
 pub(crate) fn volumes(bundle: &Bundle, facts: &Facts) -> Result<Volumes, PlanError> {
     let mut volumes = Volumes::default();
     for (index, mount) in bundle.spec.mounts().iter().flatten().enumerate() {
-        if !is_bind(mount) {
-            continue;
+        let id_map = id_map::planned(&bundle.spec, index, mount)?;
+        if id_map.is_some() && !facts.may_map_ids {
+            return Err(id_map::needs_root(index, mount));
         }
-        let Some(source) = host_source(bundle, mount) else { continue };
-        if is_kernels(&source) {
-            volumes.guest_sources.insert(index, source);
-            continue;
-        }
+        let source = host_source(bundle, mount).filter(|_| is_bind(mount));
+        let source = match source {
+            Some(source) if !is_kernels(&source) => source,
+            // What is mounted in the guest alone.
+            _ if id_map.is_some() => return Err(id_map::needs_a_volume(index, mount)),
+            Some(source) => {
+                volumes.guest_sources.insert(index, source);
+                continue;
+            }
+            None => continue,
+        };
         let Some(&kind) = facts.sources.get(&source) else {
             let problem = format!("{}: no such file or directory", source.display());
             return Err(PlanError::invalid(format!("mounts[{index}].source"), problem));
@@ -78,6 +85,7 @@ pub(crate) fn volumes(bundle: &Bundle, facts: &Facts) -> Result<Volumes, PlanErr
             kind,
             recursive: has_option(mount, &["rbind"]),
             readonly: has_option(mount, &["ro", "rro"]),
+            id_map,
         });
     }
     Ok(volumes)

@@ -135,6 +135,9 @@ impl Error {
             Self::Assets(AssetError::Read { .. }) => {
                 Some("name a file that can be read with --kernel or --initramfs")
             }
+            Self::Launch(LaunchError::Late { .. }) => {
+                Some("it was ended; see who has stopped it or keeps the host busy, and run it again")
+            }
             Self::Launch(LaunchError::Killed { .. }) => Some("the host's kernel log may tell who killed it"),
             Self::Control(ControlError::Silent { .. }) => Some(
                 "if it was stopped by a signal let it go on with SIGCONT, else end it with `vmrun delete --force`",

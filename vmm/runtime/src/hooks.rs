@@ -94,7 +94,9 @@ fn spawn(hook: &Hook, bundle: &Path) -> io::Result<Child> {
         command.arg0(name).args(rest);
     }
     let variables = hook.env.iter().filter_map(|entry| entry.split_once('='));
-    command.env_clear().envs(variables).current_dir(bundle);
+    // An engine may have removed the bundle of a container that ends.
+    let directory = if bundle.is_dir() { bundle } else { Path::new("/") };
+    command.env_clear().envs(variables).current_dir(directory);
     // Its output is talk: standard output belongs to the container.
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn()
 }

@@ -49,5 +49,5 @@ pub use verbs::{
     list, logs, parse_signal, pause, processes, resume, start, state, update, write_spec,
 };
 pub use vmrun_machine::MappedPages;
-pub use vmrun_plan::{ProcessChanges, SPEC_VERSION};
+pub use vmrun_plan::{MOUNT_OPTIONS, ProcessChanges, SPEC_VERSION};
 pub use vmrun_proto::{ContainerFigures, DeviceFigures, ProcessInfo};

@@ -3,7 +3,11 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -48,11 +52,40 @@ impl ProcessHandle {
         }
     }
 
+    /// Whether it has ended when this time is over.
+    pub(crate) fn ends_within(&self, limit: Duration) -> io::Result<bool> {
+        ends_within(self.as_fd(), limit)
+    }
+
     /// Kills it; it may be gone already.
     pub(crate) fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// How long a process that ends may take to go: a monitor frees the guest's memory.
+pub(crate) const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// Reaps a child that is about to end; one that does not is killed.
+pub(crate) fn reap(child: &mut Child) -> io::Result<ExitStatus> {
+    // Not reaped yet, so the pid is still its.
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    if !ends_within(pidfd.as_fd(), END_LIMIT)? {
+        child.kill()?;
+    }
+    child.wait()
+}
+
+fn ends_within(pidfd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    loop {
+        match poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], limit) {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(count) => return Ok(count > 0),
         }
     }
 }
@@ -101,5 +134,11 @@ mod tests {
         assert!(me.is_alive());
         me.start_ticks += 1;
         assert!(!me.is_alive());
+    }
+
+    #[test]
+    fn child_that_ends_is_reaped_with_its_code() {
+        let mut child = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
+        assert_eq!(reap(&mut child).unwrap().code(), Some(3));
     }
 }

@@ -57,6 +57,35 @@ pub struct Volume {
     pub recursive: bool,
     /// The guest may not write to it: held on the host too.
     pub readonly: bool,
+    /// Other owners than the file system's are seen through it.
+    #[serde(default)]
+    pub id_map: Option<IdMap>,
+}
+
+/// How the owners of a volume's files are seen; others are seen as nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdMap {
+    /// The mount of the configuration that it stands in, for messages.
+    pub field: String,
+    /// Users.
+    pub uids: Vec<IdRange>,
+    /// Groups.
+    pub gids: Vec<IdRange>,
+    /// For what is mounted below the source, too.
+    pub recursive: bool,
+}
+
+/// Ids in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdRange {
+    /// The first one as the file system stores it.
+    pub stored: u32,
+    /// The same one as it is seen.
+    pub seen: u32,
+    /// How many.
+    pub count: u32,
 }
 
 /// What a volume's mount point must be.

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum MonitorMessage {
+    /// The guest has booted.
+    Booted,
     /// The container exists; its program waits for the start.
     Created,
     /// The program runs.

@@ -82,6 +82,22 @@ fn configuration_that_contradicts_itself_is_refused_by_field() {
         ),
         ("/process/apparmorProfile", json!("strict"), &["process.apparmorProfile", "not supported"]),
         ("/process/selinuxLabel", json!("a:b:c:d"), &["process.selinuxLabel", "not supported"]),
+        ("/process/user/username", json!("root"), &["process.user.username", "not supported", "Windows"]),
+        (
+            "/linux/resources/memory",
+            json!({ "swappiness": 10 }),
+            &["linux.resources.memory.swappiness", "not supported", "60"],
+        ),
+        (
+            "/linux/resources/memory",
+            json!({ "useHierarchy": false }),
+            &["linux.resources.memory.useHierarchy", "not supported"],
+        ),
+        (
+            "/mounts/0",
+            json!({ "destination": "/x", "type": "bind", "source": "/usr", "options": ["bind", "size=1m"] }),
+            &["mounts[0].options: size=1m", "bind mount"],
+        ),
         ("/vm", json!({ "kernel": { "path": "/boot/vmlinuz" } }), &["vm.kernel", "not supported"]),
         ("/annotations", json!({ "dev.vmrun.unknown": "1" }), &["dev.vmrun.unknown"]),
         ("/annotations", json!({ "dev.vmrun.vcpus": "many" }), &["dev.vmrun.vcpus", "many"]),

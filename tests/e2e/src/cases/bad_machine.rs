@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Instant;
 
 use crate::support::{Bundle, Outcome, Run, Scratch, end_of, place};
 
@@ -55,10 +54,24 @@ fn check_tells_the_same_in_a_second() {
         let said = outcome.out() + &outcome.err();
         assert!(said.contains(part) && said.contains("; ") && said.lines().count() == 1, "{outcome:?}");
     }
-    let start = Instant::now();
-    let mut command = Command::new(&place().vmrun);
-    end_of(command.args(["check", "--json"])).exits(0);
-    assert!(start.elapsed().as_secs() < 5);
+    // One of several is enough: others may have the CPU meanwhile, here and on the host of an
+    // emulated one. Waiting shows by the clock, work by the CPU.
+    let mut took = Vec::new();
+    while !took.last().is_some_and(|(elapsed, used)| *elapsed < 5.0 && *used < 2.0) {
+        assert!(took.len() < 5, "seconds by the clock and of CPU: {took:?}");
+        took.push(time_of_check());
+    }
+}
+
+/// Seconds that `vmrun check` takes where all is well: by the clock, and of CPU.
+fn time_of_check() -> (f64, f64) {
+    let mut command = Command::new("bash");
+    command.args(["-c", "TIMEFORMAT='%R %U %S'; time \"$@\"", "bash"]).arg(&place().vmrun);
+    let outcome = end_of(command.args(["check", "--json"]));
+    outcome.exits(0);
+    let figures: Vec<f64> = outcome.err().split_whitespace().map(|figure| figure.parse().unwrap()).collect();
+    let [elapsed, user, system] = figures[..] else { panic!("{outcome:?}") };
+    (elapsed, user + system)
 }
 
 #[test]

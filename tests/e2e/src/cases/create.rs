@@ -7,7 +7,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::support::{Bundle, Detached, Run, Scratch, new_id, vmrun};
+use crate::support::{Bundle, Detached, Run, Scratch, end_of, new_id, vmrun};
 
 /// Asserts the exit code of the process that stands for the container, and its status afterwards.
 #[track_caller]
@@ -167,4 +167,44 @@ fn what_there_is_not_yet_says_so() {
         let words = [verb, "--image-path", "/x", &new_id()];
         vmrun(&[], &words).fails_with(1, &["cannot", verb, "not supported yet", "; "]);
     }
+}
+
+#[test]
+fn bundle_may_change_and_vanish_once_the_container_is_made() {
+    let scratch = Scratch::new();
+    let log = scratch.join("log");
+    let note = |name: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("echo {name} >>{}", log.display())] }]);
+    let bundle = Bundle::shell("echo ready; sleep 1000")
+        .env("MADE_WITH=this")
+        .set("/hooks/poststart", note("poststart"))
+        .set("/hooks/poststop", note("poststop"));
+    let container = Run::of(&bundle).create();
+    let execute = |script: &str| end_of(&mut container.exec(&[], &["sh", "-c", script]));
+    let config = bundle.path().join("config.json");
+
+    let changed = bundle.config().replace("MADE_WITH=this", "MADE_WITH=that").replace("sleep 1000", "exit 9");
+    fs::write(&config, changed.replace("poststop >>", "another >>")).unwrap();
+    execute("echo $MADE_WITH").prints("this\n");
+    fs::write(&config, "no JSON").unwrap();
+    container.verb("start", &[]).prints("");
+    container.started.stdout.await_text(0, "ready\n");
+    fs::remove_file(&config).unwrap();
+    execute("echo $MADE_WITH").prints("this\n");
+
+    // Its root file system goes with it: what is mounted stays.
+    let elsewhere = scratch.join("elsewhere");
+    fs::rename(bundle.path(), &elsewhere).unwrap();
+    execute("echo $MADE_WITH").prints("this\n");
+    assert_eq!(container.state()["status"], "running");
+    for verb in ["ps", "pause", "resume"] {
+        container.verb(verb, &[]).exits(0);
+    }
+    container.verb("events", &["--stats"]).exits(0);
+    container.verb("update", &["--pids-limit", "100"]).prints("");
+    let pid = container.started.monitor();
+    container.verb("kill", &["KILL"]).prints("");
+    ends_with(&container, pid, 137);
+    container.delete();
+    assert_eq!(scratch.text("log"), "poststart\npoststop\n");
+    fs::rename(elsewhere, bundle.path()).unwrap();
 }

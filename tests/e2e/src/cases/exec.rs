@@ -195,7 +195,10 @@ fn process_runs_on_the_cpus_that_its_file_names() {
     });
     let file = scratch.file("process.json", missing.to_string());
     let outcome = exec(&container, &["--process", file.to_str().unwrap()], &[]);
-    outcome.fails_with(255, &["cannot run a process", "CPU affinity", "; "]);
+    outcome
+        .fails_with(255, &["cannot run a process", "process.execCPUAffinity.final", "\"9\"", "0 to 1", "; "]);
+    let bundle = sleeper().set("/process/execCPUAffinity", json!({ "initial": "1-3" }));
+    bundle.run().fails_with(1, &["cannot run", "process.execCPUAffinity.initial", "CPU 0 only", "; "]);
     container.verb("delete", &["--force"]).prints("");
     container.started.await_nothing_left();
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -10,7 +11,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::support::{Bundle, Detached, Outcome, Run, Scratch, place, vmrun};
+use crate::support::{Bundle, Detached, Outcome, Run, Scratch, place, vmrun, wait};
 
 const SLEEP: &str = "echo ready; sleep 1000";
 
@@ -56,6 +57,46 @@ fn stopped_monitor_hangs_no_verb() {
     detached.await_status("stopped");
     detached.reap(pid.as_raw());
     detached.delete();
+}
+
+#[test]
+fn monitor_that_is_stopped_while_it_boots_is_given_up_and_named() {
+    let bundle = Bundle::shell("echo ran");
+    let started = Run::of(&bundle).creating().start();
+    let pid = Pid::from_raw(started.monitor());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let outcome = within(90, || started.finish());
+    let waited = "waited 75 s in vain for the monitor";
+    outcome.fails_with(1, &["cannot create", waited, &pid.to_string(), "boot the guest", "; "]);
+}
+
+#[test]
+fn lock_that_somebody_keeps_hangs_no_verb() {
+    let (bundle, scratch) = (Bundle::shell("echo ran"), Scratch::new());
+    let store = scratch.path();
+    let mut holder =
+        Command::new("flock").arg("--no-fork").arg(store).args(["sleep", "1000"]).spawn().unwrap();
+    wait::until("the lock", || {
+        let taken = Command::new("flock").arg("--nonblock").arg(store).arg("true").status().unwrap();
+        (!taken.success()).then_some(())
+    });
+    let pid = Pid::from_raw(i32::try_from(holder.id()).unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let outcome = within(40, || Run::of(&bundle).store(store).finish());
+    let parts = [
+        "cannot run",
+        "waited 20 s in vain for the lock of",
+        store.to_str().unwrap(),
+        &pid.to_string(),
+        "SIGCONT",
+    ];
+    outcome.fails_with(1, &parts);
+    // Looking needs no lock.
+    within(5, || vmrun(&["--root", store.to_str().unwrap()], &["list", "--quiet"])).prints("");
+
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    Run::of(&bundle).store(store).finish().prints("ran\n");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod devices;
 mod exec;
 mod exit;
 mod hung;
+mod id_maps;
 mod kernel;
 mod killed;
 mod lifecycle;

@@ -107,6 +107,17 @@ fn bind_options_hold() {
 }
 
 #[test]
+fn links_of_a_bind_are_not_followed_on_demand() {
+    let scratch = Scratch::new();
+    scratch.file("file", "content\n");
+    symlink("file", scratch.join("link")).unwrap();
+    let script = "cat /data/file; cat /data/link 2>/dev/null || echo refused";
+    let bundle = |options: &[&str]| Bundle::shell(script).bind(scratch.path(), "/data", options);
+    bundle(&["rnosymfollow"]).run().prints("content\nrefused\n");
+    bundle(&["rsymfollow"]).run().prints("content\ncontent\n");
+}
+
+#[test]
 fn bind_source_may_be_relative_to_the_bundle_and_a_link() {
     let bundle = Bundle::shell("cat /one/file /two");
     fs::create_dir(bundle.path().join("data")).unwrap();

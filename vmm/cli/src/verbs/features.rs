@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use vmrun_runtime::{Error, SPEC_VERSION};
+use vmrun_runtime::{Error, MOUNT_OPTIONS, SPEC_VERSION};
 
 /// Print what of the OCI configuration is honoured, as the specification's JSON
 #[derive(Debug, Args)]
@@ -17,58 +17,6 @@ impl FeaturesArgs {
 
 const HOOKS: &[&str] =
     &["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
-
-const MOUNT_OPTIONS: &[&str] = &[
-    "async",
-    "atime",
-    "bind",
-    "defaults",
-    "dev",
-    "diratime",
-    "dirsync",
-    "exec",
-    "mand",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "nomand",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "private",
-    "ratime",
-    "rbind",
-    "rdev",
-    "rdiratime",
-    "relatime",
-    "remount",
-    "rexec",
-    "rnoatime",
-    "rnodev",
-    "rnodiratime",
-    "rnoexec",
-    "rnorelatime",
-    "rnosuid",
-    "ro",
-    "rprivate",
-    "rrelatime",
-    "rro",
-    "rrw",
-    "rshared",
-    "rslave",
-    "rstrictatime",
-    "rsuid",
-    "runbindable",
-    "rw",
-    "shared",
-    "slave",
-    "strictatime",
-    "suid",
-    "sync",
-    "tmpcopyup",
-    "unbindable",
-];
 
 /// A namespace by path only for the network, and only one that holds loopback alone.
 const NAMESPACES: &[&str] = &["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
@@ -171,7 +119,7 @@ fn all() -> Value {
             "selinux": { "enabled": false },
             "intelRdt": { "enabled": false },
             "memoryPolicy": { "modes": [], "flags": [] },
-            "mountExtensions": { "idmap": { "enabled": false } },
+            "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": false },
         },
         "annotations": {

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use vmrun_spec::{FailureReport, MonitorMessage};
 
@@ -15,10 +16,15 @@ use crate::fds;
 use crate::launch::LaunchError;
 use crate::launch::channel::{Channel, Heard};
 use crate::launch::pid_file::PidFile;
+use crate::process;
 use crate::signals::Signals;
 
 /// The verb by which a relay is started; nobody types it.
 const HIDDEN_VERB: &str = "__exec";
+
+/// How long the relay may take to start its process: longer than its own waits for the guest
+/// together, so that it is the relay who says that the guest does not answer.
+const START_LIMIT: Duration = Duration::from_secs(135);
 
 /// Starts the relay and waits until its process runs.
 pub(super) fn start(order: &Order, pid_file: Option<&Path>) -> Result<u8, Error> {
@@ -33,7 +39,12 @@ pub(super) fn start(order: &Order, pid_file: Option<&Path>) -> Result<u8, Error>
     let mut guard = Guard { child: Some(child) };
     vmrun_proto::write_frame(&ours, order).map_err(LaunchError::Encode)?;
     let mut channel = Channel::new(ours);
+    let deadline = Instant::now() + START_LIMIT;
     loop {
+        if !channel.has_more_by(deadline).map_err(LaunchError::io("wait for the relay"))? {
+            let (who, what) = ("relay", "start the process");
+            return Err(LaunchError::Late { who, pid: guard.pid()?, what, limit: START_LIMIT }.into());
+        }
         let messages = match channel.receive().map_err(LaunchError::Encode)? {
             Heard::End => return Err(guard.reap()?.into()),
             Heard::Messages(messages) => messages,
@@ -51,7 +62,7 @@ pub(super) fn start(order: &Order, pid_file: Option<&Path>) -> Result<u8, Error>
                     guard.reap()?;
                     return Err(Error::Reported(report));
                 }
-                MonitorMessage::Created | MonitorMessage::Ended { .. } => {}
+                MonitorMessage::Booted | MonitorMessage::Created | MonitorMessage::Ended { .. } => {}
             }
         }
     }
@@ -72,7 +83,7 @@ impl Guard {
     fn reap(&mut self) -> Result<LaunchError, LaunchError> {
         let who = "relay";
         let Some(mut child) = self.child.take() else { return Ok(LaunchError::Silent { who, code: 0 }) };
-        let status = child.wait().map_err(LaunchError::io("wait for the relay"))?;
+        let status = process::reap(&mut child).map_err(LaunchError::io("wait for the relay"))?;
         Ok(match status.signal() {
             Some(signal) => LaunchError::Killed { who, signal },
             None => LaunchError::Silent { who, code: status.code().unwrap_or_default() },

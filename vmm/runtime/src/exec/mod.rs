@@ -19,7 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
-use vmrun_plan::{Bundle, ProcessChanges};
+use vmrun_plan::ProcessChanges;
 use vmrun_proto::{ProcessIo, ProcessRef};
 
 pub use self::detached::exec_main;
@@ -30,7 +30,7 @@ use crate::monitor::ConsoleMode;
 use crate::signals::Signals;
 use crate::status::{Act, Status};
 use crate::stdio::{self, RawMode};
-use crate::store::{State, Store};
+use crate::store::{ExecBase, State, Store};
 
 /// The stage until the process runs.
 pub(crate) const STARTING: &str = "starting the process";
@@ -82,19 +82,16 @@ struct Order {
 pub fn exec(store: &Store, options: &ExecOptions) -> Result<u8, Error> {
     let (_, entry, state) = crate::verbs::find_with_state(store, &options.id)?;
     check_status(&state, options)?;
+    let base = ExecBase::read(entry.directory())?;
     let mut process = match &options.process {
         ProcessSource::File(path) => vmrun_plan::load_process(path)?,
-        ProcessSource::Changes(changes) => {
-            let bundle = Bundle::load(&state.bundle)?;
-            let own = bundle.spec.process().clone().unwrap_or_default();
-            vmrun_plan::changed(&own, changes)?
-        }
+        ProcessSource::Changes(changes) => vmrun_plan::changed(&base.process, changes)?,
     };
     if options.terminal {
         process.set_terminal(Some(true));
     }
     let size = stdio::size(io::stdin()).or_else(|| stdio::size(io::stdout()));
-    let (spec, io) = vmrun_plan::exec(process, size)?;
+    let (spec, io) = vmrun_plan::exec(process, base.vcpus, size)?;
     let order = Order {
         directory: entry.directory().to_owned(),
         process: ProcessRef { container: state.id.clone(), exec: Some(new_exec_id()) },

@@ -5,6 +5,7 @@
 //! and owns the rest: when it dies, by whatever cause, mounts, sockets' peers
 //! and the guest are gone with it.
 
+mod awaited;
 pub(crate) mod channel;
 mod network;
 pub(crate) mod pid_file;
@@ -14,6 +15,7 @@ mod supervise;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use vmrun_plan::{Bundle, Facts, Options, SandboxPlan};
 use vmrun_proto::ConsoleSize;
@@ -133,6 +135,18 @@ pub enum LaunchError {
         /// By which.
         signal: i32,
     },
+    /// It does not say what it should.
+    #[error("waited {} s in vain for the {who}, process {pid}, to {what}", .limit.as_secs())]
+    Late {
+        /// Which of them.
+        who: &'static str,
+        /// Its pid.
+        pid: i32,
+        /// What it should have done.
+        what: &'static str,
+        /// For how long it was waited.
+        limit: Duration,
+    },
     /// It ended and said nothing.
     #[error("the {who} ended with code {code} and no report")]
     Silent {
@@ -229,7 +243,12 @@ fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
             .map_err(|source| LaunchError::NetworkNamespace { path: path.clone(), source })?,
         None => Vec::new(),
     };
-    Ok(Facts { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), sources, interfaces })
+    Ok(Facts {
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        may_map_ids: nix::unistd::geteuid().is_root(),
+        sources,
+        interfaces,
+    })
 }
 
 /// Whose terminal it is, by runc's rules.

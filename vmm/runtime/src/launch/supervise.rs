@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_spec::{LauncherMessage, MonitorMessage};
 
+use super::awaited::Awaited;
 use super::channel::Heard;
 use super::pid_file::PidFile;
 use super::spawn::{Monitor, spawn};
@@ -16,11 +17,11 @@ use super::{Console, LaunchError, LaunchOptions};
 use crate::error::{Error, chain};
 use crate::fds;
 use crate::monitor::MonitorRequest;
-use crate::process::ProcessIdentity;
+use crate::process::{self, ProcessIdentity};
 use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::RawMode;
-use crate::store::NewEntry;
+use crate::store::{ExecBase, NewEntry};
 use crate::timeline::mark;
 use crate::verbs::OciState;
 use crate::{hooks, host_cgroup};
@@ -97,7 +98,9 @@ impl MonitorGuard {
 
     fn wait(&mut self) -> Result<ExitStatus, LaunchError> {
         match self.monitor.take() {
-            Some(mut monitor) => monitor.child.wait().map_err(LaunchError::io("wait for the monitor")),
+            Some(mut monitor) => {
+                process::reap(&mut monitor.child).map_err(LaunchError::io("wait for the monitor"))
+            }
             None => Ok(ExitStatus::default()),
         }
     }
@@ -129,7 +132,7 @@ fn attend(
     // The monitor has its copies; ours would keep the other ends open.
     fds::release_standard_streams(false).map_err(LaunchError::io("release the standard streams"))?;
     let creating = request.state.state(Status::Creating, identity);
-    new.publish(&creating)?;
+    new.publish(&creating, &ExecBase::of(&request.plan))?;
     let hooks = &request.plan.host.hooks;
     let Some(monitor) = guard.monitor.as_mut() else { return Ok((Outcome::Silent, None)) };
     if !hooks.create.is_empty() {
@@ -138,14 +141,17 @@ fn attend(
         let _ = monitor.channel.send(LauncherMessage::HooksDone);
     }
     let mut pid_file = None;
+    let mut awaited = Awaited::first();
     loop {
-        wait(monitor, signals, pid)?;
+        wait(monitor, signals, pid, &awaited)?;
         let messages = match monitor.channel.receive().map_err(LaunchError::Encode)? {
             Heard::End => return Ok((Outcome::Silent, pid_file)),
             Heard::Messages(messages) => messages,
         };
         for message in messages {
+            awaited = Awaited::after(&message);
             match &message {
+                MonitorMessage::Booted => {}
                 MonitorMessage::Created => {
                     if let Some(path) = &options.pid_file {
                         pid_file = Some(PidFile::write(path, pid)?);
@@ -164,11 +170,20 @@ fn attend(
 }
 
 /// Waits until the monitor says something; passes signals on meanwhile.
-fn wait(monitor: &Monitor, signals: Option<&Signals>, pid: i32) -> Result<(), LaunchError> {
+fn wait(
+    monitor: &Monitor,
+    signals: Option<&Signals>,
+    pid: i32,
+    awaited: &Awaited,
+) -> Result<(), LaunchError> {
     loop {
+        let limit = awaited.left().map_or(PollTimeout::NONE, |left| {
+            // Not before it is over.
+            PollTimeout::try_from(left.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX)
+        });
         let mut fds = vec![PollFd::new(monitor.channel.as_fd(), PollFlags::POLLIN)];
         fds.extend(signals.map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(LaunchError::io("wait for the monitor")(errno.into())),
         }
@@ -184,6 +199,9 @@ fn wait(monitor: &Monitor, signals: Option<&Signals>, pid: i32) -> Result<(), La
         }
         if heard {
             return Ok(());
+        }
+        if let Some(late) = awaited.missed(pid) {
+            return Err(late);
         }
     }
 }

@@ -119,6 +119,9 @@ impl MonitorError {
                 "`vmrun logs` shows the guest's console; `vmrun delete --force` ends a sandbox that hangs"
             }
             Self::Agent { .. } => "try it with --kernel-param loglevel=8 and look at the console",
+            Self::Tree(TreeError::Map { .. }) => {
+                "take a source on another file system, such as ext4 or XFS, or leave the mapping out"
+            }
             other => general_step(other),
         })
     }

@@ -12,6 +12,7 @@
 mod boot;
 mod control_server;
 pub(crate) mod failure;
+mod id_map;
 mod launcher;
 mod live;
 mod session;

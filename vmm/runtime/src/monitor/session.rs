@@ -183,7 +183,9 @@ impl Session<'_> {
         let io = plan.io;
         let container = self.request.state.id.clone();
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;
-        // While the agent makes the container its streams are connected.
+        // While the agent makes the container, the launcher hears of it and the streams are
+        // connected. A launcher that is gone is noticed by those who wait.
+        let _ = self.launcher.send(&MonitorMessage::Booted);
         let connected = streams::connect(Path::new(VSOCK_SOCKET), &self.process(), io, stdio, &watch);
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
         let relays = connected.map_err(|error| error.at(failed))?;

@@ -3,7 +3,8 @@
 //! ```text
 //!   share/            a tmpfs of our own, read-only once it is built
 //!     rootfs/         bind mount of the container's root file system
-//!     volumes/0 …     bind mounts of the volumes, read-only where the bundle says so
+//!     volumes/0 …     bind mounts of the volumes, read-only and with other owners where
+//!                     the bundle says so
 //! ```
 //!
 //! It lives in a mount namespace of the monitor's, which receives the host's
@@ -21,6 +22,8 @@ use nix::unistd::{getegid, geteuid};
 use vmrun_proto::{ROOTFS_DIR, VOLUMES_DIR};
 use vmrun_spec::{HostPlan, Volume, VolumeKind};
 
+use super::id_map::{self, IdMapError};
+
 /// Why the tree could not be built.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TreeError {
@@ -30,6 +33,8 @@ pub(crate) enum TreeError {
     Make { path: PathBuf, source: io::Error },
     #[error("cannot share {} with the guest", .source_path.display())]
     Bind { source_path: PathBuf, source: io::Error },
+    #[error("{field}: cannot show {} with other owners", .source_path.display())]
+    Map { field: String, source_path: PathBuf, source: IdMapError },
     #[error("cannot close the shared tree {}", .path.display())]
     Close { path: PathBuf, source: io::Error },
 }
@@ -93,7 +98,12 @@ fn add_volume(volume: &Volume, target: &Path) -> Result<(), TreeError> {
             File::create_new(target).map_err(|source| TreeError::Make { path: target.to_owned(), source })?,
         ),
     }
-    bind(&volume.source, target, volume.recursive)?;
+    match &volume.id_map {
+        None => bind(&volume.source, target, volume.recursive)?,
+        Some(map) => id_map::bind(&volume.source, target, volume.recursive, map).map_err(|source| {
+            TreeError::Map { field: map.field.clone(), source_path: volume.source.clone(), source }
+        })?,
+    }
     if !volume.readonly {
         return Ok(());
     }

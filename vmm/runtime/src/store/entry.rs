@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
 
+use super::lock::{LOCK_LIMIT, lock};
 use super::state::State;
-use super::{STATE_FILE, Store, StoreError, lock_directory};
+use super::{ExecBase, STATE_FILE, Store, StoreError};
 use crate::id::ContainerId;
 
 /// A container's directory, open or not.
@@ -61,7 +62,7 @@ impl Entry {
     }
 
     pub(crate) fn lock(&self) -> Result<Flock<fs::File>, StoreError> {
-        lock_directory(&self.directory).map_err(|error| match error {
+        lock(&self.directory, LOCK_LIMIT).map_err(|error| match error {
             StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 StoreError::NotFound { root: self.root.clone() }
             }
@@ -125,8 +126,9 @@ impl NewEntry {
         &self.entry
     }
 
-    /// Writes the first state and releases the lock.
-    pub(crate) fn publish(&mut self, state: &State) -> Result<(), StoreError> {
+    /// Writes what a further process begins with and the first state, and releases the lock.
+    pub(crate) fn publish(&mut self, state: &State, exec_base: &ExecBase) -> Result<(), StoreError> {
+        exec_base.write(&self.entry.directory)?;
         self.entry.write(state)?;
         self.lock = None;
         Ok(())

@@ -4,28 +4,35 @@
 //!   <root>/                lock: adding and removing containers
 //!     <id>/                lock: its state file
 //!       state.json         what the verbs need; written whole or not at all
+//!       exec.json          what a further process begins with, as of the creation
 //!       control.sock       the monitor's, for the verbs
 //!       console.log        what the guest kernel and the agent said
 //!       share/             mount point of the shared tree, in the monitor's namespace
 //!       vsock.sock*        the link to the agent
 //! ```
 //!
-//! A lock is `flock(2)` on the directory itself, so it is gone with its holder.
+//! A lock is `flock(2)` on the directory itself, so it is gone with its holder; it is waited for
+//! for a limited time.
 
 mod entry;
+mod exec_base;
+mod lock;
 mod state;
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 pub(crate) use entry::{Entry, NewEntry};
+pub(crate) use exec_base::ExecBase;
 pub(crate) use state::{State, StateSource};
 
 use crate::id::ContainerId;
+use lock::LOCK_LIMIT;
 
 /// Name of the state file in a container's directory.
 pub(crate) const STATE_FILE: &str = "state.json";
@@ -64,6 +71,16 @@ pub enum StoreError {
     /// The state cannot be encoded.
     #[error("cannot encode the state")]
     Encode(#[source] serde_json::Error),
+    /// Somebody has locked it, and keeps it so.
+    #[error("waited {} s in vain for the lock of {}, which {} holds", .limit.as_secs(), .path.display(), name(*.holder))]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// Pid of who holds it, if it is known.
+        holder: Option<i32>,
+        /// For how long it was waited.
+        limit: Duration,
+    },
     /// A file cannot be used.
     #[error("cannot {act} {}", .path.display())]
     Io {
@@ -76,10 +93,17 @@ pub enum StoreError {
     },
 }
 
+fn name(holder: Option<i32>) -> String {
+    holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
 impl StoreError {
     pub(crate) fn next_step(&self) -> Option<&'static str> {
         match self {
             Self::Exists => Some("choose another id, or remove it with `vmrun delete`"),
+            Self::Locked { .. } => {
+                Some("if that process was stopped by a signal let it go on with SIGCONT, else end it")
+            }
             Self::NotFound { .. } => Some("`vmrun list` shows the containers; --root names another store"),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("free some space there, or name another place with --root")
@@ -174,7 +198,7 @@ impl Store {
     }
 
     fn lock(&self) -> Result<Flock<fs::File>, StoreError> {
-        lock_directory(&self.root)
+        lock::lock(&self.root, LOCK_LIMIT)
     }
 }
 
@@ -192,17 +216,6 @@ fn make_directory(path: &Path, recursive: bool) -> Result<(), StoreError> {
     let mut builder = fs::DirBuilder::new();
     builder.mode(0o700).recursive(recursive);
     builder.create(path).map_err(StoreError::io("make the directory", path))
-}
-
-fn lock_directory(path: &Path) -> Result<Flock<fs::File>, StoreError> {
-    let mut directory = fs::File::open(path).map_err(StoreError::io("open", path))?;
-    loop {
-        match Flock::lock(directory, FlockArg::LockExclusive) {
-            Ok(lock) => return Ok(lock),
-            Err((back, nix::errno::Errno::EINTR)) => directory = back,
-            Err((_, errno)) => return Err(StoreError::io("lock", path)(errno.into())),
-        }
-    }
 }
 
 #[cfg(test)]

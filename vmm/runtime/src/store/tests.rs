@@ -22,6 +22,10 @@ fn state(id: &str) -> State {
     source.state(Status::Running, me)
 }
 
+fn exec_base() -> ExecBase {
+    ExecBase { process: oci_spec::runtime::Process::default(), vcpus: 3 }
+}
+
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(Some(&dir.path().join("deep/root")));
@@ -62,7 +66,7 @@ fn entry_that_is_not_kept_leaves_nothing() {
     assert!(store.ids().unwrap().is_empty());
     assert!(matches!(store.open(&id), Err(StoreError::NotFound { .. })));
     let mut new = store.reserve(&id).unwrap();
-    new.publish(&state("x")).unwrap();
+    new.publish(&state("x"), &exec_base()).unwrap();
     new.remove().unwrap();
     assert!(!store.directory(&id).exists());
 }
@@ -72,7 +76,7 @@ fn state_comes_back_and_updates_do_not_get_lost() {
     let (_dir, store) = store();
     let id: ContainerId = "x".parse().unwrap();
     let mut new = store.reserve(&id).unwrap();
-    new.publish(&State { exit_code: Some(0), ..state("x") }).unwrap();
+    new.publish(&State { exit_code: Some(0), ..state("x") }, &exec_base()).unwrap();
     new.keep();
     thread::scope(|scope| {
         for _ in 0..8 {
@@ -88,6 +92,7 @@ fn state_comes_back_and_updates_do_not_get_lost() {
     let read = store.open(&id).unwrap().read().unwrap().unwrap();
     assert_eq!(read.exit_code, Some(64));
     assert_eq!(read.status_now(), Status::Running);
+    assert_eq!(ExecBase::read(&store.directory(&id)).unwrap(), exec_base());
     assert_eq!(store.ids().unwrap(), [id]);
 }
 
@@ -96,9 +101,9 @@ fn state_of_another_boot_or_schema_is_recognised() {
     let (_dir, store) = store();
     let id: ContainerId = "x".parse().unwrap();
     let mut new = store.reserve(&id).unwrap();
-    new.publish(&State { boot_id: "before".to_owned(), ..state("x") }).unwrap();
+    new.publish(&State { boot_id: "before".to_owned(), ..state("x") }, &exec_base()).unwrap();
     assert_eq!(new.entry().read().unwrap().unwrap().status_now(), Status::Stopped);
-    new.publish(&State { schema: 99, ..state("x") }).unwrap();
+    new.publish(&State { schema: 99, ..state("x") }, &exec_base()).unwrap();
     assert!(matches!(new.entry().read(), Err(StoreError::Schema { found: 99, .. })));
     fs::write(store.directory(&id).join(STATE_FILE), "{").unwrap();
     assert!(matches!(new.entry().read(), Err(StoreError::Parse { .. })));

@@ -1,14 +1,10 @@
 //! `vmrun delete`.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::control::{self, ControlRequest};
 use crate::error::Error;
-use crate::process::ProcessHandle;
+use crate::process::{END_LIMIT, ProcessHandle};
 use crate::status::{Act, Status};
 use crate::store::{Entry, State, Store, StoreError};
 use crate::verbs::OciState;
@@ -23,9 +19,6 @@ pub struct DeleteOptions {
 
 /// How long a killed program's sandbox may take to write its files back and end.
 const ORDERLY_LIMIT: Duration = Duration::from_secs(20);
-
-/// How long a killed monitor may take to go: it frees the guest's memory.
-const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// Removes a container. What its hooks for after it complain of is in the answer.
 ///
@@ -75,24 +68,13 @@ fn end_container(entry: &Entry, state: &State) -> Result<(), Error> {
         let deadline = Instant::now() + ORDERLY_LIMIT;
         let asked = control::ask_within(ORDERLY_LIMIT, entry, state, &kill);
         let left = deadline.saturating_duration_since(Instant::now());
-        if asked.is_ok() && ends_within(&handle, left).map_err(failed)? {
+        if asked.is_ok() && handle.ends_within(left).map_err(failed)? {
             return Ok(());
         }
     }
     handle.kill().map_err(failed)?;
-    if ends_within(&handle, END_LIMIT).map_err(failed)? {
+    if handle.ends_within(END_LIMIT).map_err(failed)? {
         return Ok(());
     }
     Err(failed(std::io::ErrorKind::TimedOut.into()).into())
-}
-
-fn ends_within(process: &ProcessHandle, limit: Duration) -> std::io::Result<bool> {
-    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-    loop {
-        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], limit) {
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-            Ok(count) => return Ok(count > 0),
-        }
-    }
 }

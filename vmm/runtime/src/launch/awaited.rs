@@ -1,0 +1,70 @@
+//! What a launcher waits for, and for how long.
+//!
+//! ```text
+//!   spawn ──▶ booted ──▶ created ──▶ started ──▶ end, which may take as long as it likes
+//! ```
+
+use std::time::{Duration, Instant};
+
+use vmrun_spec::MonitorMessage;
+
+use super::LaunchError;
+
+/// For each step: longer than the monitor's own waits for the guest, so that it is the
+/// monitor who says that the guest does not answer.
+const LIMIT: Duration = Duration::from_secs(75);
+
+/// The monitor's next word.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    /// What the monitor has to do before; nothing once the program runs.
+    step: Option<&'static str>,
+    deadline: Instant,
+}
+
+impl Awaited {
+    /// Of a monitor that was just started.
+    pub(super) fn first() -> Self {
+        Self { step: Some("boot the guest"), deadline: Instant::now() + LIMIT }
+    }
+
+    /// After this word.
+    pub(super) fn after(message: &MonitorMessage) -> Self {
+        let step = match message {
+            MonitorMessage::Booted => Some("make the container"),
+            MonitorMessage::Created => Some("start the program"),
+            MonitorMessage::Started | MonitorMessage::Ended { .. } | MonitorMessage::Failed(_) => None,
+        };
+        Self { step, deadline: Instant::now() + LIMIT }
+    }
+
+    /// How long it may still be waited; `None` for ever.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.step.map(|_| self.deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// What became of it when nothing is left.
+    pub(super) fn missed(&self, pid: i32) -> Option<LaunchError> {
+        let what = self.step?;
+        let late = Instant::now() >= self.deadline;
+        late.then_some(LaunchError::Late { who: "monitor", pid, what, limit: LIMIT })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_has_its_limit_and_the_program_none() {
+        for awaited in [Awaited::first(), Awaited::after(&MonitorMessage::Booted)] {
+            assert!(awaited.left() > Some(LIMIT / 2) && awaited.missed(1).is_none());
+        }
+        let passed = Awaited { deadline: Instant::now(), ..Awaited::after(&MonitorMessage::Created) };
+        assert_eq!(passed.left(), Some(Duration::ZERO));
+        let error = passed.missed(42).unwrap().to_string();
+        assert_eq!(error, "waited 75 s in vain for the monitor, process 42, to start the program");
+        let endless = Awaited { deadline: Instant::now(), ..Awaited::after(&MonitorMessage::Started) };
+        assert!(endless.left().is_none() && endless.missed(42).is_none());
+    }
+}
