@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use event_manager::{EventManager, MutEventSubscriber, RemoteEndpoint, SubscriberId, SubscriberOps};
 
+use crate::confine::ThreadClass;
 use crate::thread::{ThreadError, Worker};
 
 /// What runs on the loop.
@@ -48,25 +49,26 @@ impl From<event_manager::Error> for LoopError {
 }
 
 impl EventLoop {
-    /// Starts the loop; `failed` is called when it ends other than by being dropped.
-    pub fn start(failed: impl Fn() + Send + Sync + 'static) -> Result<Self, LoopError> {
+    /// Starts the loop; `failed` is told why when it ends other than by being dropped.
+    pub fn start(failed: impl Fn(String) + Send + Sync + 'static) -> Result<Self, LoopError> {
         let mut manager = EventManager::<LoopSubscriber>::new()?;
         let handle = LoopHandle { remote: manager.remote_endpoint() };
         let ended = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&ended);
         let failed = Arc::new(failed);
-        let panicked = Arc::clone(&failed);
+        let broken = Arc::clone(&failed);
         let worker = Worker::start(
             "vmm-events",
-            move |_stop| {
+            ThreadClass::EVENT_LOOP,
+            move || {
                 while !stop.load(Ordering::Acquire) {
-                    if manager.run().is_err() {
-                        failed();
+                    if let Err(error) = manager.run() {
+                        failed(error.to_string());
                         return;
                     }
                 }
             },
-            move || panicked(),
+            move |failure| broken(failure.to_string()),
         )?;
         Ok(Self { handle, ended, worker: Some(worker) })
     }

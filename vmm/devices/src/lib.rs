@@ -16,6 +16,7 @@
 //! copied once, sums are checked, and a device that meets nonsense marks itself
 //! `DEVICE_NEEDS_RESET` (virtio 1.2, §2.1.2) and goes quiet; nothing panics.
 
+mod confine;
 mod event_loop;
 mod interrupt;
 mod memory;
@@ -24,9 +25,10 @@ mod thread;
 mod uart;
 pub mod virtio;
 
+pub use confine::{Call, ConfineError, ThreadClass};
 pub use event_loop::{EventLoop, LoopError, LoopHandle, LoopSubscriber};
 pub use interrupt::Interrupt;
 pub use memory::{GuestRegion, Memory};
 pub use mmio_bus::{MmioBus, MmioDevice};
-pub use thread::{ThreadError, Worker};
+pub use thread::{ThreadError, ThreadFailure, Worker};
 pub use uart::{ConsoleLog, Uart};

@@ -4,7 +4,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use crate::confine::{ConfineError, ThreadClass, confine};
 
 /// Why a thread could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -15,42 +15,55 @@ pub struct ThreadError {
     source: io::Error,
 }
 
-/// A named thread that is told to stop, and joined, when this is dropped.
+/// Why a thread ended before its work was done.
+#[derive(Debug, thiserror::Error)]
+pub enum ThreadFailure {
+    /// A bug.
+    #[error("it panicked")]
+    Panicked,
+    /// It did not begin.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+}
+
+/// A named thread that is confined to what its class needs, and joined when this is dropped.
 ///
-/// A panic in it does not take the process down: `failed` is called instead, so
-/// that the owner can report it.
+/// Whoever owns it tells it to end before that. A panic in it does not take the process down:
+/// `failed` is called instead, so that the owner can report it.
 #[derive(Debug)]
 pub struct Worker {
-    stop: EventFd,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    /// Starts `body`; it gets an event that is readable once it shall end.
-    pub fn start<F, P>(name: &str, body: F, failed: P) -> Result<Self, ThreadError>
+    /// Starts `body` as a thread of `class`. The starter must not be confined itself.
+    pub fn start<F, P>(name: &str, class: ThreadClass, body: F, failed: P) -> Result<Self, ThreadError>
     where
-        F: FnOnce(EventFd) + Send + 'static,
-        P: FnOnce() + Send + 'static,
+        F: FnOnce() + Send + 'static,
+        P: FnOnce(ThreadFailure) + Send + 'static,
     {
-        let error = |source| ThreadError { name: name.to_owned(), source };
-        let stop = EventFd::new(EFD_NONBLOCK).map_err(error)?;
-        let thread_stop = stop.try_clone().map_err(error)?;
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                if catch_unwind(AssertUnwindSafe(|| body(thread_stop))).is_err() {
-                    failed();
+                let ran = catch_unwind(AssertUnwindSafe(|| confine(&class).map(|()| body())));
+                match ran {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => failed(error.into()),
+                    Err(_) => failed(ThreadFailure::Panicked),
                 }
             })
-            .map_err(error)?;
-        Ok(Self { stop, thread: Some(thread) })
+            .map_err(|source| ThreadError { name: name.to_owned(), source })?;
+        Ok(Self { thread: Some(thread) })
+    }
+
+    /// The thread, to be woken or signalled.
+    pub fn handle(&self) -> Option<&JoinHandle<()>> {
+        self.thread.as_ref()
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // A full counter means that the stop was signalled already.
-        let _ = self.stop.write(1);
         if let Some(thread) = self.thread.take() {
             // The panic, if there was one, has been reported by `failed`.
             let _ = thread.join();

@@ -33,8 +33,9 @@ pub(crate) fn attach(
     end: &EndSignal,
 ) -> Result<Devices, DeviceError> {
     let failed = end.clone();
-    let events =
-        EventLoop::start(move || failed.set(MachineEnd::Failed("the device event loop failed".to_owned())))?;
+    let events = EventLoop::start(move |why| {
+        failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")))
+    })?;
     let unread = EventFd::new(EFD_NONBLOCK).map_err(DeviceError::Event)?;
     let bus = MmioBus::new(layout::MMIO, TRANSPORT_BYTES);
     let mut attached = Attacher { vm, memory, bus, windows: Vec::new(), unread };

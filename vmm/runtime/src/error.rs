@@ -84,6 +84,9 @@ pub enum Error {
     },
 }
 
+/// By this signal the kernel ends a process for a call that a seccomp filter forbids.
+const FILTERED: i32 = nix::libc::SIGSYS;
+
 impl Error {
     /// The exit code of `vmrun` for this error.
     pub fn exit_code(&self) -> u8 {
@@ -138,6 +141,9 @@ impl Error {
             Self::Launch(LaunchError::Late { .. }) => {
                 Some("it was ended; see who has stopped it or keeps the host busy, and run it again")
             }
+            Self::Launch(LaunchError::Killed { signal: FILTERED, .. }) => Some(
+                "a thread of it made a system call that its seccomp filter forbids: do not trust this guest; the host's audit or kernel log names the call",
+            ),
             Self::Launch(LaunchError::Killed { .. }) => Some("the host's kernel log may tell who killed it"),
             Self::Control(ControlError::Silent { .. }) => Some(
                 "if it was stopped by a signal let it go on with SIGCONT, else end it with `vmrun delete --force`",
@@ -223,6 +229,13 @@ mod tests {
         let error = Error::from(BundleError::Directory { dir: "/x".into(), source });
         assert_eq!(chain(&error), "bundle /x: No such file or directory");
         assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn monitor_that_its_filter_killed_is_not_like_any_other() {
+        let step = |signal| Error::from(LaunchError::Killed { who: "monitor", signal }).next_step().unwrap();
+        assert!(step(31).contains("seccomp filter"));
+        assert!(!step(9).contains("seccomp filter"));
     }
 
     #[test]

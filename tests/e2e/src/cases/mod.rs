@@ -4,6 +4,7 @@ mod bad_input;
 mod bad_machine;
 mod capabilities;
 mod cgroups;
+mod confinement;
 mod create;
 mod devices;
 mod exec;

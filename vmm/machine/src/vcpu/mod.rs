@@ -1,5 +1,6 @@
 //! vCPUs: their first state, and the threads that run them.
 
+mod class;
 mod cpuid;
 mod kick;
 mod registers;

@@ -1,24 +1,24 @@
 //! The thread of one vCPU.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::Killable;
+use vmrun_devices::Worker;
 
+use super::class::VCPU;
 use super::kick::{self, Kickable};
 use crate::end::{EndSignal, MachineEnd};
-use crate::error::KvmError;
+use crate::error::{KvmError, MachineError};
 use crate::io_bus::{IoBus, Outcome};
 
 /// A running vCPU; dropping it makes it stop and joins its thread.
 #[derive(Debug)]
 pub(crate) struct VcpuThread {
     orders: Arc<Orders>,
-    thread: Option<JoinHandle<()>>,
+    worker: Worker,
 }
 
 /// What a vCPU shall do. It looks between two exits, to which it is kicked.
@@ -46,31 +46,28 @@ impl Orders {
 
 impl VcpuThread {
     /// Lets `vcpu` run until the machine ends.
-    pub(crate) fn start(id: u8, vcpu: VcpuFd, bus: IoBus, end: EndSignal) -> Result<Self, KvmError> {
+    pub(crate) fn start(id: u8, vcpu: VcpuFd, bus: IoBus, end: EndSignal) -> Result<Self, MachineError> {
         kick::install().map_err(KvmError::call("install the signal that stops vCPUs"))?;
         let orders = Arc::new(Orders::default());
         let obeyed = Arc::clone(&orders);
-        let thread = std::thread::Builder::new()
-            .name(format!("vcpu{id}"))
-            .spawn(move || {
-                let ran = catch_unwind(AssertUnwindSafe(|| run(vcpu, &bus, &obeyed)));
-                match ran {
-                    Ok(None) => {}
-                    Ok(Some(cause)) => end.set(bus.explain(cause)),
-                    Err(_) => end.set(MachineEnd::Failed(format!("the thread of vCPU {id} panicked"))),
+        let failed = end.clone();
+        let worker = Worker::start(
+            &format!("vcpu{id}"),
+            VCPU,
+            move || {
+                if let Some(cause) = run(vcpu, &bus, &obeyed) {
+                    end.set(bus.explain(cause));
                 }
-            })
-            .map_err(KvmError::call("start a vCPU's thread"))?;
-        Ok(Self { orders, thread: Some(thread) })
+            },
+            move |why| failed.set(MachineEnd::Failed(format!("the thread of vCPU {id} failed: {why}"))),
+        )?;
+        Ok(Self { orders, worker })
     }
 
     /// Makes it leave the guest and wait.
     pub(crate) fn hold(&self) {
         self.orders.hold.store(true, Ordering::Release);
-        if let Some(thread) = &self.thread {
-            // Fails when the thread has ended already.
-            let _ = thread.kill(kick::signal());
-        }
+        self.kick();
     }
 
     /// Lets it enter the guest again.
@@ -80,8 +77,16 @@ impl VcpuThread {
     }
 
     fn unpark(&self) {
-        if let Some(thread) = &self.thread {
+        if let Some(thread) = self.worker.handle() {
             thread.thread().unpark();
+        }
+    }
+
+    /// Makes it look at its orders, from inside the guest or on its way there.
+    fn kick(&self) {
+        if let Some(thread) = self.worker.handle() {
+            // Fails when the thread has ended already.
+            let _ = thread.kill(kick::signal());
         }
     }
 }
@@ -90,11 +95,7 @@ impl Drop for VcpuThread {
     fn drop(&mut self) {
         self.orders.stop.store(true, Ordering::Release);
         self.unpark();
-        if let Some(thread) = self.thread.take() {
-            // Fails when the thread has ended already.
-            let _ = thread.kill(kick::signal());
-            let _ = thread.join();
-        }
+        self.kick();
     }
 }
 

@@ -1,12 +1,13 @@
 //! virtio-fs: a directory of the host as a file system of the guest (virtio 1.2, §5.11).
 //!
 //! The queues carry FUSE requests. They are served by virtiofsd's file system,
-//! linked as a library, on one thread of this process: in-process because memory
+//! linked as a library, on one [thread] of this process: in-process because memory
 //! of a snapshot that is restored copy-on-write cannot be shared with a server
 //! in another process.
 
 mod page_cache;
 mod server;
+mod thread;
 mod tree;
 
 use std::path::PathBuf;
@@ -14,9 +15,10 @@ use std::path::PathBuf;
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use vmrun_spec::ShareSpec;
 
-use crate::thread::Worker;
+use crate::thread::ThreadError;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
 use server::FileServer;
+use thread::FileThread;
 
 /// High-priority (forget, interrupt) and request queue. The driver keeps
 /// up to half a queue of requests under way.
@@ -40,18 +42,23 @@ pub enum FsError {
         /// Why.
         source: std::io::Error,
     },
+    /// There was no descriptor for it.
+    #[error("cannot make the event that stops the file server")]
+    Event(#[source] std::io::Error),
+    /// Its thread could not be started.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
 }
 
 /// The device.
 pub struct Fs {
     config: [u8; CONFIG_BYTES],
-    server: FileServer,
-    worker: Option<Worker>,
+    thread: FileThread,
 }
 
 impl std::fmt::Debug for Fs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fs").field("worker", &self.worker).finish_non_exhaustive()
+        f.debug_struct("Fs").field("thread", &self.thread).finish_non_exhaustive()
     }
 }
 
@@ -67,7 +74,7 @@ impl Fs {
         config[TAG_BYTES..].copy_from_slice(&1u32.to_le_bytes());
         let server = FileServer::open(&spec.directory)
             .map_err(|source| FsError::Open { path: spec.directory.clone(), source })?;
-        Ok(Self { config, server, worker: None })
+        Ok(Self { config, thread: FileThread::start(server)? })
     }
 }
 
@@ -86,18 +93,16 @@ impl VirtioDevice for Fs {
 
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
         let queues: [_; 2] = activation.take_queues()?;
-        let server = self.server.clone();
-        let interrupt = activation.interrupt.clone();
-        let failed = move || {
-            log::error!("virtio-fs: the server's thread panicked; the device waits for a reset");
-            interrupt.signal_needs_reset();
-        };
-        self.worker = Some(Worker::start("vmm-fs", move |stop| server.serve(queues, &stop), failed)?);
-        Ok(())
+        self.thread.serve(queues, activation.interrupt)
     }
 
     fn reset(&mut self) {
-        self.worker = None;
-        self.server.forget();
+        self.thread.stop();
     }
+}
+
+/// `FUSE_INIT` of FUSE 7.31: header, then major, minor, read-ahead, flags.
+#[cfg(test)]
+fn init_request() -> Vec<u8> {
+    [56u32, 26, 1, 0, 0, 0, 0, 0, 0, 0, 7, 31, 4096, 0].into_iter().flat_map(u32::to_le_bytes).collect()
 }

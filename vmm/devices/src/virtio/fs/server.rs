@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
@@ -29,9 +28,8 @@ const CACHE_TIMEOUT: Duration = Duration::from_secs(1);
 const STOP: u64 = u64::MAX;
 
 /// Serves one directory.
-#[derive(Clone)]
 pub(super) struct FileServer {
-    server: Arc<Server<SharedTree>>,
+    server: Server<SharedTree>,
 }
 
 impl FileServer {
@@ -58,7 +56,7 @@ impl FileServer {
         };
         let fs = PassthroughFs::new(config)?;
         fs.open_root_node()?;
-        Ok(Self { server: Arc::new(Server::new(SharedTree::new(fs))) })
+        Ok(Self { server: Server::new(SharedTree::new(fs)) })
     }
 
     /// The guest's file system is gone; so are its open files.
@@ -149,17 +147,9 @@ mod tests {
     use proptest::prelude::*;
     use vm_memory::{Bytes, GuestAddress};
 
+    use super::super::init_request;
     use super::*;
     use crate::virtio::test_queue::{BUFFERS, WRITE, memory, queue_with};
-
-    /// `FUSE_INIT` of FUSE 7.31: header, then major, minor, read-ahead, flags.
-    fn init_request() -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for word in [56u32, 26, 1, 0, 0, 0, 0, 0, 0, 0, 7, 31, 4096, 0] {
-            bytes.extend(word.to_le_bytes());
-        }
-        bytes
-    }
 
     #[test]
     fn request_gets_its_reply() {

@@ -3,6 +3,7 @@
 //! One queue of device-writable buffers, filled from the host kernel's pool.
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId};
+use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_queue::DescriptorChain;
 use vm_memory::Bytes;
@@ -84,11 +85,16 @@ fn fill(memory: &Memory, chain: DescriptorChain<&Memory>) -> u32 {
             usize::try_from(descriptor.len()).unwrap_or(MAX_REQUEST_BYTES).min(MAX_REQUEST_BYTES - written);
         let mut bytes = [0; MAX_REQUEST_BYTES];
         let Some(bytes) = bytes.get_mut(..wanted).filter(|bytes| !bytes.is_empty()) else { break };
-        let entropy = getrandom::fill(bytes);
-        if entropy.is_err() || memory.write_slice(bytes, descriptor.addr()).is_err() {
+        // The call itself: what falls back to a file is not for a thread that may open none.
+        let Ok(got) = getrandom(&mut *bytes, GetRandomFlags::empty()) else { break };
+        let Some(bytes) = bytes.get(..got) else { break };
+        if memory.write_slice(bytes, descriptor.addr()).is_err() {
             break;
         }
-        written += wanted;
+        written += got;
+        if got < wanted {
+            break; // A signal came between; the driver asks again.
+        }
     }
     u32::try_from(written).unwrap_or(0)
 }

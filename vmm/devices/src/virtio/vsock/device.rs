@@ -1,7 +1,9 @@
 //! Packets between the queues and the muxer.
 
 use std::io::{self, Read};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
@@ -49,8 +51,9 @@ pub struct Vsock {
     events: LoopHandle,
     config: [u8; 8],
     spec: VsockSpec,
-    /// Bound at once, so that a client that comes early waits instead of failing.
-    muxer: Option<Muxer>,
+    /// Bound at once, so that a client that comes early waits instead of failing, and for
+    /// all activations: those come on a vCPU's thread, which may not make sockets.
+    listener: Arc<UnixListener>,
     worker: Option<SubscriberId>,
 }
 
@@ -60,23 +63,32 @@ impl Vsock {
         if u64::from(spec.cid) <= HOST_CID {
             return Err(VsockError::ReservedCid(spec.cid));
         }
-        let muxer = bind(spec)?;
+        let listener = Arc::new(listen(spec)?);
         Ok(Self {
             events,
             config: u64::from(spec.cid).to_le_bytes(),
             spec: spec.clone(),
-            muxer: Some(muxer),
+            listener,
             worker: None,
         })
     }
 }
 
-fn bind(spec: &VsockSpec) -> Result<Muxer, VsockError> {
-    Muxer::bind(spec.cid, &spec.socket).map_err(|source| {
+fn listen(spec: &VsockSpec) -> Result<UnixListener, VsockError> {
+    let bound = UnixListener::bind(&spec.socket)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    bound.map_err(|source| {
         // The specification's may be relative to a directory that a reader does not know.
         let path = std::path::absolute(&spec.socket).unwrap_or_else(|_| spec.socket.clone());
         VsockError::Bind { path, source }
     })
+}
+
+impl Drop for Vsock {
+    fn drop(&mut self) {
+        // Whoever made the directory removes it too; a socket that is gone is fine.
+        let _ = std::fs::remove_file(&self.spec.socket);
+    }
 }
 
 impl VirtioDevice for Vsock {
@@ -94,10 +106,7 @@ impl VirtioDevice for Vsock {
 
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
         let [rx, tx, event] = activation.take_queues()?;
-        let muxer = match self.muxer.take() {
-            Some(muxer) => muxer,
-            None => bind(&self.spec).map_err(io::Error::other)?,
-        };
+        let muxer = Muxer::new(self.spec.cid, &self.spec.socket, Arc::clone(&self.listener));
         let scratch = vec![0; usize::try_from(MAX_PACKET_BYTES).unwrap_or_default()].into_boxed_slice();
         self.worker =
             Some(self.events.add(Box::new(VsockWorker { rx, tx, event, muxer, scratch, failed: false }))?);

@@ -5,10 +5,10 @@
 //! owners queue up and take turns, a packet each, so that no connection starves.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use vm_memory::VolatileSlice;
@@ -60,7 +60,7 @@ enum Stream {
 pub(super) struct Muxer {
     guest_cid: u64,
     path: PathBuf,
-    listener: UnixListener,
+    listener: Arc<UnixListener>,
     streams: HashMap<Token, Stream>,
     by_ports: HashMap<Ports, Token>,
     turns: VecDeque<Turn>,
@@ -71,11 +71,9 @@ pub(super) struct Muxer {
 }
 
 impl Muxer {
-    /// Listens on `path`.
-    pub(super) fn bind(guest_cid: u32, path: &Path) -> io::Result<Self> {
-        let listener = UnixListener::bind(path)?;
-        listener.set_nonblocking(true)?;
-        Ok(Self {
+    /// Accepts from `listener`, which is bound to `path`, and connects to its neighbours.
+    pub(super) fn new(guest_cid: u32, path: &Path, listener: Arc<UnixListener>) -> Self {
+        Self {
             guest_cid: u64::from(guest_cid),
             path: path.to_owned(),
             listener,
@@ -86,7 +84,7 @@ impl Muxer {
             watches: Vec::new(),
             next_token: 0,
             next_port: FIRST_EPHEMERAL_PORT,
-        })
+        }
     }
 
     /// The listening socket.
@@ -295,12 +293,5 @@ impl Muxer {
             None => return,
         };
         self.watches.push(Watch::Remove(stream));
-    }
-}
-
-impl Drop for Muxer {
-    fn drop(&mut self) {
-        // Whoever made the directory removes it too; a socket that is gone is fine.
-        let _ = std::fs::remove_file(&self.path);
     }
 }

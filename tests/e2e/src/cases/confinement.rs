@@ -1,0 +1,75 @@
+//! What the monitor's threads may still do on the host.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::support::{Bundle, Run, Scratch};
+
+/// The capabilities by which files are made as any of their owners, and `SYS_ADMIN`.
+const OWNERSHIP: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 21 | 1 << 27 | 1 << 31;
+
+/// The lines of `status` by the threads' names.
+fn threads(pid: i32) -> BTreeMap<String, BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let status = fs::read_to_string(entry.unwrap().path().join("status")).unwrap();
+        let lines = status.lines().filter_map(|line| line.split_once(":\t"));
+        let lines: BTreeMap<_, _> =
+            lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+        assert!(found.insert(lines["Name"].clone(), lines).is_none(), "two threads of one name");
+    }
+    found
+}
+
+#[track_caller]
+fn assert_confined(lines: &BTreeMap<String, String>, capabilities: u64) {
+    let kept = format!("{capabilities:016x}");
+    let none = format!("{:016x}", 0);
+    let expected = [
+        ("Seccomp", "2"),
+        ("NoNewPrivs", "1"),
+        ("CapEff", &kept),
+        ("CapPrm", &kept),
+        ("CapInh", &none),
+        ("CapAmb", &none),
+    ];
+    for (field, value) in expected {
+        assert_eq!(lines[field], value, "{field} of {}", lines["Name"]);
+    }
+}
+
+#[test]
+fn threads_that_the_guest_reaches_have_what_their_class_needs() {
+    let bundle = Bundle::shell("echo up; sleep 1000");
+    let container = Run::of(&bundle).options(&["--vcpus", "2"]).detach();
+    container.started.stdout.await_text(0, "up\n");
+    let threads = threads(container.started.monitor());
+    for name in ["vcpu0", "vcpu1", "vmm-events"] {
+        assert_confined(&threads[name], 0);
+    }
+    assert_confined(&threads["vmm-fs"], OWNERSHIP);
+    container.end().ok();
+}
+
+#[test]
+fn files_are_made_as_any_owner_by_a_confined_server() {
+    let script = "set -e; cd /tmp; mkdir d; chmod 777 d; echo a >d/file; chown 7:8 d/file; chmod 4755 d/file; \
+        setpriv --reuid=1000 --regid=1000 --clear-groups sh -c 'echo b >d/own; ln -s own d/link; ln d/own d/hard'; \
+        stat -c %u:%g:%a d/file d/own; \
+        setpriv --reuid=7 --regid=8 --clear-groups sh -c 'echo c >>d/file'; stat -c %a d/file; \
+        mkfifo d/pipe; mknod d/null c 1 3; mv d/own d/new; truncate -s 9 d/new; fallocate -l 20 d/new; \
+        touch -d @7 d/new; sync d/new; sync -f d/new; stat -c %s:%Y d/new; cp --sparse=always d/new d/copy; \
+        cp --reflink=auto d/new d/copy; df d >/dev/null; flock d/new true; rm -r d";
+    let scratch = Scratch::new();
+    let names = [
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FOWNER",
+        "CAP_FSETID",
+        "CAP_MKNOD",
+        "CAP_SETGID",
+        "CAP_SETUID",
+    ];
+    let bundle = Bundle::debian(script).capabilities(&names).bind(scratch.path(), "/tmp", &[]);
+    bundle.run().prints("7:8:4755\n1000:1000:644\n755\n20:7\n");
+}

@@ -1,0 +1,40 @@
+//! The seccomp filter of a class.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, apply_filter,
+};
+
+use super::calls::{Call, EVERYWHERE};
+
+/// Lets the calling thread make the calls of every thread and `calls`. Any other ends the
+/// process: whoever makes one is not this program any more.
+pub(super) fn install(calls: &[Call]) -> Result<(), seccompiler::Error> {
+    apply_filter(&program(calls)?)
+}
+
+fn program(calls: &[Call]) -> Result<BpfProgram, BackendError> {
+    let mut rules = BTreeMap::new();
+    for call in EVERYWHERE.iter().chain(calls) {
+        rules.insert(call.number(), call_rules(call)?);
+    }
+    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?
+        .try_into()
+}
+
+/// No rule means that the call may be made whatever its arguments are.
+fn call_rules(call: &Call) -> Result<Vec<SeccompRule>, BackendError> {
+    // The kernel takes all arguments that are looked at for 32 bits wide, or knows no flag above.
+    let rule = |index, operator, value| {
+        SeccompRule::new(vec![SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)?])
+    };
+    match *call {
+        Call::Any(_) => Ok(Vec::new()),
+        Call::OneOf(_, index, values) => {
+            values.iter().map(|&value| rule(index, SeccompCmpOp::Eq, value)).collect()
+        }
+        Call::Without(_, index, bits) => Ok(vec![rule(index, SeccompCmpOp::MaskedEq(bits), 0)?]),
+    }
+}

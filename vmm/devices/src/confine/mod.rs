@@ -1,0 +1,65 @@
+//! What a thread may still do once it runs: little, by its class.
+//!
+//! ```text
+//!   new thread ─▶ capabilities of the class ─▶ no new privileges, filter of the class ─▶ body
+//! ```
+//!
+//! The guest can reach these threads. One that the guest has taken over shall find that it
+//! cannot start a program, open what it does not serve, or become anybody. Each step is the
+//! thread's own: the process's first thread, which runs hooks and mounts, is left as it is.
+//!
+//! What a confined thread starts is confined likewise, so classes cannot be left again; no
+//! class may start threads.
+
+mod calls;
+mod capabilities;
+mod file_server;
+mod filter;
+mod panics;
+#[cfg(test)]
+mod tests;
+
+pub use calls::Call;
+
+use capabilities::Capabilities;
+
+/// What the threads of one kind need.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadClass {
+    /// Those that it keeps, if the process has them.
+    capabilities: Capabilities,
+    /// System calls besides those of every thread.
+    calls: &'static [Call],
+}
+
+impl ThreadClass {
+    /// Queues, events and Unix sockets: all devices that never block.
+    pub(crate) const EVENT_LOOP: Self = Self::without_capabilities(calls::EVENT_LOOP);
+
+    /// The files of one directory, as any of their owners.
+    pub(crate) const FILE_SERVER: Self =
+        Self { capabilities: capabilities::OWNERSHIP, calls: file_server::CALLS };
+
+    /// Threads that need `calls` and no capability.
+    pub const fn without_capabilities(calls: &'static [Call]) -> Self {
+        Self { capabilities: Capabilities::empty(), calls }
+    }
+}
+
+/// Why a thread could not be confined; it does not run then.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfineError {
+    /// Its capabilities.
+    #[error("cannot drop its capabilities: {0}")]
+    Capabilities(rustix::io::Errno),
+    /// Its filter.
+    #[error("cannot install its seccomp filter, for which the kernel needs CONFIG_SECCOMP_FILTER: {0}")]
+    Filter(seccompiler::Error),
+}
+
+/// Confines the calling thread, for good.
+pub(crate) fn confine(class: &ThreadClass) -> Result<(), ConfineError> {
+    panics::tell_in_one_line();
+    capabilities::keep(class.capabilities).map_err(ConfineError::Capabilities)?;
+    filter::install(class.calls).map_err(ConfineError::Filter)
+}

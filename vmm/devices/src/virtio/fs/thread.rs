@@ -1,0 +1,130 @@
+//! The file server's thread.
+//!
+//! ```text
+//!   device made ─▶ thread waits ─▶ serves one activation ─▶ waits …  ─▶ device dropped
+//!                                        reset ends it
+//! ```
+//!
+//! It is there before the guest runs, since the driver's activation comes on a vCPU's thread:
+//! that one may not start threads, and has no capability to pass on.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::FsError;
+use super::server::FileServer;
+use crate::confine::ThreadClass;
+use crate::interrupt::Interrupt;
+use crate::thread::Worker;
+use crate::virtio::device::ActivateError;
+use crate::virtio::queue::ActiveQueue;
+
+/// What the thread gets when the driver is ready.
+struct Session {
+    queues: [ActiveQueue; 2],
+    interrupt: Interrupt,
+    /// Dropped when the session is over.
+    _over: Sender<()>,
+}
+
+/// The thread; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct FileThread {
+    /// Of the session under way: disconnected when that is over.
+    over: Option<Receiver<()>>,
+    /// Readable while the session under way shall end.
+    stop: Arc<EventFd>,
+    /// Goes before the thread is joined: without it the thread ends.
+    sessions: Sender<Session>,
+    _worker: Worker,
+}
+
+impl FileThread {
+    pub(super) fn start(server: FileServer) -> Result<Self, FsError> {
+        let stop = Arc::new(EventFd::new(EFD_NONBLOCK).map_err(FsError::Event)?);
+        let stopped = Arc::clone(&stop);
+        let (sessions, incoming) = channel();
+        let work = move || serve_all(&server, incoming, &stopped);
+        let failed = |failure| log::error!("virtio-fs: the server's thread failed: {failure}");
+        let worker = Worker::start("vmm-fs", ThreadClass::FILE_SERVER, work, failed)?;
+        Ok(Self { over: None, stop, sessions, _worker: worker })
+    }
+
+    /// Serves these queues until [`Self::stop`].
+    pub(super) fn serve(
+        &mut self,
+        queues: [ActiveQueue; 2],
+        interrupt: Interrupt,
+    ) -> Result<(), ActivateError> {
+        let (open, over) = channel();
+        let gone = |_| io::Error::other("the file server's thread has ended");
+        self.sessions.send(Session { queues, interrupt, _over: open }).map_err(gone)?;
+        self.over = Some(over);
+        Ok(())
+    }
+
+    /// Ends the session under way, and waits for that.
+    pub(super) fn stop(&mut self) {
+        if let Some(over) = self.over.take() {
+            // The counter, which is zero between sessions, has room for one.
+            let _ = self.stop.write(1);
+            // Nothing is ever sent: it returns when the other end is gone.
+            let _ = over.recv();
+            let _ = self.stop.read();
+        }
+    }
+}
+
+impl Drop for FileThread {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn serve_all(server: &FileServer, sessions: Receiver<Session>, stop: &EventFd) {
+    for Session { queues, interrupt, _over } in sessions {
+        if catch_unwind(AssertUnwindSafe(|| server.serve(queues, stop))).is_err() {
+            log::error!("virtio-fs: the server panicked; the device waits for a reset");
+            interrupt.signal_needs_reset();
+        }
+        server.forget();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::yield_now;
+
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::super::init_request;
+    use super::*;
+    use crate::virtio::RegisterPage;
+    use crate::virtio::test_queue::{BUFFERS, WRITE, memory, queue_with};
+
+    #[test]
+    fn each_activation_is_served_until_its_reset() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut thread = FileThread::start(FileServer::open(directory.path()).unwrap()).unwrap();
+        for _ in 0..3 {
+            let [memory, unused] = [memory(), memory()];
+            let request = init_request();
+            memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
+            let length = u32::try_from(request.len()).unwrap();
+            let chain = [(BUFFERS, length, 0), (BUFFERS + 0x1000, 0x1000, WRITE)];
+            let queues = [queue_with(&unused, &[]).queue, queue_with(&memory, &chain).queue];
+            queues[1].kick().write(1).unwrap();
+            let line = EventFd::new(EFD_NONBLOCK).unwrap();
+            let interrupt = Interrupt::new(line, Arc::new(RegisterPage::new().unwrap()));
+            thread.serve(queues, interrupt).unwrap();
+            while memory.read_obj::<u32>(GuestAddress(BUFFERS + 0x1010)).unwrap() != 7 {
+                yield_now();
+            }
+            thread.stop();
+        }
+    }
+}
