@@ -18,6 +18,7 @@
 
 mod confine;
 mod event_loop;
+pub mod heap;
 mod interrupt;
 mod memory;
 mod mmio_bus;

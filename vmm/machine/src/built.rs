@@ -7,7 +7,7 @@ use std::thread;
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
-use vmrun_devices::{ConsoleLog, EventLoop, Memory};
+use vmrun_devices::{ConsoleLog, EventLoop, Memory, heap};
 use vmrun_spec::MachineSpec;
 
 use crate::boot::{Initramfs, Kernel, cmdline, mp_table, write_params};
@@ -65,6 +65,7 @@ impl Built {
     /// 4. makes the vCPUs and puts the first at the kernel's entry.
     pub fn new(spec: &MachineSpec, images: BootImages<'_>) -> Result<Self, MachineError> {
         check_spec(spec)?;
+        heap::one_for_all_threads();
         let kvm = kvm::open()?;
         check::require_usable()?;
         let most = kvm.get_max_vcpus().min(usize::from(MachineSpec::MAX_VCPUS));
