@@ -56,7 +56,7 @@ fn files_are_made_as_any_owner_by_a_confined_server() {
     let script = "set -e; cd /tmp; mkdir d; chmod 777 d; echo a >d/file; chown 7:8 d/file; chmod 4755 d/file; \
         setpriv --reuid=1000 --regid=1000 --clear-groups sh -c 'echo b >d/own; ln -s own d/link; ln d/own d/hard'; \
         stat -c %u:%g:%a d/file d/own; \
-        setpriv --reuid=7 --regid=8 --clear-groups sh -c 'echo c >>d/file'; stat -c %a d/file; \
+        setpriv --reuid=7 --regid=8 --clear-groups sh -c 'echo c >>d/file'; sleep 1.2; stat -c %a d/file; \
         mkfifo d/pipe; mknod d/null c 1 3; mv d/own d/new; truncate -s 9 d/new; fallocate -l 20 d/new; \
         touch -d @7 d/new; sync d/new; sync -f d/new; stat -c %s:%Y d/new; cp --sparse=always d/new d/copy; \
         cp --reflink=auto d/new d/copy; df d >/dev/null; flock d/new true; rm -r d";
