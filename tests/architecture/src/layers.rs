@@ -34,6 +34,7 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
     ("kvm-ioctls", &["vmrun-machine"], "only the machine opens KVM"),
     ("kvm-bindings", &["vmrun-machine"], "only the machine opens KVM"),
     ("linux-loader", &["vmrun-machine"], "only the machine boots"),
+    ("seccompiler", &["vmrun-devices"], "what a thread may do is decided where it is started"),
     ("virtio-queue", &["vmrun-devices"], "only devices see queues"),
     ("virtiofsd", &["vmrun-devices"], "only devices serve files"),
     ("vm-memory", &["vmrun-devices", "vmrun-machine"], "nothing above the machine sees guest memory"),

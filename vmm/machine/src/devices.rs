@@ -34,7 +34,7 @@ pub(crate) fn attach(
 ) -> Result<Devices, DeviceError> {
     let failed = end.clone();
     let events = EventLoop::start(move |why| {
-        failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")))
+        failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")));
     })?;
     let unread = EventFd::new(EFD_NONBLOCK).map_err(DeviceError::Event)?;
     let bus = MmioBus::new(layout::MMIO, TRANSPORT_BYTES);

@@ -142,7 +142,7 @@ impl Error {
                 Some("it was ended; see who has stopped it or keeps the host busy, and run it again")
             }
             Self::Launch(LaunchError::Killed { signal: FILTERED, .. }) => Some(
-                "a thread of it made a system call that its seccomp filter forbids: do not trust this guest; the host's audit or kernel log names the call",
+                "a thread of it made a system call that its seccomp filter forbids: do not trust this guest; the host's audit or kernel log may name the call",
             ),
             Self::Launch(LaunchError::Killed { .. }) => Some("the host's kernel log may tell who killed it"),
             Self::Control(ControlError::Silent { .. }) => Some(

@@ -114,7 +114,9 @@ fn file_server_has_files_and_no_namespaces_and_no_sockets() {
         assert!(File::open("/dev/null").unwrap().metadata().is_ok());
         unshare(CloneFlags::CLONE_FS).unwrap();
     });
-    kills(name, "namespace", ThreadClass::FILE_SERVER, || drop(unshare(CloneFlags::CLONE_NEWUSER)));
+    kills(name, "namespace", ThreadClass::FILE_SERVER, || {
+        let _ = unshare(CloneFlags::CLONE_NEWUSER);
+    });
     kills(name, "socket", ThreadClass::FILE_SERVER, || drop(UnixStream::pair()));
 }
 
