@@ -9,6 +9,7 @@
 //! [`Bundle::load`] reads; everything behind it is a pure function of its
 //! arguments: the same bundle, facts and options give the same plan.
 
+mod boot_request;
 mod bundle;
 mod cpu_affinity;
 mod exec;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use vmrun_proto::{ConsoleSize, ContainerPlan, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share};
 use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec};
 
+pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
 pub use exec::{ProcessChanges, changed, exec, load_process};
 pub use mount_options::MOUNT_OPTIONS;

@@ -3,8 +3,10 @@
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Process, Spec};
 
+use crate::boot_request::{INITRD_ANNOTATION, KERNEL_ANNOTATION};
 use crate::mount_options;
 use crate::resources::check_resources;
+use crate::size::{MEMORY_ANNOTATION, VCPUS_ANNOTATION};
 use crate::validate::PlanError;
 use crate::vm::VmSection;
 
@@ -95,7 +97,6 @@ fn fields(spec: &Spec, vm: &VmSection) -> Vec<(&'static str, &'static str, bool)
         ("vm.hwConfig.dtdevs", HOST_DEVICE, is_filled(&vm.hw_config.dtdevs)),
         ("vm.hwConfig.iomems", HOST_DEVICE, is_filled(&vm.hw_config.iomems)),
         ("vm.hwConfig.irqs", HOST_DEVICE, is_filled(&vm.hw_config.irqs)),
-        ("vm.kernel", HOST_CHOOSES, vm.kernel.is_some()),
         ("vm.hypervisor", HOST_CHOOSES, vm.hypervisor.is_some()),
         ("vm.image", HOST_CHOOSES, vm.image.is_some()),
         ("windows", "this is a Linux container runtime", spec.windows().is_some()),
@@ -128,7 +129,7 @@ fn namespace_paths(spec: &Spec) -> Result<(), PlanError> {
 
 /// Annotations under our own prefix are instructions, so an unknown one is an error.
 fn annotations(spec: &Spec) -> Result<(), PlanError> {
-    let known = [crate::size::VCPUS_ANNOTATION, crate::size::MEMORY_ANNOTATION];
+    let known = [VCPUS_ANNOTATION, MEMORY_ANNOTATION, KERNEL_ANNOTATION, INITRD_ANNOTATION];
     let mut ours: Vec<_> = spec
         .annotations()
         .iter()
@@ -140,7 +141,7 @@ fn annotations(spec: &Spec) -> Result<(), PlanError> {
         None => Ok(()),
         Some(key) => Err(PlanError::invalid(
             format!("annotations[{key:?}]"),
-            format!("is not known; there are {}", known.join(" and ")),
+            format!("is not known; there are {}", known.join(", ")),
         )),
     }
 }

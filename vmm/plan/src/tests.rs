@@ -120,7 +120,6 @@ fn each_refusal_names_its_field() {
         (json!({"linux": {"personality": {"domain": "LINUX", "flags": ["x"]}}}), "linux.personality.flags"),
         (json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"}}}), "linux.memoryPolicy"),
         (json!({"linux": {"netDevices": {"eth0": {}}}}), "linux.netDevices"),
-        (json!({"vm": {"kernel": {"path": "/k"}}}), "vm.kernel"),
         (json!({"vm": {"hypervisor": {"path": "/h"}}}), "vm.hypervisor"),
         (json!({"vm": {"image": {"path": "/i", "format": "raw"}}}), "vm.image"),
         (json!({"vm": {"hwConfig": {"deviceTree": "/t"}}}), "vm.hwConfig.deviceTree"),
@@ -284,5 +283,39 @@ fn sizes_on_the_command_line_have_bounds() {
     ] {
         let result = plan(&bundle_of(&changed(&json!({}))), &facts(), &typed);
         assert!(matches!(result, Err(PlanError::Option { .. })), "{result:?}");
+    }
+}
+
+fn asked(change: &Value) -> Result<BootRequest, PlanError> {
+    boot_request(&bundle_of(&changed(change)))
+}
+
+#[test]
+fn bundle_asks_to_boot_by_annotations_before_the_vm_section() {
+    assert_eq!(asked(&json!({})).unwrap(), BootRequest::default());
+    let kernel = json!({"path": "/k", "initrd": "/i", "parameters": ["quiet", "a=b"]});
+    let request = asked(&json!({"vm": {"kernel": kernel}})).unwrap();
+    let path = |field: &str, value: &str| Some(Asked { field: field.to_owned(), value: value.into() });
+    assert_eq!(request.kernel, path("vm.kernel.path", "/k"));
+    assert_eq!(request.initrd, path("vm.kernel.initrd", "/i"));
+    assert_eq!(request.parameters[1], Asked { field: "vm.kernel.parameters[1]".into(), value: "a=b".into() });
+    let annotations = json!({"dev.vmrun.kernel": "/ak", "dev.vmrun.initrd": "/ai"});
+    let request = asked(&json!({"vm": {"kernel": kernel}, "annotations": annotations})).unwrap();
+    assert_eq!(request.kernel, path("annotations[\"dev.vmrun.kernel\"]", "/ak"));
+    assert_eq!(request.initrd, path("annotations[\"dev.vmrun.initrd\"]", "/ai"));
+}
+
+#[test]
+fn what_is_no_path_or_no_parameter_cannot_be_asked_for() {
+    for (change, field) in [
+        (json!({"vm": {"kernel": {"path": "k"}}}), "vm.kernel.path"),
+        (json!({"vm": {"kernel": {"path": "/k", "initrd": ""}}}), "vm.kernel.initrd"),
+        (json!({"annotations": {"dev.vmrun.kernel": "k"}}), "annotations[\"dev.vmrun.kernel\"]"),
+        (json!({"vm": {"kernel": {"path": "/k", "parameters": ["a", "b c"]}}}), "vm.kernel.parameters[1]"),
+        (json!({"vm": {"kernel": {"path": "/k", "parameters": [""]}}}), "vm.kernel.parameters[0]"),
+        (json!({"vm": {"kernel": {"path": "/k", "parameters": ["a=\"b\""]}}}), "vm.kernel.parameters[0]"),
+    ] {
+        let error = asked(&change).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("config.json: {field}: ")), "{error}");
     }
 }

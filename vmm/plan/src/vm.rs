@@ -3,6 +3,8 @@
 //! Read apart from the rest, since the specification's `hwConfig` is younger
 //! than the types of `oci-spec`, which also insist on `vm.kernel`.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 /// What is understood of `vm`.
@@ -11,12 +13,24 @@ use serde::Deserialize;
 pub struct VmSection {
     /// Sizes.
     pub hw_config: HwConfig,
-    /// Only its presence matters: the host chooses the kernel.
-    pub kernel: Option<serde_json::Value>,
-    /// Only its presence matters.
+    /// What to boot, if the host allows it.
+    pub kernel: Option<KernelSection>,
+    /// Only its presence matters: the host chooses, here and below.
     pub hypervisor: Option<serde_json::Value>,
-    /// Only its presence matters.
+    /// Likewise.
     pub image: Option<serde_json::Value>,
+}
+
+/// `vm.kernel`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct KernelSection {
+    /// The kernel's file on the host.
+    pub path: PathBuf,
+    /// More kernel parameters.
+    #[serde(default)]
+    pub parameters: Vec<String>,
+    /// The boot image's file on the host.
+    pub initrd: Option<PathBuf>,
 }
 
 /// `vm.hwConfig`.

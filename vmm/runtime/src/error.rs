@@ -12,6 +12,7 @@ use crate::hooks::HookError;
 use crate::host_cgroup::HostCgroupError;
 use crate::id::IdError;
 use crate::launch::LaunchError;
+use crate::policy::PolicyError;
 use crate::status::{Act, Status};
 use crate::store::StoreError;
 use crate::verbs::{LimitsError, SignalError, SpecError};
@@ -28,6 +29,9 @@ pub enum Error {
     /// Its configuration.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The host's policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The boot images.
     #[error(transparent)]
     Assets(#[from] AssetError),

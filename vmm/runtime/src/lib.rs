@@ -24,6 +24,7 @@ mod launch;
 mod log;
 mod monitor;
 mod pages;
+mod policy;
 mod process;
 mod signals;
 mod status;
@@ -42,6 +43,7 @@ pub use id::{ContainerId, IdError};
 pub use launch::{Console, LaunchMode, LaunchOptions, launch};
 pub use log::{Log, LogFormat};
 pub use monitor::{MonitorFds, monitor_main};
+pub use policy::PolicyError;
 pub use status::{Act, Status};
 pub use store::{Store, StoreError};
 pub use verbs::{

@@ -98,7 +98,12 @@ fn configuration_that_contradicts_itself_is_refused_by_field() {
             json!({ "destination": "/x", "type": "bind", "source": "/usr", "options": ["bind", "size=1m"] }),
             &["mounts[0].options: size=1m", "bind mount"],
         ),
-        ("/vm", json!({ "kernel": { "path": "/boot/vmlinuz" } }), &["vm.kernel", "not supported"]),
+        (
+            "/vm",
+            json!({ "kernel": { "path": "/boot/vmlinuz" } }),
+            &["vm.kernel.path", "does not allow /boot/vmlinuz", "policy.json"],
+        ),
+        ("/vm", json!({ "kernel": { "path": "vmlinuz" } }), &["vm.kernel.path", "absolute"]),
         ("/annotations", json!({ "dev.vmrun.unknown": "1" }), &["dev.vmrun.unknown"]),
         ("/annotations", json!({ "dev.vmrun.vcpus": "many" }), &["dev.vmrun.vcpus", "many"]),
         ("/process/capabilities/bounding", json!(["CAP_NONE"]), &["CAP_NONE"]),

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use crate::support::{Bundle, Run};
+use crate::support::{Bundle, Run, Scratch};
 
 const CPUS: &str =
     "echo $(nproc) $(grep -c ^processor /proc/cpuinfo) $(ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l)";
@@ -135,4 +135,24 @@ fn eight_sandboxes_at_once() {
         assert_eq!(outcome.out(), format!("{index}\n"), "{outcome:?}");
         outcome.exits(i32::try_from(index).unwrap());
     }
+}
+
+#[test]
+fn bundle_boots_what_the_hosts_policy_allows() {
+    let scratch = Scratch::new();
+    let kernel = scratch.file("kernel", "not a kernel");
+    let policy = scratch.file("policy.json", "");
+    let allow = |text: &serde_json::Value| fs::write(&policy, text.to_string()).unwrap();
+    let options = ["--policy", policy.to_str().unwrap()];
+    let kernel_section = json!({ "kernel": { "path": kernel } });
+    let bundle = Bundle::shell("true").set("/vm", kernel_section);
+    allow(&json!({ "kernels": ["/boot"] }));
+    let outcome = Run::of(&bundle).options(&options).finish();
+    outcome.fails_with(1, &["cannot run", "vm.kernel.path", "does not allow", "; "]);
+    allow(&json!({ "kernels": [scratch.path()] }));
+    let outcome = Run::of(&bundle).options(&options).finish();
+    outcome.fails_with(1, &["cannot run", "kernel", kernel.to_str().unwrap(), "; "]);
+    allow(&json!({ "kernel": [] }));
+    let outcome = Run::of(&bundle).options(&options).finish();
+    outcome.fails_with(1, &["cannot run", "policy.json", "unknown field `kernel`", "; "]);
 }

@@ -126,6 +126,6 @@ fn all() -> Value {
             "dev.vmrun.version": env!("CARGO_PKG_VERSION"),
             "dev.vmrun.checkpoint.enabled": "false",
         },
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": ["dev.vmrun."],
     })
 }

@@ -50,6 +50,10 @@ pub(crate) struct LaunchArgs {
     #[arg(long, value_name = "PARAM", action = ArgAction::Append)]
     kernel_param: Vec<String>,
 
+    /// What bundles may boot on this host [default: /etc/vmrun/policy.json]
+    #[arg(long, value_name = "FILE", env = "VMRUN_POLICY", hide_env_values = true)]
+    policy: Option<PathBuf>,
+
     /// Not supported: the container always gets a root of its own in the guest
     #[arg(long, hide = true)]
     no_pivot: bool,
@@ -92,6 +96,7 @@ impl LaunchArgs {
             memory_mib: self.memory,
             assets: AssetOptions { kernel: self.kernel, initramfs: self.initramfs, directory: self.assets },
             kernel_params: self.kernel_param,
+            policy: self.policy,
         };
         vmrun_runtime::launch(store, &options, embedded())
     }

@@ -28,7 +28,7 @@ use crate::log::Log;
 use crate::monitor::{ConsoleMode, MonitorRequest};
 use crate::store::{StateSource, Store};
 use crate::timeline::mark;
-use crate::{stdio, timestamp};
+use crate::{policy, stdio, timestamp};
 
 /// Which verb, and how long it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,8 @@ pub struct LaunchOptions {
     pub assets: AssetOptions,
     /// Extra kernel parameters.
     pub kernel_params: Vec<String>,
+    /// The host's policy, if it is not where it usually is.
+    pub policy: Option<PathBuf>,
 }
 
 /// Where the container's terminal is shown.
@@ -210,7 +212,14 @@ fn plan(
     options: &LaunchOptions,
     embedded: Embedded,
 ) -> Result<SandboxPlan, Error> {
-    let (kernel, initramfs) = assets::choose(&options.assets, embedded)?;
+    let permitted = policy::permit(&vmrun_plan::boot_request(bundle)?, options.policy.as_deref())?;
+    // What the command line says comes before what the bundle asks for.
+    let assets = AssetOptions {
+        kernel: options.assets.kernel.clone().or(permitted.kernel),
+        initramfs: options.assets.initramfs.clone().or(permitted.initrd),
+        directory: options.assets.directory.clone(),
+    };
+    let (kernel, initramfs) = assets::choose(&assets, embedded)?;
     let plan_options = Options {
         id: id.to_string(),
         directory: store.directory(id),
@@ -218,7 +227,7 @@ fn plan(
         memory_mib: options.memory_mib,
         kernel,
         initramfs,
-        kernel_params: options.kernel_params.clone(),
+        kernel_params: [&permitted.parameters[..], &options.kernel_params].concat(),
         console_size: our_console_size(),
         systemd_cgroup: options.systemd_cgroup,
     };
