@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import probe
 import traces
 
 # Seconds that one verb may take, and that what is left may take to vanish.
@@ -226,6 +227,9 @@ def main() -> int:
     # The first one loads modules and fills caches; it also tells how long verbs take here.
     took = whole_life(host, "first")
     reap()
+    if unseen := probe.unseen(host.place):
+        print(f"FAILED: what is left on purpose is not found: {', '.join(sorted(unseen))}", flush=True)
+        return 1
     before = traces.look(host.place)
     print("verbs take " + ", ".join(f"{verb} {seconds:.2f} s" for verb, seconds in took.items()), flush=True)
 

@@ -159,6 +159,7 @@ impl Error {
             Self::Verb { .. } => Some("delete the container and run it anew"),
             Self::Option { .. } => Some("leave the option out"),
             // These messages end with their next step.
+            Self::Policy(PolicyError::Parse { .. } | PolicyError::Forbidden { .. }) => None,
             Self::Id(_) | Self::Plan(_) | Self::Assets(_) | Self::Reported(_) => None,
             other => Some(general_step(other)),
         }

@@ -113,7 +113,7 @@ fn permit_path(
         list: name,
         policy: policy.to_owned(),
     };
-    // Whether something is there is not told to those who may not have anything.
+    // Where nothing is allowed that is the answer, whether the file is there or not.
     if list.is_empty() {
         return Err(forbidden());
     }

@@ -56,7 +56,7 @@ impl Connection {
         self.socket.as_fd()
     }
 
-    /// Reads what has come; false when the connection has nothing for now.
+    /// Reads what has come; false when all of it was read before.
     pub(crate) fn receive(&mut self) -> Result<bool, ConnectionError> {
         let mut bytes = vec![0; READ_BYTES];
         match read(&self.socket, &mut bytes) {
