@@ -1,18 +1,21 @@
 # Everything has one entry here; the work is done by scripts that can be run alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test unit lint e2e leaks clients conformance bench-boot bench-verbs install deb kernel kernel-icount clean
+.PHONY: help deps vmrun build demo test unit lint e2e leaks clients conformance bench-boot bench-verbs install deb kernel kernel-icount clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 deps: ## install the Debian packages that are missing
 	@.ci/deps
 
-build: deps ## build target/release/vmrun, kernel and boot image inside
+vmrun: deps ## build target/release/vmrun alone, kernel and boot image inside
 	@.ci/build
 
-demo: build ## run real containers in microVMs (installs and builds what is missing)
+build: vmrun ## build vmrun, its man pages and completions: all that 'make install' installs
+	@.ci/documents
+
+demo: vmrun ## run real containers in microVMs (installs and builds what is missing)
 	@tests/demo
 
 test: build ## run all tests (installs and builds what is missing)
