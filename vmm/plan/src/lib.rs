@@ -37,7 +37,7 @@ pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
 pub use exec::{ProcessChanges, changed, exec, load_process};
 pub use mount_options::MOUNT_OPTIONS;
-pub use network::namespace_path;
+pub use network::{foreign_interfaces, network_namespace};
 pub use resources::check_resources;
 pub use validate::PlanError;
 pub use volumes::bind_sources;
@@ -62,7 +62,7 @@ pub struct Facts {
     pub may_map_ids: bool,
     /// What the sources of bind mounts are; a missing one is not in the map.
     pub sources: BTreeMap<PathBuf, VolumeKind>,
-    /// Interfaces of the network namespace that the configuration names, if it does.
+    /// Interfaces of the network namespace that the container is to have, as it is now.
     pub interfaces: Vec<String>,
 }
 
@@ -142,6 +142,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             volumes: volumes.planned,
             cgroup,
             hooks,
+            network: network::network_namespace(&bundle.spec),
         },
     })
 }

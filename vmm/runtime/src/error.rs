@@ -142,6 +142,9 @@ impl Error {
             Self::Assets(AssetError::Read { .. }) => {
                 Some("name a file that can be read with --kernel or --initramfs")
             }
+            Self::Launch(LaunchError::Interfaces { .. }) => {
+                Some("give the container an empty one, as `--network none` of podman and Docker does")
+            }
             Self::Launch(LaunchError::Late { .. }) => {
                 Some("it was ended; see who has stopped it or keeps the host busy, and run it again")
             }

@@ -22,6 +22,22 @@ pub struct HostPlan {
     /// Hooks that run on the host.
     #[serde(default)]
     pub hooks: HostHooks,
+    /// The monitor's network namespace, which hooks and engines take for the container's.
+    #[serde(default)]
+    pub network: NetworkNamespace,
+}
+
+/// Where the monitor is started. The guest has a network of its own, whatever this is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkNamespace {
+    /// In the caller's.
+    #[default]
+    Callers,
+    /// In a new one.
+    New,
+    /// In the one that has this path.
+    Named(PathBuf),
 }
 
 /// The container's file systems as far as the host has them, for engines that enter the mount

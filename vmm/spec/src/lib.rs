@@ -5,6 +5,8 @@ mod host;
 mod launch;
 mod machine;
 
-pub use host::{Hook, HostHooks, HostPlan, IdMap, IdRange, View, ViewMount, Volume, VolumeKind};
+pub use host::{
+    Hook, HostHooks, HostPlan, IdMap, IdRange, NetworkNamespace, View, ViewMount, Volume, VolumeKind,
+};
 pub use launch::{FailureReport, LauncherMessage, MonitorMessage};
 pub use machine::{Image, MachineSpec, ShareSpec, VsockSpec};

@@ -7,7 +7,7 @@
 
 mod awaited;
 pub(crate) mod channel;
-mod network;
+pub(crate) mod network;
 pub(crate) mod pid_file;
 mod spawn;
 mod supervise;
@@ -114,12 +114,20 @@ pub enum LaunchError {
     #[error("cannot talk to the process that was started")]
     Encode(#[source] vmrun_proto::FrameError),
     /// The network namespace of the configuration.
-    #[error("cannot look into the network namespace {}", .path.display())]
+    #[error("cannot use the network namespace {}", .path.display())]
     NetworkNamespace {
         /// Its path.
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Somebody has put interfaces into the container's network namespace.
+    #[error(
+        "the container's network namespace holds {names} by now, which cannot be brought into the guest yet"
+    )]
+    Interfaces {
+        /// Their names.
+        names: String,
     },
     /// The pid file.
     #[error("cannot write the pid file {}", .path.display())]
@@ -247,16 +255,11 @@ fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
             sources.insert(source, kind);
         }
     }
-    let interfaces = match vmrun_plan::namespace_path(&bundle.spec) {
-        Some(path) => network::interfaces(&path)
-            .map_err(|source| LaunchError::NetworkNamespace { path: path.clone(), source })?,
-        None => Vec::new(),
-    };
     Ok(Facts {
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
         may_map_ids: nix::unistd::geteuid().is_root(),
         sources,
-        interfaces,
+        interfaces: network::interfaces(&vmrun_plan::network_namespace(&bundle.spec))?,
     })
 }
 

@@ -8,8 +8,8 @@ use std::process::{Child, Command};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::LaunchError;
 use super::channel::Channel;
+use super::{LaunchError, network};
 use crate::fds;
 use crate::monitor::{HIDDEN_VERB, MonitorRequest};
 
@@ -25,11 +25,16 @@ pub(crate) fn spawn(request: &MonitorRequest) -> Result<Monitor, LaunchError> {
     let (ours, theirs) = UnixStream::pair().map_err(LaunchError::io("make a socket pair"))?;
     let plan_fd = fds::pass_on(&plan).map_err(LaunchError::io("pass the plan on"))?;
     let channel_fd = fds::pass_on(&theirs).map_err(LaunchError::io("pass the channel on"))?;
-    let child = Command::new("/proc/self/exe")
-        .arg0("vmrun")
-        .args([HIDDEN_VERB, &plan_fd.to_string(), &channel_fd.to_string(), &request.state.id])
-        .spawn()
-        .map_err(LaunchError::io("start the monitor"))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("vmrun").args([
+        HIDDEN_VERB,
+        &plan_fd.to_string(),
+        &channel_fd.to_string(),
+        &request.state.id,
+    ]);
+    let child = network::within(&request.plan.host.network, || {
+        command.spawn().map_err(LaunchError::io("start the monitor"))
+    })?;
     Ok(Monitor { child, channel: Channel::new(ours) })
 }
 

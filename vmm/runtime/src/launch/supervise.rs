@@ -13,7 +13,7 @@ use super::awaited::Awaited;
 use super::channel::Heard;
 use super::pid_file::PidFile;
 use super::spawn::{Monitor, spawn};
-use super::{Console, LaunchError, LaunchOptions};
+use super::{Console, LaunchError, LaunchOptions, network};
 use crate::error::{Error, chain};
 use crate::fds;
 use crate::monitor::MonitorRequest;
@@ -137,6 +137,7 @@ fn attend(
     let Some(monitor) = guard.monitor.as_mut() else { return Ok((Outcome::Silent, None)) };
     if !hooks.create.is_empty() {
         hooks::run_all(&hooks.create, &OciState::of(&creating), &request.state.bundle)?;
+        network::still_empty(pid)?;
         // A monitor that is gone is noticed below.
         let _ = monitor.channel.send(LauncherMessage::HooksDone);
     }

@@ -3,6 +3,7 @@
 use crate::control::{self, ControlRequest};
 use crate::error::Error;
 use crate::hooks::{self, HookError};
+use crate::launch::network;
 use crate::status::Act;
 use crate::store::Store;
 use crate::verbs::OciState;
@@ -13,6 +14,8 @@ use crate::verbs::OciState;
 /// It is not created, or its program cannot be started.
 pub fn start(store: &Store, id: &str) -> Result<Vec<HookError>, Error> {
     let (entry, state) = super::find_for(store, id, Act::Start)?;
+    // Engines may set up the network between the creation and the start.
+    network::still_empty(state.monitor.pid)?;
     control::ask(&entry, &state, &ControlRequest::Start)?;
     if state.poststart.is_empty() {
         return Ok(Vec::new());
