@@ -106,6 +106,16 @@ pub fn load_process(path: &Path) -> Result<Process, BundleError> {
     typed(&text).map_err(|at| BundleError::ParseConfig { path: path.to_owned(), at })
 }
 
+/// What a file leaves out is as the container's own process has it.
+pub fn inherit(process: &mut Process, container: &Process) {
+    if process.capabilities().is_none() {
+        process.set_capabilities(container.capabilities().clone());
+    }
+    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+        process.set_rlimits(container.rlimits().clone());
+    }
+}
+
 /// The process as a guest with so many CPUs starts it, and its streams.
 ///
 /// # Errors
@@ -169,6 +179,25 @@ mod tests {
         assert!(matches!(changed(&container(), &changes), Err(PlanError::Option { option: "--cap", .. })));
         let nothing = changed(&container(), &ProcessChanges::default()).unwrap();
         assert!(matches!(exec(nothing, 1, None), Err(PlanError::Invalid { .. })));
+    }
+
+    #[test]
+    fn file_inherits_capabilities_and_limits_that_it_leaves_out() {
+        let mut container = container();
+        let limit = json!([{ "type": "RLIMIT_NOFILE", "soft": 1, "hard": 2 }]);
+        container.set_rlimits(serde_json::from_value(limit).unwrap());
+        let bare = json!({ "user": { "uid": 0, "gid": 0 }, "args": ["x"], "cwd": "/" });
+        let mut process: Process = serde_json::from_value(bare).unwrap();
+        inherit(&mut process, &container);
+        assert_eq!(
+            (process.capabilities(), process.rlimits()),
+            (container.capabilities(), container.rlimits())
+        );
+        process.set_capabilities(Some(oci_spec::runtime::LinuxCapabilities::default()));
+        process.set_rlimits(Some(Vec::new()));
+        let own = process.capabilities().clone();
+        inherit(&mut process, &container);
+        assert_eq!((process.capabilities(), process.rlimits()), (&own, container.rlimits()));
     }
 
     #[test]

@@ -1,41 +1,78 @@
 //! The configuration as the guest applies it: every host path replaced.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hooks, Linux, Spec};
+use oci_spec::runtime::{Hooks, Linux, PosixRlimit, Process, Spec};
 use vmrun_proto::{ROOTFS_DIR, SHARE_MOUNT};
 
 use crate::volumes::Volumes;
-use crate::{Bundle, Options, id_map};
+use crate::{Bundle, Facts, Options, cpuset, id_map};
 
-pub(crate) fn rewrite(bundle: &Bundle, options: &Options, volumes: &Volumes, hooks: Option<Hooks>) -> Spec {
-    let mut spec = bundle.spec.clone();
-    if let Some(mut root) = spec.root().clone() {
-        root.set_path(Path::new(SHARE_MOUNT).join(ROOTFS_DIR));
-        spec.set_root(Some(root));
-    }
-    if let Some(mut mounts) = spec.mounts().clone() {
-        for (index, source) in &volumes.guest_sources {
-            if let Some(mount) = mounts.get_mut(*index) {
-                mount.set_source(Some(source.clone()));
-            }
+/// What the configuration is rewritten with.
+pub(crate) struct Rewrite<'a> {
+    pub(crate) bundle: &'a Bundle,
+    pub(crate) facts: &'a Facts,
+    pub(crate) options: &'a Options,
+    pub(crate) volumes: &'a Volumes,
+    /// The host's processors that the container may run on; none for all.
+    pub(crate) cpus: &'a BTreeSet<u32>,
+    /// CPUs of the machine.
+    pub(crate) vcpus: u8,
+}
+
+impl Rewrite<'_> {
+    /// The configuration for the guest, with those hooks that run there.
+    pub(crate) fn done(&self, hooks: Option<Hooks>) -> Spec {
+        let mut spec = self.bundle.spec.clone();
+        self.file_systems(&mut spec);
+        if let Some(mut process) = spec.process().clone() {
+            // "unconfined", or it was refused.
+            process.set_apparmor_profile(None);
+            inherit_rlimits(&mut process, &self.facts.rlimits);
+            spec.set_process(Some(process));
         }
-        mounts.iter_mut().for_each(id_map::forget);
-        spec.set_mounts(Some(mounts));
+        self.kernel_objects(&mut spec);
+        spec.set_hooks(hooks);
+        spec
     }
-    if let Some(mut process) = spec.process().clone() {
-        // "unconfined", or it was refused.
-        process.set_apparmor_profile(None);
-        spec.set_process(Some(process));
+
+    fn file_systems(&self, spec: &mut Spec) {
+        if let Some(mut root) = spec.root().clone() {
+            root.set_path(Path::new(SHARE_MOUNT).join(ROOTFS_DIR));
+            spec.set_root(Some(root));
+        }
+        if let Some(mut mounts) = spec.mounts().clone() {
+            for (index, source) in &self.volumes.guest_sources {
+                if let Some(mount) = mounts.get_mut(*index) {
+                    mount.set_source(Some(source.clone()));
+                }
+            }
+            mounts.iter_mut().for_each(id_map::forget);
+            spec.set_mounts(Some(mounts));
+        }
     }
-    let mut linux = spec.linux().clone().unwrap_or_default();
-    // The host's cgroup tree means nothing in the guest. The prefix keeps an id
-    // like `cgroup.procs` from meaning a file.
-    linux.set_cgroups_path(Some(PathBuf::from(format!("/vmrun-{}", options.id))));
-    forget_namespace_paths(&mut linux);
-    spec.set_linux(Some(linux));
-    spec.set_hooks(hooks);
-    spec
+
+    fn kernel_objects(&self, spec: &mut Spec) {
+        let mut linux = spec.linux().clone().unwrap_or_default();
+        // The host's cgroup tree means nothing in the guest. The prefix keeps an id
+        // like `cgroup.procs` from meaning a file.
+        linux.set_cgroups_path(Some(PathBuf::from(format!("/vmrun-{}", self.options.id))));
+        if let Some(resources) = linux.resources() {
+            let resources = cpuset::in_the_guest(resources, self.cpus, self.vcpus);
+            linux.set_resources(Some(resources));
+        }
+        forget_namespace_paths(&mut linux);
+        spec.set_linux(Some(linux));
+    }
+}
+
+/// As a child of the caller would have them.
+fn inherit_rlimits(process: &mut Process, callers: &[PosixRlimit]) {
+    let mut limits = process.rlimits().clone().unwrap_or_default();
+    let given: Vec<_> = limits.iter().map(PosixRlimit::typ).collect();
+    limits.extend(callers.iter().filter(|limit| !given.contains(&limit.typ())));
+    process.set_rlimits(Some(limits).filter(|limits| !limits.is_empty()));
 }
 
 /// Only a network namespace can still have a path: the guest makes a new one.

@@ -12,6 +12,8 @@
 mod boot_request;
 mod bundle;
 mod cpu_affinity;
+mod cpu_list;
+mod cpuset;
 mod exec;
 mod guest;
 mod hooks;
@@ -25,17 +27,18 @@ mod validate;
 mod vm;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{PosixRlimit, Process};
 use serde::{Deserialize, Serialize};
 use vmrun_proto::{ConsoleSize, ContainerPlan, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share};
 use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec};
 
 pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
-pub use exec::{ProcessChanges, changed, exec, load_process};
+pub use cpuset::{in_the_guest, online_processors, processors};
+pub use exec::{ProcessChanges, changed, exec, inherit, load_process};
 pub use mount_options::MOUNT_OPTIONS;
 pub use network::{foreign_interfaces, network_namespace};
 pub use resources::check_resources;
@@ -56,8 +59,12 @@ pub struct SandboxPlan {
 /// What the plan has to know about the host.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// CPUs that are online.
+    /// CPUs that the caller may use.
     pub cpus: u32,
+    /// The numbers of those that are online.
+    pub online: BTreeSet<u32>,
+    /// The caller's limits, which a process inherits that the configuration gives none.
+    pub rlimits: Vec<PosixRlimit>,
     /// The owners that a mount shows may be mapped: only root may do that.
     pub may_map_ids: bool,
     /// What the sources of bind mounts are; a missing one is not in the map.
@@ -115,11 +122,14 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     let cgroup = validate::cgroups_path(&bundle.spec, options.systemd_cgroup)?;
     refuse::refuse(&bundle.spec, &bundle.vm)?;
     network::only_loopback(&bundle.spec, &facts.interfaces)?;
-    let size = size::size(bundle, facts, options)?;
+    let resources = bundle.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let cpus = cpuset::processors(resources, &facts.online)?;
+    let size = size::size(bundle, facts, options, cpus.len())?;
     bundle.spec.process().iter().try_for_each(|process| cpu_affinity::check(process, size.vcpus))?;
     let volumes = volumes::volumes(bundle, facts)?;
     let (hooks, guest_hooks) = hooks::split(bundle.spec.hooks().as_ref())?;
-    let spec = guest::rewrite(bundle, options, &volumes, guest_hooks);
+    let spec = guest::Rewrite { bundle, facts, options, volumes: &volumes, cpus: &cpus, vcpus: size.vcpus };
+    let spec = spec.done(guest_hooks);
     let machine = MachineSpec {
         vcpus: size.vcpus,
         memory_mib: size.memory_mib,
@@ -143,6 +153,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             cgroup,
             hooks,
             network: network::network_namespace(&bundle.spec),
+            cpus,
         },
     })
 }

@@ -77,6 +77,14 @@ pub(crate) fn check(spec: &Spec) -> Result<(), PlanError> {
         {
             return refuse(option, "is no option of a bind mount; leave it out");
         }
+        if is_bind(mount)
+            && let Some(option) = options(mount).find(|option| ["shared", "rshared"].contains(option))
+        {
+            return refuse(
+                option,
+                "what is mounted in the guest cannot appear on the host; use slave or private",
+            );
+        }
     }
     Ok(())
 }

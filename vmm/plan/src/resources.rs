@@ -9,6 +9,7 @@ const CGROUP_V2: &str = "cgroup v2, which the guest has, knows no such limit; le
 const ONE_SWAPPINESS: &str =
     "cgroup v2, which the guest has, leaves all with the kernel's own 60; leave the field out";
 const HOST_DISK: &str = "the host's block devices are not in the guest; leave the field out";
+const ONE_NODE: &str = "the guest has one memory node, which is 0; leave the field out";
 const NO_ADAPTER: &str = "the guest has no such adapter; leave the field out";
 
 /// Refuses limits that cannot be honoured, at the creation and later.
@@ -52,7 +53,9 @@ fn memory(resources: &LinuxResources) -> Refusal {
 
 fn cpu(resources: &LinuxResources) -> Refusal {
     let cpu = resources.cpu().as_ref()?;
+    let nodes = cpu.mems().as_deref().map(str::trim).filter(|nodes| !nodes.is_empty());
     first(&[
+        ("cpu.mems", ONE_NODE, nodes.is_some_and(|nodes| nodes != "0")),
         ("cpu.realtimeRuntime", CGROUP_V2, cpu.realtime_runtime().is_some_and(|time| time > 0)),
         ("cpu.realtimePeriod", CGROUP_V2, cpu.realtime_period().is_some_and(|time| time > 0)),
     ])

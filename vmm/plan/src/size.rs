@@ -1,9 +1,9 @@
 //! How big the machine is.
 //!
-//! | | 1st | 2nd | 3rd | 4th | else |
-//! |---|---|---|---|---|---|
-//! | vCPUs | `--vcpus` | `dev.vmrun.vcpus` | `vm.hwConfig.vcpus` | cpu quota / period, rounded up | 1 |
-//! | memory | `--memory` | `dev.vmrun.memory` (MiB) | `vm.hwConfig.memory` (bytes) | memory limit + overhead | 256 MiB |
+//! | | 1st | 2nd | 3rd | 4th | 5th | else |
+//! |---|---|---|---|---|---|---|
+//! | vCPUs | `--vcpus` | `dev.vmrun.vcpus` | `vm.hwConfig.vcpus` | length of `cpu.cpus` | cpu quota / period, rounded up | 1 |
+//! | memory | `--memory` | `dev.vmrun.memory` (MiB) | `vm.hwConfig.memory` (bytes) | memory limit + overhead | | 256 MiB |
 //!
 //! A size that somebody wrote down is taken or refused; one that is derived
 //! from a limit is fitted to the host.
@@ -35,11 +35,17 @@ pub(crate) struct Size {
     pub(crate) memory_mib: u32,
 }
 
-pub(crate) fn size(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Size, PlanError> {
-    Ok(Size { vcpus: vcpus(bundle, facts, options)?, memory_mib: memory_mib(bundle, options)? })
+/// `cpuset` is the number of the host's CPUs that the configuration names.
+pub(crate) fn size(
+    bundle: &Bundle,
+    facts: &Facts,
+    options: &Options,
+    cpuset: usize,
+) -> Result<Size, PlanError> {
+    Ok(Size { vcpus: vcpus(bundle, facts, options, cpuset)?, memory_mib: memory_mib(bundle, options)? })
 }
 
-fn vcpus(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<u8, PlanError> {
+fn vcpus(bundle: &Bundle, facts: &Facts, options: &Options, cpuset: usize) -> Result<u8, PlanError> {
     let max = u32::from(MachineSpec::MAX_VCPUS);
     let bounded = |count: u32| {
         let fits = u8::try_from(count).ok().filter(|count| (1..=MachineSpec::MAX_VCPUS).contains(count));
@@ -54,6 +60,9 @@ fn vcpus(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<u8, PlanEr
     }
     if let Some(count) = bundle.vm.hw_config.vcpus {
         return bounded(count).map_err(|problem| PlanError::invalid("vm.hwConfig.vcpus", problem));
+    }
+    if let Some(count) = u32::try_from(cpuset).ok().filter(|count| *count > 0) {
+        return Ok(u8::try_from(count.min(max)).unwrap_or(1));
     }
     let derived = quota_vcpus(resources(bundle)).unwrap_or(DEFAULT_VCPUS);
     Ok(u8::try_from(derived.min(facts.cpus.max(1)).min(max)).unwrap_or(1))

@@ -15,7 +15,18 @@ fn bundle_of(text: &str) -> Bundle {
 fn facts() -> Facts {
     let sources = [("/srv/data", VolumeKind::Directory), ("/bundle/hosts", VolumeKind::File)];
     let sources = sources.into_iter().map(|(path, kind)| (path.into(), kind)).collect();
-    Facts { cpus: 4, may_map_ids: true, sources, ..Facts::default() }
+    let rlimits = json!([
+        {"type": "RLIMIT_NOFILE", "soft": 7, "hard": 8},
+        {"type": "RLIMIT_CORE", "soft": 0, "hard": u64::MAX},
+    ]);
+    Facts {
+        cpus: 4,
+        online: (0..4).collect(),
+        may_map_ids: true,
+        rlimits: serde_json::from_value(rlimits).unwrap(),
+        sources,
+        ..Facts::default()
+    }
 }
 
 fn options() -> Options {
@@ -194,14 +205,18 @@ fn options_that_would_be_dropped_are_refused_by_field() {
         let mount = json!({"destination": "/a", "type": kind, "source": "/srv/data", "options": given});
         plan(&bundle_of(&changed(&json!({"mounts": [mount]}))), &facts(), &options())
     };
-    for (kind, option) in
-        [("bind", "size=1m"), ("none", "idmap=uids=0-1-10"), ("bind", "tmpcopyup"), ("proc", "tmpcopyup")]
-    {
+    for (kind, option) in [
+        ("bind", "size=1m"),
+        ("bind", "rshared"),
+        ("none", "idmap=uids=0-1-10"),
+        ("bind", "tmpcopyup"),
+        ("proc", "tmpcopyup"),
+    ] {
         let options = if kind == "none" { vec!["rbind", option] } else { vec!["ro", option] };
         let error = with(kind, &options).unwrap_err().to_string();
         assert!(error.starts_with(&format!("config.json: mounts[0].options: {option}: ")), "{error}");
     }
-    let own = |option: &&str| !["tmpcopyup", "idmap", "ridmap"].contains(option);
+    let own = |option: &&str| !["tmpcopyup", "idmap", "ridmap", "shared", "rshared"].contains(option);
     with("bind", &MOUNT_OPTIONS.iter().copied().filter(own).collect::<Vec<_>>()).unwrap();
     with("tmpfs", &["size=1m", "tmpcopyup"]).unwrap();
 }
@@ -219,6 +234,7 @@ fn limits_that_the_guest_has_not_are_refused_and_no_limit_is_none() {
         (json!({"memory": {"useHierarchy": false}}), "memory.useHierarchy"),
         (json!({"cpu": {"realtimeRuntime": 1}}), "cpu.realtimeRuntime"),
         (json!({"cpu": {"realtimePeriod": 1}}), "cpu.realtimePeriod"),
+        (json!({"cpu": {"mems": "0-1"}}), "cpu.mems"),
         (json!({"blockIO": {"leafWeight": 10}}), "blockIO.leafWeight"),
         (json!({"blockIO": {"weightDevice": weight}}), "blockIO.weightDevice"),
         (json!({"blockIO": {"throttleReadBpsDevice": device}}), "blockIO.throttleReadBpsDevice"),
@@ -318,4 +334,17 @@ fn what_is_no_path_or_no_parameter_cannot_be_asked_for() {
         let error = asked(&change).unwrap_err().to_string();
         assert!(error.starts_with(&format!("config.json: {field}: ")), "{error}");
     }
+}
+
+#[test]
+fn processors_of_the_host_become_as_many_cpus_of_the_machine() {
+    let cpus = json!({"linux": {"resources": {"cpu": {"cpus": "1,3", "quota": 50_000}}}});
+    let planned = plan(&bundle_of(&changed(&cpus)), &facts(), &options()).unwrap();
+    assert_eq!((planned.machine.vcpus, planned.host.cpus), (2, BTreeSet::from([1, 3])));
+    let linux = planned.guest.spec.linux().clone().unwrap_or_default();
+    let in_guest = linux.resources().as_ref().and_then(|resources| resources.cpu().as_ref());
+    assert_eq!(in_guest.and_then(|cpu| cpu.cpus().as_deref()), Some("0-1"));
+    let fewer = Options { vcpus: Some(1), ..options() };
+    let planned = plan(&bundle_of(&changed(&cpus)), &facts(), &fewer).unwrap();
+    assert_eq!((planned.machine.vcpus, planned.host.cpus), (1, BTreeSet::from([1, 3])));
 }

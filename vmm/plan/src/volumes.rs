@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Root};
 use vmrun_proto::{SHARE_MOUNT, VOLUMES_DIR};
-use vmrun_spec::{View, ViewMount, Volume};
+use vmrun_spec::{Propagation, View, ViewMount, Volume};
 
 use crate::validate::PlanError;
 use crate::{Bundle, Facts, id_map};
@@ -54,6 +54,18 @@ fn is_kernels(path: &Path) -> bool {
     }
 }
 
+/// The last one that is given counts, as a kernel would do them one after the other.
+fn propagation(mount: &Mount) -> Propagation {
+    let options = mount.options().iter().flatten();
+    let mut found = options.filter_map(|option| match option.as_str() {
+        "slave" | "rslave" => Some(Propagation::Slave),
+        "private" | "unbindable" => Some(Propagation::Private),
+        "rprivate" | "runbindable" => Some(Propagation::RecursivelyPrivate),
+        _ => None,
+    });
+    found.next_back().unwrap_or_default()
+}
+
 /// Plans one volume for each bind mount.
 pub(crate) fn volumes(bundle: &Bundle, facts: &Facts) -> Result<Volumes, PlanError> {
     let mut volumes = Volumes::default();
@@ -85,6 +97,7 @@ pub(crate) fn volumes(bundle: &Bundle, facts: &Facts) -> Result<Volumes, PlanErr
             kind,
             recursive: has_option(mount, &["rbind"]),
             readonly: has_option(mount, &["ro", "rro"]),
+            propagation: propagation(mount),
             id_map,
         });
     }

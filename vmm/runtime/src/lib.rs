@@ -26,6 +26,7 @@ mod monitor;
 mod pages;
 mod policy;
 mod process;
+mod processors;
 mod signals;
 mod status;
 mod stdio;

@@ -1,5 +1,6 @@
 //! What the host prepares for one sandbox.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ pub struct HostPlan {
     /// The monitor's network namespace, which hooks and engines take for the container's.
     #[serde(default)]
     pub network: NetworkNamespace,
+    /// The processors that the monitor may use; none for all that the caller may.
+    #[serde(default)]
+    pub cpus: BTreeSet<u32>,
 }
 
 /// Where the monitor is started. The guest has a network of its own, whatever this is.
@@ -73,9 +77,25 @@ pub struct Volume {
     pub recursive: bool,
     /// The guest may not write to it: held on the host too.
     pub readonly: bool,
+    /// What becomes of mounts that are made on the host later.
+    #[serde(default)]
+    pub propagation: Propagation,
     /// Other owners than the file system's are seen through it.
     #[serde(default)]
     pub id_map: Option<IdMap>,
+}
+
+/// Whether mounts that the host makes below a volume's source appear in the volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Propagation {
+    /// They do.
+    #[default]
+    Slave,
+    /// They do not, but below what is mounted in the volume.
+    Private,
+    /// They do not.
+    RecursivelyPrivate,
 }
 
 /// How the owners of a volume's files are seen; others are seen as nobody.

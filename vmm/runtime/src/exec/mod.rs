@@ -84,7 +84,11 @@ pub fn exec(store: &Store, options: &ExecOptions) -> Result<u8, Error> {
     check_status(&state, options)?;
     let base = ExecBase::read(entry.directory())?;
     let mut process = match &options.process {
-        ProcessSource::File(path) => vmrun_plan::load_process(path)?,
+        ProcessSource::File(path) => {
+            let mut process = vmrun_plan::load_process(path)?;
+            vmrun_plan::inherit(&mut process, &base.process);
+            process
+        }
         ProcessSource::Changes(changes) => vmrun_plan::changed(&base.process, changes)?,
     };
     if options.terminal {

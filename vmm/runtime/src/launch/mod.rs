@@ -7,19 +7,19 @@
 
 mod awaited;
 pub(crate) mod channel;
+pub(crate) mod facts;
 pub(crate) mod network;
 pub(crate) mod pid_file;
 mod spawn;
 mod supervise;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use vmrun_plan::{Bundle, Facts, Options, SandboxPlan};
+use vmrun_plan::{Bundle, Options, SandboxPlan};
 use vmrun_proto::ConsoleSize;
-use vmrun_spec::{MonitorMessage, VolumeKind};
+use vmrun_spec::MonitorMessage;
 
 use crate::assets::{self, AssetOptions, Embedded};
 use crate::error::Error;
@@ -239,28 +239,11 @@ fn plan(
         console_size: our_console_size(),
         systemd_cgroup: options.systemd_cgroup,
     };
-    Ok(vmrun_plan::plan(bundle, &facts(bundle)?, &plan_options)?)
+    Ok(vmrun_plan::plan(bundle, &facts::facts(bundle)?, &plan_options)?)
 }
 
 fn our_console_size() -> Option<ConsoleSize> {
     stdio::size(io::stdin()).or_else(|| stdio::size(io::stdout()))
-}
-
-fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let mut sources = BTreeMap::new();
-    for source in vmrun_plan::bind_sources(bundle) {
-        if let Ok(metadata) = std::fs::metadata(&source) {
-            let kind = if metadata.is_dir() { VolumeKind::Directory } else { VolumeKind::File };
-            sources.insert(source, kind);
-        }
-    }
-    Ok(Facts {
-        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-        may_map_ids: nix::unistd::geteuid().is_root(),
-        sources,
-        interfaces: network::interfaces(&vmrun_plan::network_namespace(&bundle.spec))?,
-    })
 }
 
 /// Whose terminal it is, by runc's rules.

@@ -34,6 +34,7 @@ use crate::fds;
 use crate::host_cgroup::{self, Origin};
 use crate::log::Log;
 use crate::process::ProcessIdentity;
+use crate::processors;
 use crate::signals::Signals;
 use crate::status::Status;
 use crate::store::{StateSource, Store};
@@ -116,6 +117,8 @@ fn serve(request: &MonitorRequest, launcher: &Launcher, embedded: Embedded) -> R
     let signals = Signals::take().map_err(failed("take signals"))?;
     // Before there is a thread or a page of the guest's.
     host_cgroup::enter(request.state.cgroup.as_deref()).map_err(MonitorError::Cgroup)?;
+    processors::keep_on(&request.plan.host.cpus)
+        .map_err(failed("run on the processors of linux.resources.cpu.cpus"))?;
     fds::raise_descriptor_limit().map_err(failed("raise the limit of open files"))?;
     // Sockets are named relative to it: see `vmrun_plan::VSOCK_SOCKET`.
     std::env::set_current_dir(&request.directory).map_err(failed("enter the container's directory"))?;

@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{getegid, geteuid};
 use vmrun_proto::{ROOTFS_DIR, VOLUMES_DIR};
-use vmrun_spec::{HostPlan, Volume, VolumeKind};
+use vmrun_spec::{HostPlan, Propagation, Volume, VolumeKind};
 
 use super::id_map::{self, IdMapError};
 
@@ -104,11 +104,24 @@ fn add_volume(volume: &Volume, target: &Path) -> Result<(), TreeError> {
             TreeError::Map { field: map.field.clone(), source_path: volume.source.clone(), source }
         })?,
     }
+    let failed = |source| TreeError::Bind { source_path: volume.source.clone(), source };
+    isolate(target, volume.propagation).map_err(failed)?;
     if !volume.readonly {
         return Ok(());
     }
     // The host holds it too: a guest that forgets the flag still cannot write.
-    make_readonly(target).map_err(|source| TreeError::Bind { source_path: volume.source.clone(), source })
+    make_readonly(target).map_err(failed)
+}
+
+/// What is bound receives the host's later mounts, unless it is cut off from them.
+fn isolate(target: &Path, propagation: Propagation) -> io::Result<()> {
+    let flags = match propagation {
+        Propagation::Slave => return Ok(()),
+        Propagation::Private => MsFlags::MS_PRIVATE,
+        Propagation::RecursivelyPrivate => MsFlags::MS_PRIVATE | MsFlags::MS_REC,
+    };
+    let none: Option<&str> = None;
+    Ok(mount(none, target, none, flags, none)?)
 }
 
 fn bind(source: &Path, target: &Path, recursive: bool) -> Result<(), TreeError> {

@@ -8,8 +8,11 @@ use serde_json::Value;
 
 use crate::control::{self, ControlRequest};
 use crate::error::Error;
+use crate::launch::LaunchError;
+use crate::launch::facts::online_processors;
+use crate::processors;
 use crate::status::Act;
-use crate::store::Store;
+use crate::store::{ExecBase, Store};
 
 /// Where the new limits come from.
 #[derive(Clone, Debug)]
@@ -48,7 +51,15 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
     };
     let resources: Box<LinuxResources> = serde_json::from_value(given(value)).map_err(LimitsError::Parse)?;
     vmrun_plan::check_resources(&resources)?;
-    control::ask(&entry, &state, &ControlRequest::Update(resources)).map(drop)
+    let processors = vmrun_plan::processors(Some(&resources), &online_processors()?)?;
+    if processors.is_empty() {
+        return control::ask(&entry, &state, &ControlRequest::Update(resources)).map(drop);
+    }
+    let vcpus = ExecBase::read(entry.directory())?.vcpus;
+    let in_guest = vmrun_plan::in_the_guest(&resources, &processors, vcpus);
+    control::ask(&entry, &state, &ControlRequest::Update(Box::new(in_guest)))?;
+    let moved = processors::move_to(state.monitor.pid, &processors);
+    Ok(moved.map_err(LaunchError::io("move the monitor to other processors"))?)
 }
 
 /// Limits of which zero, or an empty list, says that they were not given: Docker always sends them.

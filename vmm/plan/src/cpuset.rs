@@ -1,0 +1,87 @@
+//! `linux.resources.cpu.cpus`: the host's processors that a container may run on.
+//!
+//! The monitor and all its threads run on them. The guest's are numbered from 0: as many of them
+//! as the list has are the container's.
+
+use std::collections::BTreeSet;
+
+use oci_spec::runtime::LinuxResources;
+
+use crate::cpu_list;
+use crate::validate::PlanError;
+
+const FIELD: &str = "linux.resources.cpu.cpus";
+
+/// The processors that `resources` names; none for no such limit.
+///
+/// # Errors
+/// One of them is not among those that are `online`.
+pub fn processors(
+    resources: Option<&LinuxResources>,
+    online: &BTreeSet<u32>,
+) -> Result<BTreeSet<u32>, PlanError> {
+    let Some(list) = list_of(resources) else { return Ok(BTreeSet::new()) };
+    let wanted = cpu_list::parse(list).map_err(|problem| PlanError::invalid(FIELD, problem))?;
+    match wanted.difference(online).next() {
+        Some(missing) => {
+            let has: Vec<_> = online.iter().map(u32::to_string).collect();
+            let problem = format!("{missing} is no processor of this host, which has {}", has.join(","));
+            Err(PlanError::invalid(FIELD, problem))
+        }
+        None => Ok(wanted),
+    }
+}
+
+/// The same limits as the guest applies them, for a machine with so many CPUs.
+pub fn in_the_guest(resources: &LinuxResources, wanted: &BTreeSet<u32>, vcpus: u8) -> LinuxResources {
+    let mut resources = resources.clone();
+    if let Some(mut cpu) = resources.cpu().clone().filter(|_| !wanted.is_empty()) {
+        let last = wanted.len().min(vcpus.into()).saturating_sub(1);
+        cpu.set_cpus(Some(if last == 0 { "0".to_owned() } else { format!("0-{last}") }));
+        resources.set_cpu(Some(cpu));
+    }
+    resources
+}
+
+fn list_of(resources: Option<&LinuxResources>) -> Option<&str> {
+    resources?.cpu().as_ref()?.cpus().as_deref().filter(|list| !list.trim().is_empty())
+}
+
+/// What a file of the kernel's says, for [`processors`]; nothing when it is not understood.
+pub fn online_processors(list: &str) -> BTreeSet<u32> {
+    cpu_list::parse(list.trim()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn resources(cpus: &str) -> LinuxResources {
+        serde_json::from_value(json!({ "cpu": { "cpus": cpus, "shares": 7 } })).unwrap()
+    }
+
+    fn guest_list(cpus: &str, vcpus: u8) -> String {
+        let resources = resources(cpus);
+        let wanted = processors(Some(&resources), &(0..8).collect()).unwrap();
+        in_the_guest(&resources, &wanted, vcpus).cpu().as_ref().unwrap().cpus().clone().unwrap_or_default()
+    }
+
+    #[test]
+    fn guest_numbers_its_own_from_zero() {
+        assert_eq!(guest_list("5", 1), "0");
+        assert_eq!(guest_list("2,4-6", 4), "0-3");
+        assert_eq!(guest_list("2,4-6", 2), "0-1");
+        assert_eq!(guest_list("", 2), "");
+    }
+
+    #[test]
+    fn processor_that_the_host_does_not_have_is_refused() {
+        let error = processors(Some(&resources("1-2")), &(0..2).collect()).unwrap_err().to_string();
+        assert!(
+            error.contains("linux.resources.cpu.cpus: 2 is no processor") && error.contains("has 0,1"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! What the plan has to know about the host and the caller.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::thread::available_parallelism;
+
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::geteuid;
+use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
+use vmrun_plan::{Bundle, Facts};
+use vmrun_spec::VolumeKind;
+
+use super::{LaunchError, network};
+
+const ONLINE: &str = "/sys/devices/system/cpu/online";
+
+/// The kernel's names and the specification's.
+const LIMITS: &[(Resource, PosixRlimitType)] = &[
+    (Resource::RLIMIT_CPU, PosixRlimitType::RlimitCpu),
+    (Resource::RLIMIT_FSIZE, PosixRlimitType::RlimitFsize),
+    (Resource::RLIMIT_DATA, PosixRlimitType::RlimitData),
+    (Resource::RLIMIT_STACK, PosixRlimitType::RlimitStack),
+    (Resource::RLIMIT_CORE, PosixRlimitType::RlimitCore),
+    (Resource::RLIMIT_RSS, PosixRlimitType::RlimitRss),
+    (Resource::RLIMIT_NPROC, PosixRlimitType::RlimitNproc),
+    (Resource::RLIMIT_NOFILE, PosixRlimitType::RlimitNofile),
+    (Resource::RLIMIT_MEMLOCK, PosixRlimitType::RlimitMemlock),
+    (Resource::RLIMIT_AS, PosixRlimitType::RlimitAs),
+    (Resource::RLIMIT_LOCKS, PosixRlimitType::RlimitLocks),
+    (Resource::RLIMIT_SIGPENDING, PosixRlimitType::RlimitSigpending),
+    (Resource::RLIMIT_MSGQUEUE, PosixRlimitType::RlimitMsgqueue),
+    (Resource::RLIMIT_NICE, PosixRlimitType::RlimitNice),
+    (Resource::RLIMIT_RTPRIO, PosixRlimitType::RlimitRtprio),
+    (Resource::RLIMIT_RTTIME, PosixRlimitType::RlimitRttime),
+];
+
+pub(super) fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
+    let cpus = available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let mut sources = BTreeMap::new();
+    for source in vmrun_plan::bind_sources(bundle) {
+        if let Ok(metadata) = fs::metadata(&source) {
+            let kind = if metadata.is_dir() { VolumeKind::Directory } else { VolumeKind::File };
+            sources.insert(source, kind);
+        }
+    }
+    Ok(Facts {
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        online: online_processors()?,
+        rlimits: rlimits()?,
+        may_map_ids: geteuid().is_root(),
+        sources,
+        interfaces: network::interfaces(&vmrun_plan::network_namespace(&bundle.spec))?,
+    })
+}
+
+/// Numbers of the processors that this host uses.
+pub(crate) fn online_processors() -> Result<std::collections::BTreeSet<u32>, LaunchError> {
+    let list = fs::read_to_string(ONLINE).map_err(LaunchError::io("look which processors are online"))?;
+    Ok(vmrun_plan::online_processors(&list))
+}
+
+fn rlimits() -> Result<Vec<PosixRlimit>, LaunchError> {
+    let limit = |(resource, typ): &(Resource, PosixRlimitType)| {
+        let (soft, hard) = getrlimit(*resource).map_err(std::io::Error::from)?;
+        let limit = PosixRlimitBuilder::default().typ(*typ).soft(soft).hard(hard).build();
+        limit.map_err(std::io::Error::other)
+    };
+    LIMITS.iter().map(limit).collect::<Result<_, _>>().map_err(LaunchError::io("look at the own limits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_is_told_once() {
+        let mut numbers: Vec<_> = rlimits().unwrap().iter().map(|limit| limit.typ() as u32).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..16).collect::<Vec<_>>());
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let files = rlimits().unwrap().into_iter().find(|limit| limit.typ() == PosixRlimitType::RlimitNofile);
+        assert_eq!(files.map(|limit| (limit.soft(), limit.hard())), Some((soft, hard)));
+    }
+
+    #[test]
+    fn first_processor_is_online() {
+        assert!(online_processors().unwrap().contains(&0));
+    }
+}
