@@ -34,29 +34,7 @@ pub(super) struct FileServer {
 
 impl FileServer {
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
-        let root_dir = directory
-            .to_str()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "its name is not UTF-8"))?
-            .to_owned();
-        let config = Config {
-            root_dir,
-            entry_timeout: CACHE_TIMEOUT,
-            attr_timeout: CACHE_TIMEOUT,
-            cache_policy: CachePolicy::Auto,
-            xattr: true,
-            // Each bind mount in the tree gets a device number of its own in the
-            // guest, so that (st_dev, st_ino) names a file there as it does here.
-            announce_submounts: true,
-            readdirplus: true,
-            // A write clears set-user-id bits, as it does on a local file system.
-            killpriv_v2: true,
-            allow_direct_io: true,
-            allow_mmap: true,
-            ..Config::default()
-        };
-        let fs = PassthroughFs::new(config)?;
-        fs.open_root_node()?;
-        Ok(Self { server: Server::new(SharedTree::new(fs)) })
+        Ok(Self { server: Server::new(SharedTree::new(pass_through(directory)?)) })
     }
 
     /// The guest's file system is gone; so are its open files.
@@ -117,6 +95,33 @@ impl FileServer {
             0
         })
     }
+}
+
+/// virtiofsd's file system, at its root node.
+pub(super) fn pass_through(directory: &Path) -> io::Result<PassthroughFs> {
+    let root_dir = directory
+        .to_str()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "its name is not UTF-8"))?
+        .to_owned();
+    let config = Config {
+        root_dir,
+        entry_timeout: CACHE_TIMEOUT,
+        attr_timeout: CACHE_TIMEOUT,
+        cache_policy: CachePolicy::Auto,
+        xattr: true,
+        // Each bind mount in the tree gets a device number of its own in the
+        // guest, so that (st_dev, st_ino) names a file there as it does here.
+        announce_submounts: true,
+        readdirplus: true,
+        // A write clears set-user-id bits, as it does on a local file system.
+        killpriv_v2: true,
+        allow_direct_io: true,
+        allow_mmap: true,
+        ..Config::default()
+    };
+    let fs = PassthroughFs::new(config)?;
+    fs.open_root_node()?;
+    Ok(fs)
 }
 
 /// The two halves of a chain, if it is long enough to be a request. The server
