@@ -21,6 +21,8 @@ mod device;
 mod handshake;
 mod header;
 mod muxer;
+#[cfg(test)]
+mod test_host;
 
 pub use device::{Vsock, VsockError};
 

@@ -169,13 +169,14 @@ impl Muxer {
         !self.turns.is_empty()
     }
 
-    /// Makes the next packet for the guest, with its payload in `room`.
+    /// Makes the next packet for the guest, with its payload in `room`. Each connection whose turn
+    /// it is gets one, so this ends even if one that has nothing after all is due again.
     pub(super) fn next_packet<B: BitmapSlice>(
         &mut self,
         room: Option<&VolatileSlice<'_, B>>,
     ) -> Option<Header> {
-        while let Some(turn) = self.turns.pop_front() {
-            let (ports, header) = match turn {
+        for _ in 0..self.turns.len() {
+            let (ports, header) = match self.turns.pop_front()? {
                 Turn::Reset(ports) => (ports, Header { op: op::RST, ..Header::default() }),
                 Turn::Connection(token) => {
                     self.waiting.remove(&token);
@@ -295,3 +296,7 @@ impl Muxer {
         self.watches.push(Watch::Remove(stream));
     }
 }
+
+#[cfg(test)]
+#[path = "muxer_tests.rs"]
+mod tests;
