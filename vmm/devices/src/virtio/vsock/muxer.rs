@@ -17,7 +17,7 @@ use vm_memory::bitmap::BitmapSlice;
 use super::connection::Connection;
 use super::handshake::{Handshake, take_line};
 use super::header::{Header, TYPE_STREAM, op};
-use super::{HOST_CID, MAX_CONNECTIONS};
+use super::{HOST_CID, MAX_CONNECTIONS, MAX_GUEST_CONNECTIONS};
 
 /// Names a stream towards the event loop. Never reused.
 pub(super) type Token = u32;
@@ -41,7 +41,7 @@ struct Ports {
     guest: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Turn {
     /// The guest addressed a connection that does not exist.
     Reset(Ports),
@@ -62,6 +62,8 @@ pub(super) struct Muxer {
     path: PathBuf,
     listener: Arc<UnixListener>,
     streams: HashMap<Token, Stream>,
+    /// Those that the guest has opened; the host's clients all others.
+    opened_by_guest: HashSet<Token>,
     by_ports: HashMap<Ports, Token>,
     turns: VecDeque<Turn>,
     waiting: HashSet<Token>,
@@ -78,6 +80,7 @@ impl Muxer {
             path: path.to_owned(),
             listener,
             streams: HashMap::new(),
+            opened_by_guest: HashSet::new(),
             by_ports: HashMap::new(),
             turns: VecDeque::new(),
             waiting: HashSet::new(),
@@ -108,7 +111,8 @@ impl Muxer {
     /// The listening socket has clients.
     pub(super) fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
-            if self.streams.len() >= MAX_CONNECTIONS || stream.set_nonblocking(true).is_err() {
+            let opened_by_host = self.streams.len() - self.opened_by_guest.len();
+            if opened_by_host >= MAX_CONNECTIONS || stream.set_nonblocking(true).is_err() {
                 continue;
             }
             let token = self.add(Stream::Handshake(stream));
@@ -224,7 +228,7 @@ impl Muxer {
             let host = self.next_port;
             // u32::MAX is VMADDR_PORT_ANY.
             self.next_port = if host >= u32::MAX - 1 { FIRST_EPHEMERAL_PORT } else { host + 1 };
-            // At most MAX_CONNECTIONS ports are taken, so this ends.
+            // Few ports are taken, one for each connection, so this ends.
             if !self.by_ports.contains_key(&Ports { host, guest }) {
                 return host;
             }
@@ -233,8 +237,8 @@ impl Muxer {
 
     /// Connects to the listener of `port` on the host, without ever waiting for it.
     fn connect(&self, port: u32) -> Option<UnixStream> {
-        if self.streams.len() >= MAX_CONNECTIONS {
-            log::warn!("virtio-vsock: the guest has {MAX_CONNECTIONS} connections open; one more is refused");
+        if self.opened_by_guest.len() >= MAX_GUEST_CONNECTIONS {
+            log::debug!("virtio-vsock: the guest has all the connections that it may open");
             return None;
         }
         let mut path = self.path.clone().into_os_string();
@@ -248,6 +252,7 @@ impl Muxer {
 
     fn connected(&mut self, ports: Ports, connection: Connection<UnixStream>) {
         let token = self.add(Stream::Connected(ports, Box::new(connection)));
+        self.opened_by_guest.insert(token);
         self.by_ports.insert(ports, token);
         self.settle(token);
     }
@@ -282,7 +287,11 @@ impl Muxer {
     }
 
     fn remove(&mut self, token: Token) {
-        self.waiting.remove(&token);
+        self.opened_by_guest.remove(&token);
+        if self.waiting.remove(&token) {
+            // A guest that takes no packets would otherwise add a turn by each connection it opens.
+            self.turns.retain(|turn| *turn != Turn::Connection(token));
+        }
         let stream = match self.streams.remove(&token) {
             Some(Stream::Handshake(stream)) => stream,
             Some(Stream::Connected(ports, connection)) => {
