@@ -134,7 +134,9 @@ struct VsockWorker {
 
 impl MutEventSubscriber for VsockWorker {
     fn init(&mut self, ops: &mut EventOps) {
-        let listener = Events::with_data(self.muxer.listener(), LISTENER, EventSet::IN);
+        // Told once of each client: one that cannot be taken yet would be an event without end.
+        let set = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        let listener = Events::with_data(self.muxer.listener(), LISTENER, set);
         let added = [
             ops.add(Events::with_data(self.rx.kick(), RX_KICK, EventSet::IN)),
             ops.add(Events::with_data(self.tx.kick(), TX_KICK, EventSet::IN)),
@@ -161,7 +163,7 @@ impl MutEventSubscriber for VsockWorker {
                 Ok(())
             }
             LISTENER => {
-                self.muxer.accept();
+                self.muxer.clients_arrived();
                 Ok(())
             }
             stream => {
@@ -169,16 +171,26 @@ impl MutEventSubscriber for VsockWorker {
                 Ok(())
             }
         };
-        let result = if self.failed { Ok(()) } else { result.and_then(|()| self.fill_receive()) };
+        self.deliver(result, ops);
+        // Behind all that may have freed a descriptor for them.
+        if self.muxer.clients_wait() {
+            self.muxer.accept();
+            self.deliver(Ok(()), ops);
+        }
+    }
+}
+
+impl VsockWorker {
+    /// Gives the guest what is due and the event loop its streams, unless a queue is broken.
+    fn deliver(&mut self, served: Result<(), QueueError>, ops: &mut EventOps) {
+        let result = if self.failed { Ok(()) } else { served.and_then(|()| self.fill_receive()) };
         if let Err(error) = result {
             self.failed = true;
             self.rx.fail("virtio-vsock", &error);
         }
         self.update_watches(ops);
     }
-}
 
-impl VsockWorker {
     fn stream_event(&mut self, token: Token, set: EventSet) {
         let readable = set.intersects(EventSet::IN | EventSet::READ_HANG_UP);
         let hangup = set.intersects(EventSet::HANG_UP | EventSet::ERROR);

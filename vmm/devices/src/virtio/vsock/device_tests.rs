@@ -1,11 +1,20 @@
+use std::io::ErrorKind::ConnectionReset;
 use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::Command;
+use std::time::Duration;
 
+use event_manager::{EventManager, SubscriberOps};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::header::op;
 use super::super::test_host::{TestHost, guest_sends, next};
 use super::*;
+use crate::event_loop::LoopSubscriber;
 use crate::virtio::test_queue::{BUFFERS, Buffer, WRITE, memory, queue_with};
 
 /// A device whose guest offers `chain` to receive into.
@@ -78,6 +87,57 @@ fn receive_buffer_without_room_for_data_goes_back_and_holds_nothing_up() {
     // The data waits for a better one.
     let packet = next(&mut worker.muxer).unwrap();
     assert_eq!((packet.op, packet.len), (op::RW, 4));
+}
+
+/// Takes all descriptors that the process may have.
+fn take_all_descriptors() -> Vec<UnixDatagram> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 64, hard).unwrap();
+    std::iter::from_fn(|| UnixDatagram::unbound().ok()).collect()
+}
+
+/// In a process of its own: others would miss the descriptors, too.
+#[test]
+fn client_for_whom_there_is_no_descriptor_waits_and_keeps_nobody_busy() {
+    const CHILD: &str = "VMRUN_VSOCK_WITHOUT_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_none() {
+        let name = "client_for_whom_there_is_no_descriptor_waits_and_keeps_nobody_busy";
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", &format!("virtio::vsock::device::tests::{name}")]).env(CHILD, "1");
+        let output = again.output().unwrap();
+        return assert!(output.status.success(), "{output:?}");
+    }
+    let host = TestHost::new();
+    let worker = worker(host.muxer(), &memory(), &[]);
+    let kick = worker.rx.kick().try_clone().unwrap();
+    let mut events = EventManager::<LoopSubscriber>::new().unwrap();
+    events.add_subscriber(Box::new(worker));
+    let flags = SockFlag::empty();
+    let [first, second] =
+        [(); 2].map(|()| socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap());
+    let connect = |client: &OwnedFd| {
+        connect(client.as_raw_fd(), &UnixAddr::new(&host.socket()).unwrap()).unwrap();
+    };
+    let all = take_all_descriptors();
+    connect(&first);
+    assert_eq!(events.run_with_timeout(1000).unwrap(), 1);
+    assert_eq!(events.run_with_timeout(50).unwrap(), 0);
+    connect(&second);
+    assert_eq!(events.run_with_timeout(1000).unwrap(), 1);
+    assert_eq!(events.run_with_timeout(50).unwrap(), 0);
+    drop(all);
+    // Both are taken at the next event, whatever it is. What they say is refused.
+    let clients = [first, second].map(UnixStream::from);
+    for mut client in &clients {
+        client.write_all(b"nonsense\n").unwrap();
+    }
+    kick.write(1).unwrap();
+    assert_eq!(events.run_with_timeout(1000).unwrap(), 1);
+    for mut client in &clients {
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        // The end, or a reset where the refused line had not been read.
+        assert!(matches!(client.read(&mut [0]).map_err(|error| error.kind()), Ok(0) | Err(ConnectionReset)));
+    }
 }
 
 proptest! {

@@ -5,6 +5,7 @@
 //! owners queue up and take turns, a packet each, so that no connection starves.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -55,12 +56,23 @@ enum Stream {
     Connected(Ports, Box<Connection<UnixStream>>),
 }
 
+/// Clients on the host that have not been taken from the listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clients {
+    /// There are none.
+    Taken,
+    Wait,
+    /// The process, or the host, has no descriptor for the next one.
+    Stuck,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Muxer {
     guest_cid: u64,
     path: PathBuf,
     listener: Arc<UnixListener>,
+    clients: Clients,
     streams: HashMap<Token, Stream>,
     /// Those that the guest has opened; the host's clients all others.
     opened_by_guest: HashSet<Token>,
@@ -79,6 +91,7 @@ impl Muxer {
             guest_cid: u64::from(guest_cid),
             path: path.to_owned(),
             listener,
+            clients: Clients::Taken,
             streams: HashMap::new(),
             opened_by_guest: HashSet::new(),
             by_ports: HashMap::new(),
@@ -108,13 +121,42 @@ impl Muxer {
         }
     }
 
-    /// The listening socket has clients.
+    /// The listening socket has clients, which [`Self::accept`] shall take.
+    pub(super) fn clients_arrived(&mut self) {
+        if self.clients == Clients::Taken {
+            self.clients = Clients::Wait;
+        }
+    }
+
+    /// There are clients that [`Self::accept`] has not taken.
+    pub(super) fn clients_wait(&self) -> bool {
+        self.clients != Clients::Taken
+    }
+
+    /// Takes the clients that wait, as many as can be.
     pub(super) fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            let opened_by_host = self.streams.len() - self.opened_by_guest.len();
-            if opened_by_host >= MAX_CONNECTIONS || stream.set_nonblocking(true).is_err() {
-                continue;
+        while self.clients_wait() {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.welcome(stream),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => self.clients = Clients::Taken,
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
+                    _ => return self.cannot_accept(&error),
+                },
             }
+        }
+    }
+
+    fn cannot_accept(&mut self, error: &io::Error) {
+        if self.clients != Clients::Stuck {
+            log::warn!("virtio-vsock: clients on the host have to wait: {error}");
+            self.clients = Clients::Stuck;
+        }
+    }
+
+    fn welcome(&mut self, stream: UnixStream) {
+        let opened_by_host = self.streams.len() - self.opened_by_guest.len();
+        if opened_by_host < MAX_CONNECTIONS && stream.set_nonblocking(true).is_ok() {
             let token = self.add(Stream::Handshake(stream));
             self.handshake(token);
         }

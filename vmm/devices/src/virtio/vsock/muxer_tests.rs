@@ -57,6 +57,7 @@ fn guest_that_opens_and_leaves_connections_takes_none_of_the_hosts() {
     assert_eq!(open.count(), MAX_GUEST_CONNECTIONS);
     let mut client = UnixStream::connect(host.socket()).unwrap();
     client.write_all(b"CONNECT 5\n").unwrap();
+    muxer.clients_arrived();
     muxer.accept();
     let request = next(&mut muxer).unwrap();
     assert_eq!((request.op, request.dst_port), (op::REQUEST, 5));
