@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
 use vhost_user_backend::bitmap::BitmapMmapRegion;
 use virtio_queue::DescriptorChain;
@@ -24,6 +25,10 @@ use crate::virtio::queue::{ActiveQueue, QueueError};
 /// the host may change the tree, so this bounds how stale the guest's view gets.
 const CACHE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Descriptors that the guest's files leave to the rest of the process, where vsock connections need
+/// most, one each.
+const RESERVED_DESCRIPTORS: u64 = 4096;
+
 /// Token of the event that ends the server; the queues' tokens are their numbers.
 const STOP: u64 = u64::MAX;
 
@@ -34,29 +39,12 @@ pub(super) struct FileServer {
 
 impl FileServer {
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
-        let root_dir = directory
-            .to_str()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "its name is not UTF-8"))?
-            .to_owned();
-        let config = Config {
-            root_dir,
-            entry_timeout: CACHE_TIMEOUT,
-            attr_timeout: CACHE_TIMEOUT,
-            cache_policy: CachePolicy::Auto,
-            xattr: true,
-            // Each bind mount in the tree gets a device number of its own in the
-            // guest, so that (st_dev, st_ino) names a file there as it does here.
-            announce_submounts: true,
-            readdirplus: true,
-            // A write clears set-user-id bits, as it does on a local file system.
-            killpriv_v2: true,
-            allow_direct_io: true,
-            allow_mmap: true,
-            ..Config::default()
-        };
-        let fs = PassthroughFs::new(config)?;
-        fs.open_root_node()?;
-        Ok(Self { server: Server::new(SharedTree::new(fs)) })
+        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        Self::with_descriptors(directory, for_the_guest(limit))
+    }
+
+    fn with_descriptors(directory: &Path, count: u64) -> io::Result<Self> {
+        Ok(Self { server: Server::new(SharedTree::new(pass_through(directory, count)?)) })
     }
 
     /// The guest's file system is gone; so are its open files.
@@ -119,6 +107,40 @@ impl FileServer {
     }
 }
 
+/// How many of the `limit` descriptors of this process the files may take that the guest knows: when
+/// they are used up, a request fails with `ENFILE`, and the other devices go on.
+fn for_the_guest(limit: u64) -> u64 {
+    limit - RESERVED_DESCRIPTORS.min(limit / 2)
+}
+
+/// virtiofsd's file system, at its root node.
+pub(super) fn pass_through(directory: &Path, guest_fd_limit: u64) -> io::Result<PassthroughFs> {
+    let root_dir = directory
+        .to_str()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "its name is not UTF-8"))?
+        .to_owned();
+    let config = Config {
+        root_dir,
+        entry_timeout: CACHE_TIMEOUT,
+        attr_timeout: CACHE_TIMEOUT,
+        cache_policy: CachePolicy::Auto,
+        xattr: true,
+        // Each bind mount in the tree gets a device number of its own in the
+        // guest, so that (st_dev, st_ino) names a file there as it does here.
+        announce_submounts: true,
+        readdirplus: true,
+        // A write clears set-user-id bits, as it does on a local file system.
+        killpriv_v2: true,
+        allow_direct_io: true,
+        allow_mmap: true,
+        guest_fd_limit,
+        ..Config::default()
+    };
+    let fs = PassthroughFs::new(config)?;
+    fs.open_root_node()?;
+    Ok(fs)
+}
+
 /// The two halves of a chain, if it is long enough to be a request. The server
 /// takes it for granted that a reply's header fits.
 fn request<'m>(memory: &'m Memory, chain: DescriptorChain<&'m Memory>) -> Option<(Reader<'m>, Writer<'m>)> {
@@ -171,6 +193,36 @@ mod tests {
     #[test]
     fn directory_that_is_not_there_cannot_be_shared() {
         assert!(FileServer::open(Path::new("/no/such/directory")).is_err());
+    }
+
+    /// Looks `name` up in the root, and returns the error number.
+    fn look_up(server: &FileServer, name: &str) -> i32 {
+        let memory = memory();
+        let length = u32::try_from(40 + name.len() + 1).unwrap();
+        let header = [length, Opcode::Lookup as u32, 0, 0, 1, 0, 0, 0, 0, 0];
+        let request: Vec<u8> = header.into_iter().flat_map(u32::to_le_bytes).chain(name.bytes()).collect();
+        memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
+        let chain = [(BUFFERS, length, 0), (BUFFERS + 0x1000, 0x1000, WRITE)];
+        server.drain(&mut queue_with(&memory, &chain).queue).unwrap();
+        -memory.read_obj::<i32>(GuestAddress(BUFFERS + 0x1004)).unwrap()
+    }
+
+    #[test]
+    fn guest_that_has_its_share_of_descriptors_gets_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            std::fs::write(directory.path().join(name), "").unwrap();
+        }
+        // The root has one.
+        let server = FileServer::with_descriptors(directory.path(), 3).unwrap();
+        assert_eq!(["a", "b", "c", "a"].map(|name| look_up(&server, name)), [0, 0, libc::ENFILE, 0]);
+    }
+
+    #[test]
+    fn descriptors_are_left_to_the_other_devices() {
+        assert_eq!(for_the_guest(1_000_000), 1_000_000 - RESERVED_DESCRIPTORS);
+        assert_eq!([for_the_guest(1024), for_the_guest(1), for_the_guest(0)], [512, 1, 0]);
+        assert_eq!(for_the_guest(u64::MAX), u64::MAX - RESERVED_DESCRIPTORS);
     }
 
     proptest! {

@@ -1,4 +1,11 @@
 //! The shared tree as the guest sees it.
+//!
+//! Names are checked here: virtiofsd hands them to `unlinkat` and its like as they are, which would
+//! follow a path out of the tree. Its own program relies on `pivot_root` for that. What else the
+//! guest chooses leads nowhere: nodes and handles are numbers that virtiofsd looks up, of nodes
+//! that are neither regular files nor directories nothing but `O_PATH` is ever opened, and the
+//! target of a symbolic link is text that only the guest follows. Names of extended attributes are
+//! no paths.
 
 use std::ffi::CStr;
 use std::io;
@@ -33,6 +40,18 @@ impl SharedTree {
             .getattr(ctx, node, None)
             .is_ok_and(|(attr, _)| self.page_cache.open(node, &attr, SystemTime::now()))
     }
+
+    /// The host's side, for a request about what a directory has under `name`.
+    fn host_under(&self, name: &CStr) -> io::Result<&PassthroughFs> {
+        if is_component(name) { Ok(&self.host) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
+    }
+}
+
+/// Whether `name` names an entry of a directory and nothing else. Linux resolves paths itself, and
+/// asks for `.` and `..` only where a server says that it can look them up (`FUSE_EXPORT_SUPPORT`).
+fn is_component(name: &CStr) -> bool {
+    let name = name.to_bytes();
+    !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/')
 }
 
 impl FileSystem for SharedTree {
@@ -73,13 +92,22 @@ impl FileSystem for SharedTree {
         Ok((handle, options))
     }
 
+    fn rename(
+        &self,
+        ctx: Context,
+        from: Node,
+        old: &CStr,
+        to: Node,
+        new: &CStr,
+        flags: u32,
+    ) -> io::Result<()> {
+        self.host_under(old)?;
+        self.host_under(new)?.rename(ctx, from, old, to, new, flags)
+    }
+
     delegate! {
-        to self.host {
+        to self.host_under(name)? {
             fn lookup(&self, ctx: Context, parent: Node, name: &CStr) -> io::Result<Entry>;
-            fn getattr(&self, ctx: Context, node: Node, handle: Option<Handle>) -> io::Result<(Attr, Duration)>;
-            fn setattr(&self, ctx: Context, node: Node, attr: SetattrIn, handle: Option<Handle>,
-                valid: SetattrValid) -> io::Result<(Attr, Duration)>;
-            fn readlink(&self, ctx: Context, node: Node) -> io::Result<Vec<u8>>;
             fn symlink(&self, ctx: Context, target: &CStr, parent: Node, name: &CStr,
                 extensions: Extensions) -> io::Result<Entry>;
             fn mknod(&self, ctx: Context, parent: Node, name: &CStr, mode: u32, rdev: u32, umask: u32,
@@ -88,11 +116,15 @@ impl FileSystem for SharedTree {
                 extensions: Extensions) -> io::Result<Entry>;
             fn unlink(&self, ctx: Context, parent: Node, name: &CStr) -> io::Result<()>;
             fn rmdir(&self, ctx: Context, parent: Node, name: &CStr) -> io::Result<()>;
-            fn rename(&self, ctx: Context, from: Node, old: &CStr, to: Node, new: &CStr,
-                flags: u32) -> io::Result<()>;
             fn link(&self, ctx: Context, node: Node, parent: Node, name: &CStr) -> io::Result<Entry>;
             fn create(&self, ctx: Context, parent: Node, name: &CStr, mode: u32, kill_priv: bool, flags: u32,
                 umask: u32, extensions: Extensions) -> io::Result<(Entry, Option<Handle>, OpenOptions)>;
+        }
+        to self.host {
+            fn getattr(&self, ctx: Context, node: Node, handle: Option<Handle>) -> io::Result<(Attr, Duration)>;
+            fn setattr(&self, ctx: Context, node: Node, attr: SetattrIn, handle: Option<Handle>,
+                valid: SetattrValid) -> io::Result<(Attr, Duration)>;
+            fn readlink(&self, ctx: Context, node: Node) -> io::Result<Vec<u8>>;
             fn read<W: ZeroCopyWriter>(&self, ctx: Context, node: Node, handle: Handle, to: W, size: u32,
                 offset: u64, lock_owner: Option<u64>, flags: u32) -> io::Result<usize>;
             fn write<R: ZeroCopyReader>(&self, ctx: Context, node: Node, handle: Handle, from: R, size: u32,
@@ -123,3 +155,7 @@ impl FileSystem for SharedTree {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;

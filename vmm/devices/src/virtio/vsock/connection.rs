@@ -92,7 +92,10 @@ pub(super) struct Connection<S> {
     fwd_cnt: Wrapping<u32>,
     /// `fwd_cnt` as the guest was last told.
     told_fwd_cnt: Wrapping<u32>,
-    /// The guest was asked for credit and has not answered.
+    /// The guest was asked for credit, and has told of no room since. It answers at once, room or
+    /// not; asked again each time, it would answer for as long as its reader sleeps. It tells by
+    /// itself when its reader makes room: Linux does at the latest when the reader has emptied the
+    /// buffer, so one that waits for more is always heard of.
     asked_for_credit: bool,
 }
 
@@ -187,7 +190,7 @@ impl<S: HostStream> Connection<S> {
     pub(super) fn guest_packet(&mut self, header: &Header, data: &[u8]) {
         self.peer_buf_alloc = header.buf_alloc;
         self.peer_fwd_cnt = Wrapping(header.fwd_cnt);
-        self.asked_for_credit = false;
+        self.asked_for_credit &= self.credit() == 0;
         match (header.op, self.state) {
             (op::RESPONSE, State::Requested) => self.state = State::Established,
             (op::RW, State::Established) if !self.guest_eof => {

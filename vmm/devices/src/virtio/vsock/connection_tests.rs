@@ -61,6 +61,28 @@ fn data_is_limited_by_the_guests_credit() {
 }
 
 #[test]
+fn guest_without_room_is_asked_for_it_once() {
+    let (mut connection, mut theirs) = established(10);
+    theirs.write_all(b"0123456789abcdef").unwrap();
+    assert_eq!(packet(&mut connection, 64).unwrap().1, b"0123456789");
+    assert_eq!(packet(&mut connection, 64).unwrap().0.op, op::CREDIT_REQUEST);
+    // Its answers, and data that it sends meanwhile, tell of no room.
+    for op in [op::CREDIT_UPDATE, op::RW, op::CREDIT_UPDATE] {
+        connection.guest_packet(&header(op, 10, 0), &[]);
+        assert!(!connection.has_packet());
+    }
+    // Its reader reads, a little at a time: whatever tells of room wakes the connection.
+    connection.guest_packet(&header(op::RW, 10, 1), &[]);
+    assert_eq!(packet(&mut connection, 64).unwrap().1, b"a");
+    assert_eq!(packet(&mut connection, 64).unwrap().0.op, op::CREDIT_REQUEST);
+    connection.guest_packet(&header(op::CREDIT_UPDATE, 10, 1), &[]);
+    assert!(!connection.has_packet());
+    // So does a larger buffer.
+    connection.guest_packet(&header(op::CREDIT_UPDATE, 12, 1), &[]);
+    assert_eq!(packet(&mut connection, 64).unwrap().1, b"bc");
+}
+
+#[test]
 fn end_of_the_hosts_writer_reaches_the_guest_once_and_only_one_way() {
     let (mut connection, theirs) = established(4096);
     theirs.shutdown(std::net::Shutdown::Write).unwrap();

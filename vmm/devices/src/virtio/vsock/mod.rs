@@ -21,6 +21,8 @@ mod device;
 mod handshake;
 mod header;
 mod muxer;
+#[cfg(test)]
+mod test_host;
 
 pub use device::{Vsock, VsockError};
 
@@ -35,6 +37,11 @@ const BUFFER_BYTES: u32 = 256 << 10;
 /// (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`).
 const MAX_PACKET_BYTES: u32 = 64 << 10;
 
-/// Most connections at a time, those in their handshake included: each costs
-/// the host a file descriptor, and the guest decides how many it opens.
+/// Most connections at a time that clients on the host open, those in their handshake included: each
+/// costs a file descriptor.
 const MAX_CONNECTIONS: usize = 1024;
+
+/// Most connections at a time that the guest opens, those included that it has closed while the
+/// host's reader is behind. They are counted apart, since any program in the guest may open them: the
+/// agent needs one, and what the host opens to reach the agent must not be refused for the others.
+const MAX_GUEST_CONNECTIONS: usize = 8;

@@ -5,6 +5,7 @@
 //! owners queue up and take turns, a packet each, so that no connection starves.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use vm_memory::bitmap::BitmapSlice;
 use super::connection::Connection;
 use super::handshake::{Handshake, take_line};
 use super::header::{Header, TYPE_STREAM, op};
-use super::{HOST_CID, MAX_CONNECTIONS};
+use super::{HOST_CID, MAX_CONNECTIONS, MAX_GUEST_CONNECTIONS};
 
 /// Names a stream towards the event loop. Never reused.
 pub(super) type Token = u32;
@@ -41,7 +42,7 @@ struct Ports {
     guest: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Turn {
     /// The guest addressed a connection that does not exist.
     Reset(Ports),
@@ -55,13 +56,26 @@ enum Stream {
     Connected(Ports, Box<Connection<UnixStream>>),
 }
 
+/// Clients on the host that have not been taken from the listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clients {
+    /// There are none.
+    Taken,
+    Wait,
+    /// The process, or the host, has no descriptor for the next one.
+    Stuck,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Muxer {
     guest_cid: u64,
     path: PathBuf,
     listener: Arc<UnixListener>,
+    clients: Clients,
     streams: HashMap<Token, Stream>,
+    /// Those that the guest has opened; the host's clients all others.
+    opened_by_guest: HashSet<Token>,
     by_ports: HashMap<Ports, Token>,
     turns: VecDeque<Turn>,
     waiting: HashSet<Token>,
@@ -77,7 +91,9 @@ impl Muxer {
             guest_cid: u64::from(guest_cid),
             path: path.to_owned(),
             listener,
+            clients: Clients::Taken,
             streams: HashMap::new(),
+            opened_by_guest: HashSet::new(),
             by_ports: HashMap::new(),
             turns: VecDeque::new(),
             waiting: HashSet::new(),
@@ -105,12 +121,42 @@ impl Muxer {
         }
     }
 
-    /// The listening socket has clients.
+    /// The listening socket has clients, which [`Self::accept`] shall take.
+    pub(super) fn clients_arrived(&mut self) {
+        if self.clients == Clients::Taken {
+            self.clients = Clients::Wait;
+        }
+    }
+
+    /// There are clients that [`Self::accept`] has not taken.
+    pub(super) fn clients_wait(&self) -> bool {
+        self.clients != Clients::Taken
+    }
+
+    /// Takes the clients that wait, as many as can be.
     pub(super) fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            if self.streams.len() >= MAX_CONNECTIONS || stream.set_nonblocking(true).is_err() {
-                continue;
+        while self.clients_wait() {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.welcome(stream),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => self.clients = Clients::Taken,
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
+                    _ => return self.cannot_accept(&error),
+                },
             }
+        }
+    }
+
+    fn cannot_accept(&mut self, error: &io::Error) {
+        if self.clients != Clients::Stuck {
+            log::warn!("virtio-vsock: clients on the host have to wait: {error}");
+            self.clients = Clients::Stuck;
+        }
+    }
+
+    fn welcome(&mut self, stream: UnixStream) {
+        let opened_by_host = self.streams.len() - self.opened_by_guest.len();
+        if opened_by_host < MAX_CONNECTIONS && stream.set_nonblocking(true).is_ok() {
             let token = self.add(Stream::Handshake(stream));
             self.handshake(token);
         }
@@ -169,13 +215,14 @@ impl Muxer {
         !self.turns.is_empty()
     }
 
-    /// Makes the next packet for the guest, with its payload in `room`.
+    /// Makes the next packet for the guest, with its payload in `room`. Each connection whose turn
+    /// it is gets one, so this ends even if one that has nothing after all is due again.
     pub(super) fn next_packet<B: BitmapSlice>(
         &mut self,
         room: Option<&VolatileSlice<'_, B>>,
     ) -> Option<Header> {
-        while let Some(turn) = self.turns.pop_front() {
-            let (ports, header) = match turn {
+        for _ in 0..self.turns.len() {
+            let (ports, header) = match self.turns.pop_front()? {
                 Turn::Reset(ports) => (ports, Header { op: op::RST, ..Header::default() }),
                 Turn::Connection(token) => {
                     self.waiting.remove(&token);
@@ -223,7 +270,7 @@ impl Muxer {
             let host = self.next_port;
             // u32::MAX is VMADDR_PORT_ANY.
             self.next_port = if host >= u32::MAX - 1 { FIRST_EPHEMERAL_PORT } else { host + 1 };
-            // At most MAX_CONNECTIONS ports are taken, so this ends.
+            // Few ports are taken, one for each connection, so this ends.
             if !self.by_ports.contains_key(&Ports { host, guest }) {
                 return host;
             }
@@ -232,8 +279,8 @@ impl Muxer {
 
     /// Connects to the listener of `port` on the host, without ever waiting for it.
     fn connect(&self, port: u32) -> Option<UnixStream> {
-        if self.streams.len() >= MAX_CONNECTIONS {
-            log::warn!("virtio-vsock: the guest has {MAX_CONNECTIONS} connections open; one more is refused");
+        if self.opened_by_guest.len() >= MAX_GUEST_CONNECTIONS {
+            log::debug!("virtio-vsock: the guest has all the connections that it may open");
             return None;
         }
         let mut path = self.path.clone().into_os_string();
@@ -247,6 +294,7 @@ impl Muxer {
 
     fn connected(&mut self, ports: Ports, connection: Connection<UnixStream>) {
         let token = self.add(Stream::Connected(ports, Box::new(connection)));
+        self.opened_by_guest.insert(token);
         self.by_ports.insert(ports, token);
         self.settle(token);
     }
@@ -281,7 +329,11 @@ impl Muxer {
     }
 
     fn remove(&mut self, token: Token) {
-        self.waiting.remove(&token);
+        self.opened_by_guest.remove(&token);
+        if self.waiting.remove(&token) {
+            // A guest that takes no packets would otherwise add a turn by each connection it opens.
+            self.turns.retain(|turn| *turn != Turn::Connection(token));
+        }
         let stream = match self.streams.remove(&token) {
             Some(Stream::Handshake(stream)) => stream,
             Some(Stream::Connected(ports, connection)) => {
@@ -295,3 +347,7 @@ impl Muxer {
         self.watches.push(Watch::Remove(stream));
     }
 }
+
+#[cfg(test)]
+#[path = "muxer_tests.rs"]
+mod tests;

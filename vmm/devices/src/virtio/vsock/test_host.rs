@@ -1,0 +1,61 @@
+//! The host's side of a device, and the packets of its guest, for tests.
+
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use vm_memory::VolatileSlice;
+
+use super::HOST_CID;
+use super::header::{Header, TYPE_STREAM};
+use super::muxer::Muxer;
+
+pub(super) const GUEST_CID: u32 = 3;
+/// Of the listener on the host.
+pub(super) const HOST_PORT: u32 = 1024;
+
+pub(super) struct TestHost {
+    directory: TempDir,
+    /// Whom the guest reaches.
+    pub(super) listener: UnixListener,
+}
+
+impl TestHost {
+    pub(super) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join(format!("socket_{HOST_PORT}"))).unwrap();
+        Self { directory, listener }
+    }
+
+    /// Where the device listens.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.directory.path().join("socket")
+    }
+
+    pub(super) fn muxer(&self) -> Muxer {
+        let listener = UnixListener::bind(self.socket()).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Muxer::new(GUEST_CID, &self.socket(), Arc::new(listener))
+    }
+}
+
+/// A packet from the guest's `port`.
+pub(super) fn guest_sends(muxer: &mut Muxer, port: u32, op: u16, data: &[u8]) {
+    let header = Header {
+        src_cid: u64::from(GUEST_CID),
+        dst_cid: HOST_CID,
+        src_port: port,
+        dst_port: HOST_PORT,
+        type_: TYPE_STREAM,
+        op,
+        buf_alloc: 4096,
+        ..Header::default()
+    };
+    muxer.guest_packet(&header, data);
+}
+
+/// The next packet for the guest, which has room for 64 bytes.
+pub(super) fn next(muxer: &mut Muxer) -> Option<Header> {
+    muxer.next_packet(Some(&VolatileSlice::from([0; 64].as_mut_slice())))
+}
