@@ -12,7 +12,7 @@ use vmrun_proto::{ConsoleSize, ProcessRef, Request};
 use vmrun_spec::{Image, MonitorMessage};
 
 use super::MonitorRequest;
-use super::boot::Booting;
+use super::boot::{Booting, ReadySocket};
 use super::control_server::ControlServer;
 use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
@@ -45,15 +45,16 @@ pub(crate) fn run(
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<u8, Broken> {
-    let session = Session { request, machine: &booting.machine, launcher, signals };
+    let Booting { machine, ready } = booting;
+    let session = Session { request, machine: &machine, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
-        let agent = session.await_agent(&booting)?;
+        let agent = session.await_agent(ready)?;
         session.live(agent, stdio, prepared)
     });
     let result = result.map_err(|error| session.broken(error));
     // The kernel takes vCPUs, devices and memory away at once when the process
     // ends; joining each thread before would only delay that.
-    std::mem::forget(booting);
+    std::mem::forget(machine);
     result
 }
 
@@ -88,12 +89,14 @@ impl Session<'_> {
         Ok((stdio, Prepared { terminal, control }))
     }
 
-    fn await_agent(&self, booting: &Booting) -> Result<AgentClient, MonitorError> {
+    /// The first connection is the agent's; the socket is closed then.
+    fn await_agent(&self, ready: ReadySocket) -> Result<AgentClient, MonitorError> {
         if !self.request.plan.host.hooks.create.is_empty() {
             self.await_hooks()?;
         }
-        AgentClient::accept(&booting.ready, BOOT, &self.watch())
-            .map_err(|error| self.about_boot_image(self.explain(BOOTING, error)))
+        let agent = AgentClient::accept(&ready.listener, BOOT, &self.watch());
+        drop(ready);
+        agent.map_err(|error| self.about_boot_image(self.explain(BOOTING, error)))
     }
 
     /// Says which file it is that may hold another program than the agent.
