@@ -1,9 +1,10 @@
 //! The monitor's control socket.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::control::{ControlReply, ControlRequest};
 use crate::store::CONTROL_SOCKET;
@@ -11,9 +12,14 @@ use crate::store::CONTROL_SOCKET;
 /// How long a verb may take to say what it wants; only the store's owner can connect.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long callers are left waiting when there is no descriptor for one: they keep the
+/// socket readable, and a descriptor comes free only by what happens elsewhere.
+const REST: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 pub(crate) struct ControlServer {
     listener: UnixListener,
+    rests_until: Cell<Option<Instant>>,
 }
 
 /// A verb that waits for its answer.
@@ -27,12 +33,30 @@ impl ControlServer {
     pub(crate) fn bind() -> io::Result<Self> {
         let listener = UnixListener::bind(CONTROL_SOCKET)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener })
+        Ok(Self::on(listener))
+    }
+
+    fn on(listener: UnixListener) -> Self {
+        Self { listener, rests_until: Cell::new(None) }
+    }
+
+    /// For how long nobody is to be accepted.
+    pub(crate) fn rest(&self) -> Option<Duration> {
+        let left = self.rests_until.get()?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
     }
 
     /// The next request; `None` when there is none, or its caller broke off.
     pub(crate) fn accept(&self) -> Option<(ControlRequest, Caller)> {
-        let (connection, _) = self.listener.accept().ok()?;
+        let connection = match self.listener.accept() {
+            Ok((connection, _)) => connection,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    self.rests_until.set(Some(Instant::now() + REST));
+                }
+                return None;
+            }
+        };
         connection.set_nonblocking(false).ok()?;
         connection.set_read_timeout(Some(READ_LIMIT)).ok()?;
         connection.set_write_timeout(Some(READ_LIMIT)).ok()?;
@@ -51,5 +75,34 @@ impl Caller {
 impl AsFd for ControlServer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn listener_that_fails_is_left_alone_for_a_moment() {
+        let (stream, _other) = UnixStream::pair().unwrap();
+        // It was never told to listen.
+        let server = ControlServer::on(OwnedFd::from(stream).into());
+        assert_eq!(server.rest(), None);
+        assert!(server.accept().is_none());
+        assert!(server.rest().unwrap() <= REST);
+        thread::sleep(REST);
+        assert_eq!(server.rest(), None);
+    }
+
+    #[test]
+    fn listener_without_callers_needs_no_rest() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let server = ControlServer::on(listener);
+        assert!(server.accept().is_none() && server.rest().is_none());
     }
 }

@@ -115,19 +115,26 @@ impl<'s> Live<'s> {
     }
 
     fn poll(&self) -> Result<Ready, MonitorError> {
-        let sources = [
-            self.agent.as_fd(),
-            self.session.signals.as_fd(),
-            self.prepared.control.as_fd(),
-            self.session.machine.ended_fd(),
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut control = readable(self.prepared.control.as_fd());
+        let mut limit = PollTimeout::NONE;
+        if let Some(rest) = self.prepared.control.rest() {
+            control.set_events(PollFlags::empty());
+            // Not before it is over.
+            limit = PollTimeout::try_from(rest.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
+        }
+        let mut fds = [
+            readable(self.agent.as_fd()),
+            readable(self.session.signals.as_fd()),
+            control,
+            readable(self.session.machine.ended_fd()),
         ];
-        let mut fds = sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(MonitorError::Io { act: "poll", source: errno.into() }),
         }
-        let is_ready = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
-        Ok(Ready { agent: is_ready(0), signals: is_ready(1), control: is_ready(2), machine: is_ready(3) })
+        let [agent, signals, control, machine] = fds.map(|fd| fd.any().unwrap_or(false));
+        Ok(Ready { agent, signals, control, machine })
     }
 
     fn forward_signals(&mut self) -> Result<(), MonitorError> {
