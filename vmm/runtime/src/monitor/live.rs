@@ -10,7 +10,7 @@ use vmrun_proto::{ContainerFigures, Event, ExitStatus, ProcessInfo, ProcessRef, 
 use vmrun_spec::FailureReport;
 
 use super::control_server::Caller;
-use super::failure::MonitorError;
+use super::failure::{Broken, MonitorError};
 use super::session::{Prepared, Session};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::control::{ControlReply, ControlRequest};
@@ -62,17 +62,24 @@ impl<'s> Live<'s> {
 
     /// Lets the program run.
     pub(super) fn start(&mut self, watch: Watch<'_>) -> Result<(), MonitorError> {
+        self.becomes(Status::Running)?;
+        self.let_run(watch)
+    }
+
+    fn let_run(&mut self, watch: Watch<'_>) -> Result<(), MonitorError> {
         let container = self.container();
         self.agent
             .call(Request::Start { container }, START, watch)
             .map_err(|error| self.session.explain(STARTING, error))?;
-        self.becomes(Status::Running)
+        Ok(())
     }
 
+    /// Records the state before it is brought about: what cannot be recorded is not done.
     fn becomes(&mut self, status: Status) -> Result<(), MonitorError> {
         debug_assert!(self.status.may_become(status), "{} -> {status}", self.status);
+        self.session.record(status)?;
         self.status = status;
-        self.session.record(status)
+        Ok(())
     }
 
     /// Serves everybody until the program has ended; gives its exit code.
@@ -173,8 +180,14 @@ impl<'s> Live<'s> {
     fn signal(&mut self, number: i32, all: bool) -> Answer {
         if let Some(held) = &mut self.held {
             held.signals.push((number, all));
-            // Nothing else ends a frozen process, and it must not wait for anybody.
-            return if number == libc::SIGKILL { self.resume() } else { Ok(ControlReply::Ok) };
+            if number != libc::SIGKILL {
+                return Ok(ControlReply::Ok);
+            }
+            // Nothing else ends a frozen process, and it must not wait for anybody. The record
+            // is soon another: that it has ended.
+            let answer = self.go_on();
+            let _ = self.session.record(Status::Running);
+            return answer;
         }
         let mut signal = number;
         if self.status == Status::Created && signals::ends_a_process(number) {
@@ -192,10 +205,7 @@ impl<'s> Live<'s> {
             return Ok(());
         }
         let answer = match request {
-            ControlRequest::Start => {
-                let end = self.session.machine.ended_fd();
-                self.start(&[end]).map(|()| ControlReply::Ok)
-            }
+            ControlRequest::Start => self.start_created(),
             ControlRequest::Signal { signal, all } => self.signal(signal, all),
             ControlRequest::Pause => self.pause(),
             ControlRequest::Resume => self.resume(),
@@ -212,6 +222,14 @@ impl<'s> Live<'s> {
             },
         };
         self.answer(caller, answer)
+    }
+
+    /// A store that takes no record, being full or locked, costs the verb and not the container.
+    fn start_created(&mut self) -> Answer {
+        if let Err(error) = self.becomes(Status::Running) {
+            return Ok(unrecorded(error));
+        }
+        self.let_run(&[self.session.machine.ended_fd()]).map(|()| ControlReply::Ok)
     }
 
     /// First the container's processes, so that they find themselves frozen together,
@@ -232,16 +250,27 @@ impl<'s> Live<'s> {
         {
             held.figures = figures;
         }
+        if let Err(error) = self.becomes(Status::Paused) {
+            self.ask(Request::Thaw { container: self.container() }, LOOK)?;
+            return Ok(unrecorded(error));
+        }
         self.session.machine.hold();
         self.held = Some(held);
-        self.becomes(Status::Paused)?;
         Ok(ControlReply::Ok)
     }
 
     fn resume(&mut self) -> Answer {
+        match self.becomes(Status::Running) {
+            Ok(()) => self.go_on(),
+            Err(error) => Ok(unrecorded(error)),
+        }
+    }
+
+    /// Ends the pause, whatever the record says.
+    fn go_on(&mut self) -> Answer {
+        self.status = Status::Running;
         self.session.machine.release();
         let held = self.held.take().unwrap_or_default();
-        self.becomes(Status::Running)?;
         let thawed = self.ask(Request::Thaw { container: self.container() }, LOOK)?;
         for (signal, all) in held.signals {
             self.signal(signal, all)?;
@@ -265,6 +294,10 @@ impl<'s> Live<'s> {
         }
         Ok(())
     }
+}
+
+fn unrecorded(error: MonitorError) -> ControlReply {
+    ControlReply::Failed(Broken::from(error).report())
 }
 
 fn refusal(message: String) -> ControlReply {
