@@ -147,12 +147,22 @@ impl<'s> Live<'s> {
     fn forward_signals(&mut self) -> Result<(), MonitorError> {
         let failed = |source| MonitorError::Io { act: "read a signal", source };
         while let Some(arrived) = self.session.signals.next().map_err(failed)? {
-            let size = if arrived.number == libc::SIGWINCH { self.prepared.size() } else { None };
-            if let Some(size) = size.filter(|_| self.held.is_none()) {
-                self.ask(Request::Resize { process: self.process(), size }, RESIZE)?;
+            if arrived.number == libc::SIGWINCH && self.prepared.size().is_some() {
+                // One that is paused gets the size that it is when it goes on.
+                if self.held.is_none() {
+                    self.resize()?;
+                }
             } else if signals::is_forwarded(arrived.number) {
                 self.signal(arrived.number, false)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Gives the container's terminal the size of ours, if there is one.
+    fn resize(&mut self) -> Result<(), MonitorError> {
+        if let Some(size) = self.prepared.size() {
+            self.ask(Request::Resize { process: self.process(), size }, RESIZE)?;
         }
         Ok(())
     }
@@ -272,6 +282,7 @@ impl<'s> Live<'s> {
         self.session.machine.release();
         let held = self.held.take().unwrap_or_default();
         let thawed = self.ask(Request::Thaw { container: self.container() }, LOOK)?;
+        self.resize()?;
         for (signal, all) in held.signals {
             self.signal(signal, all)?;
         }
