@@ -128,6 +128,25 @@ fn detached_container_that_is_killed_dies_by_the_signal() {
 }
 
 #[test]
+fn signal_zero_asks_whether_the_program_is_alive_and_does_nothing() {
+    let bundle = Bundle::shell("echo ready; sleep 1000");
+    let container = Run::of(&bundle).create();
+    container.verb("kill", &["0"]).prints("");
+    assert_eq!(container.state()["status"], "created");
+    container.verb("start", &[]).prints("");
+    container.started.stdout.await_text(0, "ready\n");
+    container.verb("kill", &["0"]).prints("");
+    container.verb("pause", &[]).prints("");
+    container.verb("kill", &["0"]).prints("");
+    container.verb("resume", &[]).prints("");
+    assert_eq!(container.state()["status"], "running");
+    container.verb("kill", &["KILL"]).prints("");
+    container.await_status("stopped");
+    container.verb("kill", &["0"]).fails_with(1, &["cannot signal", "container not running", "stopped"]);
+    container.delete();
+}
+
+#[test]
 fn kill_of_all_reaches_every_process() {
     let script = "sh -c 'trap \"echo child; exit 0\" USR1; echo up; while :; do sleep 0.05; done' &
         trap 'echo parent' USR1; echo ready; wait; wait; exit 6";

@@ -216,6 +216,8 @@ impl<'s> Live<'s> {
         }
         let answer = match request {
             ControlRequest::Start => self.start_created(),
+            // Its end would have been heard of.
+            ControlRequest::Signal { signal: 0, .. } => Ok(ControlReply::Ok),
             ControlRequest::Signal { signal, all } => self.signal(signal, all),
             ControlRequest::Pause => self.pause(),
             ControlRequest::Resume => self.resume(),
