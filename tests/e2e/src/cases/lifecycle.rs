@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
@@ -235,6 +236,21 @@ fn hooks_run_on_the_host_in_order_with_the_state() {
         assert!(log.lines().all(|line| line.contains(&id) && line.ends_with(" word")), "{runtime:?}: {log}");
         assert!(log.contains(&format!("poststop {id} stopped")), "{runtime:?}: {log}");
     }
+}
+
+#[test]
+fn hooks_after_the_end_run_once_however_many_delete() {
+    let scratch = Scratch::new();
+    let bundle = Bundle::shell("echo ready; sleep 1000").push("/hooks/poststop", hook("poststop", &scratch));
+    let container = Run::of(&bundle).detach();
+    container.started.stdout.await_text(0, "ready\n");
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| drop(container.verb("delete", &["--force"]).ok()));
+        }
+    });
+    container.started.await_nothing_left();
+    assert_eq!(scratch.text("log"), format!("poststop {} stopped word\n", container.started.id));
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::{self, Drained, Relays};
-use crate::store::{CONTROL_SOCKET, Store, StoreError};
+use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::mark;
 
 const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
@@ -41,12 +41,13 @@ const CREATING: &str = "making the container";
 /// still run then: it ends with the process, which has nothing else to do.
 pub(crate) fn run(
     request: &MonitorRequest,
+    entry: &Entry,
     booting: Booting,
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<u8, Broken> {
     let Booting { machine, ready } = booting;
-    let session = Session { request, machine: &machine, launcher, signals };
+    let session = Session { request, entry, machine: &machine, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         let agent = session.await_agent(ready)?;
         session.live(agent, stdio, prepared)
@@ -61,6 +62,7 @@ pub(crate) fn run(
 /// What does not change during the container's life.
 pub(super) struct Session<'s> {
     pub(super) request: &'s MonitorRequest,
+    entry: &'s Entry,
     pub(super) machine: &'s Running,
     launcher: &'s Launcher,
     pub(super) signals: &'s Signals,
@@ -202,10 +204,8 @@ impl Session<'_> {
         let me = i32::try_from(std::process::id()).unwrap_or_default();
         let identity = ProcessIdentity::of(me)
             .map_err(|source| MonitorError::Io { act: "look at this process", source })?;
-        let Ok(id) = self.request.state.id.parse() else { return Ok(()) };
-        let entry = Store::new(Some(&self.request.root)).open(&id)?;
         let state = self.request.state.state(status, identity);
-        Ok(entry.update(|_| Some(state))?)
+        Ok(self.entry.update(|_| Some(state))?)
     }
 
     /// After the program's end: its output, its files. Neither changes the exit code.

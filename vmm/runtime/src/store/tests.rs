@@ -108,3 +108,40 @@ fn state_of_another_boot_or_schema_is_recognised() {
     fs::write(store.directory(&id).join(STATE_FILE), "{").unwrap();
     assert!(matches!(new.entry().read(), Err(StoreError::Parse { .. })));
 }
+
+#[test]
+fn late_remover_spares_a_new_container_of_the_same_name() {
+    let (_dir, store) = store();
+    let id: ContainerId = "x".parse().unwrap();
+    store.reserve(&id).unwrap().keep();
+    let (quick, late) = (store.open(&id).unwrap(), store.open(&id).unwrap());
+    assert!(quick.is_current().unwrap());
+    assert!(quick.remove().unwrap());
+    assert!(!late.remove().unwrap());
+    let mut new = store.reserve(&id).unwrap();
+    new.publish(&state("x"), &exec_base()).unwrap();
+    assert!(!late.is_current().unwrap() && !late.remove().unwrap());
+    let refused = late.update(|_| Some(State { exit_code: Some(1), ..state("x") }));
+    assert!(matches!(refused, Err(StoreError::NotFound { .. })), "{refused:?}");
+    assert_eq!(store.open(&id).unwrap().read().unwrap().unwrap().exit_code, None);
+    assert!(new.remove().unwrap());
+    assert!(store.ids().unwrap().is_empty());
+}
+
+#[test]
+fn of_many_removers_one_has_removed() {
+    let (_dir, store) = store();
+    let id: ContainerId = "x".parse().unwrap();
+    store.reserve(&id).unwrap().keep();
+    let barrier = Barrier::new(8);
+    let removed = thread::scope(|scope| {
+        let remover = || {
+            let entry = store.open(&id).unwrap();
+            barrier.wait();
+            entry.remove().unwrap()
+        };
+        let removers: Vec<_> = (0..8).map(|_| scope.spawn(remover)).collect();
+        removers.into_iter().map(|remover| remover.join().unwrap()).filter(|won| *won).count()
+    });
+    assert_eq!(removed, 1);
+}

@@ -25,12 +25,16 @@ const ORDERLY_LIMIT: Duration = Duration::from_secs(20);
 /// # Errors
 /// It runs and `force` is not set, or something cannot be removed.
 pub fn delete(store: &Store, id: &str, options: DeleteOptions) -> Result<Vec<hooks::HookError>, Error> {
-    let (id, entry, state) = match super::find(store, id) {
-        Err(Error::Store(StoreError::NotFound { .. })) if options.force => return Ok(Vec::new()),
-        other => other?,
-    };
+    match delete_existing(store, id, options) {
+        Err(Error::Store(StoreError::NotFound { .. })) if options.force => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn delete_existing(store: &Store, id: &str, options: DeleteOptions) -> Result<Vec<hooks::HookError>, Error> {
+    let (_, entry, state) = super::find(store, id)?;
     let Some(state) = state.map_or_else(|| first_state(&entry), |state| Ok(Some(state)))? else {
-        store.remove(&id)?;
+        entry.remove()?;
         return Ok(Vec::new());
     };
     let status = state.status_now();
@@ -40,9 +44,15 @@ pub fn delete(store: &Store, id: &str, options: DeleteOptions) -> Result<Vec<hoo
     if state.monitor_lives() {
         end_container(&entry, &state)?;
     }
-    // Before the state that names it.
-    host_cgroup::remove(state.cgroup.as_deref())?;
-    store.remove(&id)?;
+    // Else somebody has removed it meanwhile, and its names may be another container's.
+    if entry.is_current()? {
+        // Before the state that names it.
+        host_cgroup::remove(state.cgroup.as_deref())?;
+    }
+    if !entry.remove()? {
+        // The hooks are whose removal it was.
+        return Ok(Vec::new());
+    }
     let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
     Ok(hooks::run_each(&state.poststop, &shown, &state.bundle))
 }
