@@ -210,6 +210,14 @@ fn id_is_free_again_after_the_end() {
     }
 }
 
+#[test]
+fn hooks_can_be_interrupted() {
+    // Blocked signals are inherited: a shell of which TERM is blocked would not end by it.
+    let end = json!({ "path": "/bin/sh", "args": ["sh", "-c", "kill -TERM $$; exit 0"] });
+    let bundle = Bundle::shell("echo ran").push("/hooks/createRuntime", end);
+    bundle.run().fails_with(1, &["cannot run", "createRuntime", "signal: 15"]);
+}
+
 /// A hook that writes its name and what the runtime tells it.
 fn hook(name: &str, to: &Scratch) -> Value {
     let log = to.join("log");
@@ -258,6 +266,23 @@ fn failing_hook_before_the_start_fails_the_run() {
     let bundle = Bundle::shell("echo ran").push("/hooks/createRuntime", json!({ "path": "/bin/false" }));
     let outcome = bundle.run();
     outcome.fails_with(1, &["cannot run", "createRuntime", "/bin/false"]);
+}
+
+#[test]
+fn hooks_after_the_end_run_when_one_before_the_start_has_failed() {
+    for name in ["prestart", "createRuntime", "createContainer"] {
+        for create in [false, true] {
+            let scratch = Scratch::new();
+            let bundle = Bundle::shell("echo ran")
+                .push(&format!("/hooks/{name}"), json!({ "path": "/bin/false" }))
+                .push("/hooks/poststop", hook("poststop", &scratch));
+            let id = new_id();
+            let run = Run::of(&bundle).id(&id);
+            let outcome = if create { run.creating().finish() } else { run.finish() };
+            outcome.fails_with(1, &["cannot", name, "/bin/false"]);
+            assert_eq!(scratch.text("log"), format!("poststop {id} stopped word\n"), "{name}");
+        }
+    }
 }
 
 #[test]

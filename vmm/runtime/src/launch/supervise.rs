@@ -78,8 +78,7 @@ pub(crate) fn supervise(
         }
         Err(error) => {
             guard.end();
-            host_cgroup::remove(request.state.cgroup.as_deref())?;
-            new.remove()?;
+            put_away(new, request)?;
             Err(error)
         }
     }
