@@ -128,21 +128,14 @@ fn wait_limited(mut child: Child, seconds: u64) -> io::Result<Option<ExitStatus>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::ProcessIdentity;
     use crate::signals::Signals;
     use crate::status::Status;
+    use crate::store::StateSource;
 
     fn state() -> OciState {
-        OciState {
-            oci_version: "1.0.2".to_owned(),
-            id: "x".to_owned(),
-            pid: 1,
-            status: Status::Creating,
-            bundle: "/b".into(),
-            rootfs: "/b/rootfs".into(),
-            created: crate::timestamp::now(),
-            annotations: std::collections::BTreeMap::new(),
-            owner: String::new(),
-        }
+        let me = ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        OciState::of(&StateSource::plain("x").state(Status::Creating, me))
     }
 
     #[test]

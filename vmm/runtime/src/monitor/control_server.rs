@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::control::{ControlReply, ControlRequest};
+use crate::status::Status;
 use crate::store::CONTROL_SOCKET;
 
 /// How long a verb may take to say what it wants; only the store's owner can connect.
@@ -15,6 +17,9 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 /// How long callers are left waiting when there is no descriptor for one: they keep the
 /// socket readable, and a descriptor comes free only by what happens elsewhere.
 const REST: Duration = Duration::from_millis(100);
+
+/// For the thread that turns callers away: it reads one request at a time.
+const STACK_BYTES: usize = 128 << 10;
 
 #[derive(Debug)]
 pub(crate) struct ControlServer {
@@ -63,6 +68,23 @@ impl ControlServer {
         let request = vmrun_proto::read_frame(&connection).ok()?;
         Some((request, Caller { connection }))
     }
+
+    /// From the program's end to the process's, which may be long: output is waited for that
+    /// nobody reads. A thread tells callers that the container has stopped.
+    pub(crate) fn turn_away(self) -> io::Result<()> {
+        // The thread waits for callers.
+        self.listener.set_nonblocking(false)?;
+        let thread = thread::Builder::new().name("control-end".to_owned()).stack_size(STACK_BYTES);
+        thread.spawn(move || {
+            loop {
+                if let Some((_, caller)) = self.accept() {
+                    caller.answer(&ControlReply::WrongState(Status::Stopped));
+                }
+                thread::sleep(self.rest().unwrap_or_default());
+            }
+        })?;
+        Ok(())
+    }
 }
 
 impl Caller {
@@ -81,7 +103,6 @@ impl AsFd for ControlServer {
 #[cfg(test)]
 mod tests {
     use std::os::fd::OwnedFd;
-    use std::thread;
 
     use super::*;
 
@@ -95,6 +116,27 @@ mod tests {
         assert!(server.rest().unwrap() <= REST);
         thread::sleep(REST);
         assert_eq!(server.rest(), None);
+    }
+
+    #[test]
+    fn callers_after_the_end_are_told_that_it_has_stopped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let ask = || {
+            let caller = UnixStream::connect(&path).unwrap();
+            vmrun_proto::write_frame(&caller, &ControlRequest::Signal { signal: 15, all: false }).unwrap();
+            caller
+        };
+        // One came before the end.
+        let first = ask();
+        ControlServer::on(listener).turn_away().unwrap();
+        drop(UnixStream::connect(&path).unwrap());
+        for caller in [first, ask()] {
+            let reply: ControlReply = vmrun_proto::read_frame(&caller).unwrap();
+            assert_eq!(reply, ControlReply::WrongState(Status::Stopped));
+        }
     }
 
     #[test]

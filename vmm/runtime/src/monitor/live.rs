@@ -56,7 +56,10 @@ impl<'s> Live<'s> {
         Self { session, agent, prepared, status: Status::Created, ended_by: None, held: None }
     }
 
+    /// What there is to do after the end is the agent's; verbs come too late.
     pub(super) fn into_agent(self) -> AgentClient {
+        // Without the thread they cannot reach the monitor, which says as much.
+        let _ = self.prepared.control.turn_away();
         self.agent
     }
 

@@ -7,7 +7,8 @@
 //!                                          └─ consoles, hooks, control socket: while the guest boots
 //! ```
 //!
-//! It has one thread of its own, which polls; the machine and the relays bring theirs.
+//! It has one thread of its own, which polls; the machine and the relays bring theirs. Another one
+//! answers the verbs that come between the program's end and its own.
 
 mod boot;
 mod control_server;

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::Barrier;
 use std::thread;
 
@@ -7,23 +6,12 @@ use crate::process::ProcessIdentity;
 use crate::status::Status;
 
 fn state(id: &str) -> State {
-    let source = StateSource {
-        id: id.to_owned(),
-        oci_version: "1.0.2".to_owned(),
-        bundle: "/b".into(),
-        rootfs: "/b/rootfs".into(),
-        annotations: BTreeMap::new(),
-        created: crate::timestamp::now(),
-        cgroup: None,
-        poststart: Vec::new(),
-        poststop: Vec::new(),
-    };
     let me = ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
-    source.state(Status::Running, me)
+    StateSource::plain(id).state(Status::Running, me)
 }
 
 fn exec_base() -> ExecBase {
-    ExecBase { process: oci_spec::runtime::Process::default(), vcpus: 3 }
+    ExecBase::plain()
 }
 
 fn store() -> (tempfile::TempDir, Store) {
