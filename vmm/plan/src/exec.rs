@@ -8,11 +8,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{PosixRlimit, Process};
 use serde_json::{Value, json};
 use vmrun_proto::{ConsoleSize, ProcessIo};
 
 use crate::bundle::{BundleError, typed};
+use crate::rlimits;
 use crate::validate::{PlanError, check_process};
 
 /// What the options of `vmrun exec` change in the container's own process.
@@ -106,14 +107,12 @@ pub fn load_process(path: &Path) -> Result<Process, BundleError> {
     typed(&text).map_err(|at| BundleError::ParseConfig { path: path.to_owned(), at })
 }
 
-/// What a file leaves out is as the container's own process has it.
-pub fn inherit(process: &mut Process, container: &Process) {
+/// What a file leaves out: capabilities are those of the container's own process, limits the caller's.
+pub fn inherit(process: &mut Process, container: &Process, callers: &[PosixRlimit]) {
     if process.capabilities().is_none() {
         process.set_capabilities(container.capabilities().clone());
     }
-    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
-        process.set_rlimits(container.rlimits().clone());
-    }
+    rlimits::inherit(process, callers);
 }
 
 /// The process as a guest with so many CPUs starts it, and its streams.
@@ -182,22 +181,17 @@ mod tests {
     }
 
     #[test]
-    fn file_inherits_capabilities_and_limits_that_it_leaves_out() {
-        let mut container = container();
-        let limit = json!([{ "type": "RLIMIT_NOFILE", "soft": 1, "hard": 2 }]);
-        container.set_rlimits(serde_json::from_value(limit).unwrap());
+    fn file_has_the_containers_capabilities_unless_it_names_its_own() {
+        let container = container();
         let bare = json!({ "user": { "uid": 0, "gid": 0 }, "args": ["x"], "cwd": "/" });
         let mut process: Process = serde_json::from_value(bare).unwrap();
-        inherit(&mut process, &container);
-        assert_eq!(
-            (process.capabilities(), process.rlimits()),
-            (container.capabilities(), container.rlimits())
-        );
-        process.set_capabilities(Some(oci_spec::runtime::LinuxCapabilities::default()));
-        process.set_rlimits(Some(Vec::new()));
-        let own = process.capabilities().clone();
-        inherit(&mut process, &container);
-        assert_eq!((process.capabilities(), process.rlimits()), (&own, container.rlimits()));
+        let mut other = process.clone();
+        inherit(&mut process, &container, &[]);
+        assert_eq!(process.capabilities(), container.capabilities());
+        other.set_capabilities(Some(oci_spec::runtime::LinuxCapabilities::default()));
+        let own = other.capabilities().clone();
+        inherit(&mut other, &container, &[]);
+        assert_eq!(other.capabilities(), &own);
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hooks, Linux, PosixRlimit, Process, Spec};
+use oci_spec::runtime::{Hooks, Linux, Spec};
 use vmrun_proto::{ROOTFS_DIR, SHARE_MOUNT};
 
 use crate::volumes::Volumes;
-use crate::{Bundle, Facts, Options, cpuset, id_map};
+use crate::{Bundle, Facts, Options, cpuset, id_map, rlimits};
 
 /// What the configuration is rewritten with.
 pub(crate) struct Rewrite<'a> {
@@ -29,7 +29,7 @@ impl Rewrite<'_> {
         if let Some(mut process) = spec.process().clone() {
             // "unconfined", or it was refused.
             process.set_apparmor_profile(None);
-            inherit_rlimits(&mut process, &self.facts.rlimits);
+            rlimits::inherit(&mut process, &self.facts.rlimits);
             spec.set_process(Some(process));
         }
         self.kernel_objects(&mut spec);
@@ -65,14 +65,6 @@ impl Rewrite<'_> {
         forget_namespace_paths(&mut linux);
         spec.set_linux(Some(linux));
     }
-}
-
-/// As a child of the caller would have them.
-fn inherit_rlimits(process: &mut Process, callers: &[PosixRlimit]) {
-    let mut limits = process.rlimits().clone().unwrap_or_default();
-    let given: Vec<_> = limits.iter().map(PosixRlimit::typ).collect();
-    limits.extend(callers.iter().filter(|limit| !given.contains(&limit.typ())));
-    process.set_rlimits(Some(limits).filter(|limits| !limits.is_empty()));
 }
 
 /// Only a network namespace can still have a path: the guest makes a new one.

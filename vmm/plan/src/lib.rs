@@ -22,6 +22,7 @@ mod mount_options;
 mod network;
 mod refuse;
 mod resources;
+mod rlimits;
 mod size;
 mod validate;
 mod vm;

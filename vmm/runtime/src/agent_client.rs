@@ -3,10 +3,11 @@
 //! One thread, no locks: a call writes a request and polls until its reply is
 //! there. Every wait has a limit, ends at once when one of the watched
 //! descriptors becomes readable (the machine's end, a signal, …), and says
-//! what it was waiting for. The guest is not trusted: frames are capped, and
+//! what it was waiting for. The guest is not trusted: frames and what is kept
+//! of them are capped, an agent that talks all the time puts no limit off, and
 //! what is out of order is an error.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -34,6 +35,8 @@ pub(crate) enum AgentError {
     Handshake { answer: String },
     #[error("the agent spoke out of turn while waiting for {what}")]
     Unexpected { what: &'static str },
+    #[error("the agent sent more events than are kept while waiting for {what}")]
+    Flooded { what: &'static str },
     #[error("the agent speaks version {version} of the protocol, this vmrun {}", vmrun_proto::VERSION)]
     Version { version: u32 },
     #[error("{}", .0.message)]
@@ -51,7 +54,8 @@ pub(crate) struct Wait {
 pub(crate) type Watch<'w> = &'w [BorrowedFd<'w>];
 
 impl Wait {
-    /// Waits until `fd` is readable.
+    /// Waits until `fd` is readable. Whoever keeps it so gets neither past the deadline nor
+    /// past a watched descriptor.
     pub(crate) fn readable(
         self,
         fd: BorrowedFd<'_>,
@@ -70,14 +74,14 @@ impl Wait {
                 Ok(_) => {}
             }
             let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
-            if fds.first().is_some_and(ready) {
-                return Ok(());
-            }
-            if fds.iter().any(ready) {
+            if fds.iter().skip(1).any(ready) {
                 return Err(AgentError::Interrupted { what: self.what });
             }
             if left.is_zero() {
                 return Err(AgentError::TimedOut { what: self.what, limit: self.limit });
+            }
+            if fds.first().is_some_and(ready) {
+                return Ok(());
             }
         }
     }
@@ -93,7 +97,48 @@ pub(crate) struct AgentClient {
     stream: UnixStream,
     reader: FrameReader,
     next_seq: u64,
+    /// Requests whose reply has not come: each may still come once, wanted or not.
+    owed: BTreeSet<u64>,
+    events: Kept,
+}
+
+/// Events that came while a reply was awaited.
+#[derive(Debug, Default)]
+struct Kept {
     events: VecDeque<Event>,
+    bytes: usize,
+}
+
+impl Kept {
+    /// More than a busy container's processes end during one call.
+    const MOST_EVENTS: usize = 4096;
+    const MOST_BYTES: usize = 1 << 20;
+
+    fn push(&mut self, event: Event, what: &'static str) -> Result<(), AgentError> {
+        let bytes = self.bytes.saturating_add(text_bytes(&event));
+        if self.events.len() >= Self::MOST_EVENTS || bytes > Self::MOST_BYTES {
+            return Err(AgentError::Flooded { what });
+        }
+        self.bytes = bytes;
+        self.events.push_back(event);
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(text_bytes(&event));
+        Some(event)
+    }
+}
+
+/// What an event holds besides its own fixed size.
+fn text_bytes(event: &Event) -> usize {
+    match event {
+        Event::Exited { process, .. } => {
+            process.container.capacity() + process.exec.as_ref().map_or(0, String::capacity)
+        }
+        Event::Ready { .. } => 0,
+    }
 }
 
 /// How long the guest may refuse to take bytes of a request.
@@ -132,7 +177,13 @@ impl AgentClient {
         stream
             .set_write_timeout(Some(WRITE_LIMIT))
             .map_err(|source| AgentError::Io { act: "limit writing to the agent", source })?;
-        Ok(Self { stream, reader: FrameReader::default(), next_seq: 1, events: VecDeque::new() })
+        Ok(Self {
+            stream,
+            reader: FrameReader::default(),
+            next_seq: 1,
+            owed: BTreeSet::new(),
+            events: Kept::default(),
+        })
     }
 
     /// Sends a request without waiting; the number is for [`AgentClient::reply`].
@@ -141,6 +192,7 @@ impl AgentClient {
         self.next_seq += 1;
         vmrun_proto::write_frame(&self.stream, &Envelope { seq, request })
             .map_err(|source| AgentError::Frame { what: "the agent to take a request", source })?;
+        self.owed.insert(seq);
         Ok(seq)
     }
 
@@ -150,14 +202,16 @@ impl AgentClient {
         let deadline = wait.deadline();
         loop {
             match self.next_message(wait, deadline, watch)? {
+                Message::Reply { seq: of, .. } if !self.owed.remove(&of) => {
+                    return Err(AgentError::Unexpected { what: wait.what });
+                }
                 Message::Reply { seq: of, reply: Reply::Error(error) } if of == seq => {
                     return Err(AgentError::Refused(error));
                 }
                 Message::Reply { seq: of, reply } if of == seq => return Ok(reply),
                 // Of a call that was given up.
-                Message::Reply { seq: of, .. } if of < seq => {}
-                Message::Reply { .. } => return Err(AgentError::Unexpected { what: wait.what }),
-                Message::Event(event) => self.events.push_back(event),
+                Message::Reply { .. } => {}
+                Message::Event(event) => self.events.push(event, wait.what)?,
             }
         }
     }
@@ -176,7 +230,7 @@ impl AgentClient {
     /// An event that is here already: kept from before, or in the buffer.
     pub(crate) fn kept_event(&mut self) -> Result<Option<Event>, AgentError> {
         let what = "an event";
-        if let Some(event) = self.events.pop_front() {
+        if let Some(event) = self.events.pop() {
             return Ok(Some(event));
         }
         loop {
@@ -184,7 +238,7 @@ impl AgentClient {
                 None => return Ok(None),
                 Some(Message::Event(event)) => return Ok(Some(event)),
                 // Of a call that was given up.
-                Some(Message::Reply { seq, .. }) if seq < self.next_seq => {}
+                Some(Message::Reply { seq, .. }) if self.owed.remove(&seq) => {}
                 Some(Message::Reply { .. }) => return Err(AgentError::Unexpected { what }),
             }
         }

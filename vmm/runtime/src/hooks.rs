@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vmrun_spec::Hook;
 
+use crate::signals;
 use crate::verbs::OciState;
 
 /// Why a hook failed.
@@ -98,7 +99,8 @@ fn spawn(hook: &Hook, bundle: &Path) -> io::Result<Child> {
     let directory = if bundle.is_dir() { bundle } else { Path::new("/") };
     command.env_clear().envs(variables).current_dir(directory);
     // Its output is talk: standard output belongs to the container.
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn()
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    signals::free_in(&mut command).spawn()
 }
 
 /// `None` when the limit passed; the child is dead and reaped either way.
@@ -121,4 +123,35 @@ fn wait_limited(mut child: Child, seconds: u64) -> io::Result<Option<ExitStatus>
     };
     let _ = waiter.join();
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::ProcessIdentity;
+    use crate::signals::Signals;
+    use crate::status::Status;
+    use crate::store::StateSource;
+
+    fn state() -> OciState {
+        let me = ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        OciState::of(&StateSource::plain("x").state(Status::Creating, me))
+    }
+
+    #[test]
+    fn hook_starts_with_no_signal_blocked() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "grep SigBlk /proc/self/status >mask";
+        let hook = Hook {
+            field: "hooks.poststop[0]".to_owned(),
+            path: "/bin/sh".into(),
+            args: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            env: vec!["PATH=/usr/bin:/bin".to_owned()],
+            timeout_s: Some(60),
+        };
+        let _signals = Signals::take().unwrap();
+        run(&hook, &state(), directory.path()).unwrap();
+        let mask = std::fs::read_to_string(directory.path().join("mask")).unwrap();
+        assert_eq!(mask, "SigBlk:\t0000000000000000\n");
+    }
 }

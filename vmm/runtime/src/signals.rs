@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -94,6 +96,16 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Lets a program start with every signal free: it would inherit what [`Signals::take`] has
+/// blocked, and few programs look.
+pub(crate) fn free_in(command: &mut Command) -> &mut Command {
+    let free = || Ok(SigSet::empty().thread_set_mask()?);
+    // SAFETY: runs in the child between fork and exec, where one thread is left and only
+    // async-signal-safe calls are allowed: `pthread_sigmask` is one. It captures nothing,
+    // allocates nothing and takes no lock.
+    unsafe { command.pre_exec(free) }
 }
 
 /// Sends any signal; those in real time have no name in `nix`. A process that

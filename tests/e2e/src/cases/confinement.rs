@@ -68,6 +68,21 @@ fn all_threads_allocate_from_one_heap() {
     container.end().ok();
 }
 
+/// The agent reports to the host by such a connection: it was the first and is the last.
+#[test]
+fn program_cannot_connect_to_the_host() {
+    let program = "import socket
+for port in (1024, 1025):
+    end = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    end.settimeout(20)
+    try:
+        end.connect((2, port))
+        print('connected')
+    except ConnectionError:
+        print('refused')";
+    Bundle::python(program).run().prints("refused\nrefused\n");
+}
+
 #[test]
 fn files_are_made_as_any_owner_by_a_confined_server() {
     let script = "set -e; cd /tmp; mkdir d; chmod 777 d; echo a >d/file; chown 7:8 d/file; chmod 4755 d/file; \

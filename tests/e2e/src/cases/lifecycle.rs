@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
@@ -128,6 +129,25 @@ fn detached_container_that_is_killed_dies_by_the_signal() {
 }
 
 #[test]
+fn signal_zero_asks_whether_the_program_is_alive_and_does_nothing() {
+    let bundle = Bundle::shell("echo ready; sleep 1000");
+    let container = Run::of(&bundle).create();
+    container.verb("kill", &["0"]).prints("");
+    assert_eq!(container.state()["status"], "created");
+    container.verb("start", &[]).prints("");
+    container.started.stdout.await_text(0, "ready\n");
+    container.verb("kill", &["0"]).prints("");
+    container.verb("pause", &[]).prints("");
+    container.verb("kill", &["0"]).prints("");
+    container.verb("resume", &[]).prints("");
+    assert_eq!(container.state()["status"], "running");
+    container.verb("kill", &["KILL"]).prints("");
+    container.await_status("stopped");
+    container.verb("kill", &["0"]).fails_with(1, &["cannot signal", "container not running", "stopped"]);
+    container.delete();
+}
+
+#[test]
 fn kill_of_all_reaches_every_process() {
     let script = "sh -c 'trap \"echo child; exit 0\" USR1; echo up; while :; do sleep 0.05; done' &
         trap 'echo parent' USR1; echo ready; wait; wait; exit 6";
@@ -190,6 +210,14 @@ fn id_is_free_again_after_the_end() {
     }
 }
 
+#[test]
+fn hooks_can_be_interrupted() {
+    // Blocked signals are inherited: a shell of which TERM is blocked would not end by it.
+    let end = json!({ "path": "/bin/sh", "args": ["sh", "-c", "kill -TERM $$; exit 0"] });
+    let bundle = Bundle::shell("echo ran").push("/hooks/createRuntime", end);
+    bundle.run().fails_with(1, &["cannot run", "createRuntime", "signal: 15"]);
+}
+
 /// A hook that writes its name and what the runtime tells it.
 fn hook(name: &str, to: &Scratch) -> Value {
     let log = to.join("log");
@@ -219,10 +247,42 @@ fn hooks_run_on_the_host_in_order_with_the_state() {
 }
 
 #[test]
+fn hooks_after_the_end_run_once_however_many_delete() {
+    let scratch = Scratch::new();
+    let bundle = Bundle::shell("echo ready; sleep 1000").push("/hooks/poststop", hook("poststop", &scratch));
+    let container = Run::of(&bundle).detach();
+    container.started.stdout.await_text(0, "ready\n");
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| drop(container.verb("delete", &["--force"]).ok()));
+        }
+    });
+    container.started.await_nothing_left();
+    assert_eq!(scratch.text("log"), format!("poststop {} stopped word\n", container.started.id));
+}
+
+#[test]
 fn failing_hook_before_the_start_fails_the_run() {
     let bundle = Bundle::shell("echo ran").push("/hooks/createRuntime", json!({ "path": "/bin/false" }));
     let outcome = bundle.run();
     outcome.fails_with(1, &["cannot run", "createRuntime", "/bin/false"]);
+}
+
+#[test]
+fn hooks_after_the_end_run_when_one_before_the_start_has_failed() {
+    for name in ["prestart", "createRuntime", "createContainer"] {
+        for create in [false, true] {
+            let scratch = Scratch::new();
+            let bundle = Bundle::shell("echo ran")
+                .push(&format!("/hooks/{name}"), json!({ "path": "/bin/false" }))
+                .push("/hooks/poststop", hook("poststop", &scratch));
+            let id = new_id();
+            let run = Run::of(&bundle).id(&id);
+            let outcome = if create { run.creating().finish() } else { run.finish() };
+            outcome.fails_with(1, &["cannot", name, "/bin/false"]);
+            assert_eq!(scratch.text("log"), format!("poststop {id} stopped word\n"), "{name}");
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `pause`, `resume`, and what is possible in between.
 
+use std::fs;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -77,4 +79,52 @@ fn paused_container_can_be_deleted_by_force() {
     container.verb("pause", &[]).prints("");
     container.verb("delete", &["--force"]).prints("");
     container.started.await_nothing_left();
+}
+
+/// Keeps the monitor from writing the state for as long as it is there.
+struct Unwritable(PathBuf);
+
+impl Unwritable {
+    fn new(container: &Detached) -> Self {
+        let draft = container.started.store.join(&container.started.id).join("state.json.new");
+        fs::create_dir(&draft).unwrap();
+        Self(draft)
+    }
+}
+
+impl Drop for Unwritable {
+    fn drop(&mut self) {
+        fs::remove_dir(&self.0).unwrap();
+    }
+}
+
+#[test]
+fn state_that_cannot_be_written_costs_the_verb_and_not_the_container() {
+    let bundle = counting();
+    let container = Run::of(&bundle).create();
+    let pid = container.started.monitor();
+    let unwritable = Unwritable::new(&container);
+    container.verb("start", &[]).fails_with(1, &["cannot start", "state.json"]);
+    assert_eq!(container.state()["status"], "created");
+    drop(unwritable);
+    container.verb("start", &[]).prints("");
+    let seen = container.started.stdout.await_text(0, "2\n");
+
+    let unwritable = Unwritable::new(&container);
+    container.verb("pause", &[]).fails_with(1, &["cannot pause", "state.json"]);
+    assert_eq!(container.state()["status"], "running");
+    // It goes on, thawed.
+    let before = container.started.stdout.so_far().len().max(seen);
+    container.started.stdout.await_text(before, "\n");
+    drop(unwritable);
+    container.verb("pause", &[]).prints("");
+
+    let unwritable = Unwritable::new(&container);
+    container.verb("resume", &[]).fails_with(1, &["cannot resume", "state.json"]);
+    assert_eq!(container.state()["status"], "paused");
+    // What kills it needs no record.
+    container.verb("kill", &["KILL"]).prints("");
+    assert_eq!(container.reap(pid), WaitStatus::Exited(Pid::from_raw(pid), 137));
+    drop(unwritable);
+    container.delete();
 }

@@ -1,9 +1,12 @@
 //! Standard streams.
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
-use crate::support::{BOTH, Bundle, Run, Scratch, end_of, wait};
+use crate::support::{BOTH, Bundle, Run, STORE, Scratch, end_of, new_id, vmrun, wait};
 
 const MIB: usize = 1 << 20;
 
@@ -214,4 +217,38 @@ fn files_as_streams_are_read_and_written() {
         let written = std::fs::read(scratch.join("output")).unwrap();
         assert!(written.len() == MIB + 5 || written.len() == MIB, "{runtime:?}: {}", written.len());
     }
+}
+
+#[test]
+fn output_that_nobody_has_read_yet_outlives_kill_and_delete() {
+    // More than a pipe holds, and less than all the buffers on its way.
+    let count = 200_000;
+    let bundle = Bundle::shell(&format!("head -c {count} /dev/zero"));
+    let id = new_id();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = Run::of(&bundle).id(&id).option("--detach").command();
+    let started = command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::null()).status().unwrap();
+    assert!(started.success(), "{started}");
+    drop(command);
+
+    // The program has ended; its monitor has not.
+    wait::until("the program's end", || {
+        let asked = vmrun(&[], &["kill", &id, "0"]);
+        (!asked.status.success()).then_some(asked)
+    })
+    .fails_with(1, &["cannot signal", "container not running", "stopped"]);
+    vmrun(&[], &["kill", &id, "TERM"]).fails_with(1, &["container not running", "stopped"]);
+    let state: serde_json::Value = serde_json::from_str(&vmrun(&[], &["state", &id]).ok()).unwrap();
+    assert_eq!(state["status"], "running", "{state}");
+
+    let deletion = thread::spawn({
+        let id = id.clone();
+        move || vmrun(&[], &["delete", "--force", &id])
+    });
+    thread::sleep(Duration::from_secs(1));
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).unwrap();
+    assert!(all == vec![0; count], "{} bytes of {count}", all.len());
+    deletion.join().unwrap().prints("");
+    assert!(!Path::new(STORE).join(&id).exists());
 }

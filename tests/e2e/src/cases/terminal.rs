@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 
 use serde_json::{Value, json};
 
-use crate::support::{Bundle, Run, Runtime, Scratch, Terminal, wait};
+use crate::support::{Bundle, Run, Runtime, Scratch, Terminal, vmrun, wait};
 
 /// crun does not give our terminal's size to the container's.
 const BOTH: [Runtime; 2] = [Runtime::Runc, Runtime::Vmrun];
@@ -52,6 +52,20 @@ fn resize_reaches_the_program() {
         assert_eq!(outcome.out(), "ready\r\n50 132\r\n", "{outcome:?}");
         outcome.exits(5);
     }
+}
+
+#[test]
+fn resize_during_a_pause_reaches_the_program_after_it() {
+    let bundle = on_terminal("trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 0.05; done");
+    let mut terminal = Terminal::new(24, 80);
+    let started = Run::of(&bundle).start_on(&mut terminal);
+    started.stdout.await_text(0, "ready");
+    vmrun(&[], &["pause", &started.id]).prints("");
+    terminal.resize(50, 132);
+    vmrun(&[], &["resume", &started.id]).prints("");
+    let outcome = started.finish();
+    assert_eq!(outcome.out(), "ready\r\n50 132\r\n", "{outcome:?}");
+    outcome.exits(5);
 }
 
 #[test]

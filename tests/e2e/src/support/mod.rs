@@ -12,5 +12,5 @@ pub(crate) mod wait;
 pub(crate) use bundle::Bundle;
 pub(crate) use files::{Mounted, Scratch};
 pub(crate) use place::place;
-pub(crate) use run::{BOTH, Detached, Outcome, Run, Runtime, end_of, new_id, vmrun};
+pub(crate) use run::{BOTH, Detached, Outcome, Run, Runtime, STORE, end_of, new_id, vmrun};
 pub(crate) use terminal::Terminal;

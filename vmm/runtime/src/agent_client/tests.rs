@@ -73,6 +73,59 @@ fn watched_descriptor_ends_a_wait_at_once() {
     assert!(matches!(result, Err(AgentError::Interrupted { .. })), "{result:?}");
 }
 
+/// A client of an agent that reads nothing and sends the same messages until it is left.
+fn client_of_talker(messages: Vec<Message>) -> AgentClient {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    thread::spawn(move || while messages.iter().all(|message| write_frame(&theirs, message).is_ok()) {});
+    AgentClient::new(ours).unwrap()
+}
+
+#[test]
+fn talk_without_end_puts_off_neither_the_limit_nor_a_watched_descriptor() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    // A frame that never ends keeps the connection readable, and nothing of it is an event.
+    thread::spawn(move || {
+        let header = u32::try_from(vmrun_proto::MAX_FRAME_BYTES).unwrap().to_le_bytes();
+        (&theirs).write_all(&header).unwrap();
+        while (&theirs).write_all(b" ").is_ok() {}
+    });
+    let mut client = AgentClient::new(ours).unwrap();
+    let (watched, mut other) = UnixStream::pair().unwrap();
+    other.write_all(b"!").unwrap();
+    let interrupted = client.call(Request::Sync, SOON, &[watched.as_fd()]);
+    assert!(matches!(interrupted, Err(AgentError::Interrupted { .. })), "{interrupted:?}");
+    let late = client.call(Request::Sync, NOW, &[]);
+    assert!(matches!(late, Err(AgentError::TimedOut { .. })), "{late:?}");
+}
+
+#[test]
+fn events_are_kept_up_to_a_number_and_a_size() {
+    let long = ProcessRef { container: "x".repeat(300 << 10), exec: None };
+    let long = Event::Exited { process: long, status: ExitStatus::Code(0) };
+    for event in [exited(), long] {
+        let mut client = client_of_talker(vec![Message::Event(event)]);
+        let result = client.call(Request::Sync, SOON, &[]);
+        assert!(matches!(result, Err(AgentError::Flooded { .. })), "{result:?}");
+        assert!(client.events.events.len() <= Kept::MOST_EVENTS && client.events.bytes <= Kept::MOST_BYTES);
+        while client.events.pop().is_some() {}
+        assert_eq!(client.events.bytes, 0);
+    }
+}
+
+#[test]
+fn reply_to_a_call_that_was_given_up_may_come_once() {
+    let stale = Message::Reply { seq: 1, reply: Reply::Ok };
+    for (stale, good) in [(vec![stale.clone()], true), (vec![stale.clone(), stale], false)] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut client = AgentClient::new(ours).unwrap();
+        assert!(matches!(client.call(Request::Sync, NOW, &[]), Err(AgentError::TimedOut { .. })));
+        for message in stale.iter().chain(&[Message::Reply { seq: 2, reply: Reply::Ok }]) {
+            write_frame(&theirs, message).unwrap();
+        }
+        assert_eq!(client.call(Request::Sync, SOON, &[]).is_ok(), good);
+    }
+}
+
 #[test]
 fn agent_that_goes_away_is_noticed() {
     let (ours, theirs) = UnixStream::pair().unwrap();

@@ -18,7 +18,7 @@ pub(crate) enum ControlRequest {
     Start,
     /// Send a signal to the container's init process.
     Signal {
-        /// Linux signal number.
+        /// Linux signal number, or 0 to see whether that process is alive.
         signal: i32,
         /// To every process of the container.
         all: bool,

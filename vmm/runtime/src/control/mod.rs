@@ -13,6 +13,8 @@ use vmrun_proto::FrameError;
 
 pub(crate) use self::message::{ControlReply, ControlRequest};
 use crate::error::Error;
+use crate::process::ProcessHandle;
+use crate::status::Status;
 use crate::store::{Entry, State};
 
 /// Why a verb could not talk to the monitor.
@@ -36,9 +38,35 @@ pub enum ControlError {
     },
 }
 
-/// Sends one request to a container's monitor.
+impl ControlError {
+    /// Whether nobody is at the other end, or nobody any more.
+    fn is_hang_up(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Talk(FrameError::Closed | FrameError::Io(_)) => true,
+            Self::Talk(_) | Self::Silent { .. } => false,
+        }
+    }
+}
+
+/// How long a monitor that hangs up may take to end.
+const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Sends one request to a container's monitor. One that ends just then has stopped.
 pub(crate) fn ask(entry: &Entry, state: &State, request: &ControlRequest) -> Result<ControlReply, Error> {
-    ask_within(request.limit(), entry, state, request)
+    match ask_within(request.limit(), entry, state, request) {
+        Err(Error::Control(error)) if error.is_hang_up() && ends(state) => {
+            Err(Error::WrongState { act: request.act(), status: Status::Stopped })
+        }
+        answer => answer,
+    }
+}
+
+/// Its socket closes a moment before the process is gone.
+fn ends(state: &State) -> bool {
+    match ProcessHandle::open(state.monitor) {
+        Ok(Some(monitor)) => monitor.ends_within(HANG_UP_LIMIT).unwrap_or(false),
+        gone => gone.is_ok(),
+    }
 }
 
 /// The same with another limit.

@@ -24,8 +24,8 @@ use vmrun_proto::{ProcessIo, ProcessRef};
 
 pub use self::detached::exec_main;
 use crate::error::Error;
-use crate::launch::LaunchError;
 use crate::launch::pid_file::PidFile;
+use crate::launch::{LaunchError, facts};
 use crate::monitor::ConsoleMode;
 use crate::signals::Signals;
 use crate::status::{Act, Status};
@@ -86,7 +86,7 @@ pub fn exec(store: &Store, options: &ExecOptions) -> Result<u8, Error> {
     let mut process = match &options.process {
         ProcessSource::File(path) => {
             let mut process = vmrun_plan::load_process(path)?;
-            vmrun_plan::inherit(&mut process, &base.process);
+            vmrun_plan::inherit(&mut process, &base.process, &facts::rlimits()?);
             process
         }
         ProcessSource::Changes(changes) => vmrun_plan::changed(&base.process, changes)?,

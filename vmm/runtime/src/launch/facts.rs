@@ -1,6 +1,6 @@
 //! What the plan has to know about the host and the caller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::thread::available_parallelism;
 
@@ -54,12 +54,13 @@ pub(super) fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
 }
 
 /// Numbers of the processors that this host uses.
-pub(crate) fn online_processors() -> Result<std::collections::BTreeSet<u32>, LaunchError> {
+pub(crate) fn online_processors() -> Result<BTreeSet<u32>, LaunchError> {
     let list = fs::read_to_string(ONLINE).map_err(LaunchError::io("look which processors are online"))?;
     Ok(vmrun_plan::online_processors(&list))
 }
 
-fn rlimits() -> Result<Vec<PosixRlimit>, LaunchError> {
+/// The limits of this process.
+pub(crate) fn rlimits() -> Result<Vec<PosixRlimit>, LaunchError> {
     let limit = |(resource, typ): &(Resource, PosixRlimitType)| {
         let (soft, hard) = getrlimit(*resource).map_err(std::io::Error::from)?;
         let limit = PosixRlimitBuilder::default().typ(*typ).soft(soft).hard(hard).build();

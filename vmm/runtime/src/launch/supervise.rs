@@ -78,8 +78,7 @@ pub(crate) fn supervise(
         }
         Err(error) => {
             guard.end();
-            host_cgroup::remove(request.state.cgroup.as_deref())?;
-            new.remove()?;
+            put_away(new, request)?;
             Err(error)
         }
     }
@@ -224,18 +223,24 @@ fn complain(errors: &[hooks::HookError]) {
     }
 }
 
-fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorRequest) -> Result<u8, Error> {
+/// Deletes a container whose monitor has ended, with the hooks for that if it ever had a state.
+fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     let state = new.entry().read().ok().flatten();
+    host_cgroup::remove(request.state.cgroup.as_deref())?;
+    // The hooks are whose removal it was.
+    if let (true, Some(state)) = (new.remove()?, state) {
+        let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
+        complain(&hooks::run_each(&state.poststop, &shown, &state.bundle));
+    }
+    Ok(())
+}
+
+fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorRequest) -> Result<u8, Error> {
     let keep = request.keep && matches!(outcome, Outcome::Reported(MonitorMessage::Ended { .. }));
     if keep {
         new.keep();
     } else {
-        host_cgroup::remove(request.state.cgroup.as_deref())?;
-        new.remove()?;
-        if let Some(state) = state {
-            let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
-            complain(&hooks::run_each(&state.poststop, &shown, &state.bundle));
-        }
+        put_away(new, request)?;
     }
     match outcome {
         Outcome::Reported(MonitorMessage::Failed(report)) => Err(Error::Reported(report)),

@@ -1,6 +1,9 @@
 //! From the plan to a machine whose guest boots.
 
+use std::fs;
+use std::io;
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 
 use vmrun_machine::{BootError, BootImages, Built, MachineError, Running};
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
@@ -18,7 +21,28 @@ use crate::timeline::mark;
 #[derive(Debug)]
 pub(crate) struct Booting {
     pub(crate) machine: Running,
-    pub(crate) ready: UnixListener,
+    pub(crate) ready: ReadySocket,
+}
+
+/// Where the agent reports. It is gone with this value: any process of the guest may connect
+/// to it, and after the agent nobody has business there.
+#[derive(Debug)]
+pub(crate) struct ReadySocket {
+    pub(crate) listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ReadySocket {
+    fn bind(path: &Path) -> io::Result<Self> {
+        Ok(Self { listener: UnixListener::bind(path)?, path: path.to_owned() })
+    }
+}
+
+impl Drop for ReadySocket {
+    fn drop(&mut self) {
+        // Without its listener it leads nowhere either.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booting, MonitorError> {
@@ -29,8 +53,8 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     let initramfs = assets::load(assets::INITRAMFS, &plan.machine.initramfs, embedded.initramfs)?;
     // Before the guest can connect to it.
     let socket = format!("{VSOCK_SOCKET}_{READY_PORT}");
-    let ready =
-        UnixListener::bind(&socket).map_err(StoreError::io("listen on", &request.directory.join(&socket)))?;
+    let ready = ReadySocket::bind(Path::new(&socket))
+        .map_err(StoreError::io("listen on", &request.directory.join(&socket)))?;
     let kernel_pages = if plan.machine.kernel == Image::Embedded { embedded.kernel_pages } else { &[] };
     let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
     mark("images");
@@ -52,5 +76,26 @@ fn about_kernel(machine: &MachineSpec, error: MachineError) -> MonitorError {
             MonitorError::Kernel { path: path.clone(), source }
         }
         (_, error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn nobody_connects_after_the_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let ready = ReadySocket::bind(&path).unwrap();
+        let mut waiting = UnixStream::connect(&path).unwrap();
+        drop(ready);
+        assert!(!path.exists());
+        assert!(UnixStream::connect(&path).is_err());
+        // Nor does one that was not accepted.
+        let ended = io::Read::read(&mut waiting, &mut [0]);
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     }
 }

@@ -10,7 +10,7 @@ use vmrun_proto::{ContainerFigures, Event, ExitStatus, ProcessInfo, ProcessRef, 
 use vmrun_spec::FailureReport;
 
 use super::control_server::Caller;
-use super::failure::MonitorError;
+use super::failure::{Broken, MonitorError};
 use super::session::{Prepared, Session};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::control::{ControlReply, ControlRequest};
@@ -56,23 +56,33 @@ impl<'s> Live<'s> {
         Self { session, agent, prepared, status: Status::Created, ended_by: None, held: None }
     }
 
+    /// What there is to do after the end is the agent's; verbs come too late.
     pub(super) fn into_agent(self) -> AgentClient {
+        // Without the thread they cannot reach the monitor, which says as much.
+        let _ = self.prepared.control.turn_away();
         self.agent
     }
 
     /// Lets the program run.
     pub(super) fn start(&mut self, watch: Watch<'_>) -> Result<(), MonitorError> {
+        self.becomes(Status::Running)?;
+        self.let_run(watch)
+    }
+
+    fn let_run(&mut self, watch: Watch<'_>) -> Result<(), MonitorError> {
         let container = self.container();
         self.agent
             .call(Request::Start { container }, START, watch)
             .map_err(|error| self.session.explain(STARTING, error))?;
-        self.becomes(Status::Running)
+        Ok(())
     }
 
+    /// Records the state before it is brought about: what cannot be recorded is not done.
     fn becomes(&mut self, status: Status) -> Result<(), MonitorError> {
         debug_assert!(self.status.may_become(status), "{} -> {status}", self.status);
+        self.session.record(status)?;
         self.status = status;
-        self.session.record(status)
+        Ok(())
     }
 
     /// Serves everybody until the program has ended; gives its exit code.
@@ -115,30 +125,47 @@ impl<'s> Live<'s> {
     }
 
     fn poll(&self) -> Result<Ready, MonitorError> {
-        let sources = [
-            self.agent.as_fd(),
-            self.session.signals.as_fd(),
-            self.prepared.control.as_fd(),
-            self.session.machine.ended_fd(),
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut control = readable(self.prepared.control.as_fd());
+        let mut limit = PollTimeout::NONE;
+        if let Some(rest) = self.prepared.control.rest() {
+            control.set_events(PollFlags::empty());
+            // Not before it is over.
+            limit = PollTimeout::try_from(rest.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
+        }
+        let mut fds = [
+            readable(self.agent.as_fd()),
+            readable(self.session.signals.as_fd()),
+            control,
+            readable(self.session.machine.ended_fd()),
         ];
-        let mut fds = sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(MonitorError::Io { act: "poll", source: errno.into() }),
         }
-        let is_ready = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
-        Ok(Ready { agent: is_ready(0), signals: is_ready(1), control: is_ready(2), machine: is_ready(3) })
+        let [agent, signals, control, machine] = fds.map(|fd| fd.any().unwrap_or(false));
+        Ok(Ready { agent, signals, control, machine })
     }
 
     fn forward_signals(&mut self) -> Result<(), MonitorError> {
         let failed = |source| MonitorError::Io { act: "read a signal", source };
         while let Some(arrived) = self.session.signals.next().map_err(failed)? {
-            let size = if arrived.number == libc::SIGWINCH { self.prepared.size() } else { None };
-            if let Some(size) = size.filter(|_| self.held.is_none()) {
-                self.ask(Request::Resize { process: self.process(), size }, RESIZE)?;
+            if arrived.number == libc::SIGWINCH && self.prepared.size().is_some() {
+                // One that is paused gets the size that it is when it goes on.
+                if self.held.is_none() {
+                    self.resize()?;
+                }
             } else if signals::is_forwarded(arrived.number) {
                 self.signal(arrived.number, false)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Gives the container's terminal the size of ours, if there is one.
+    fn resize(&mut self) -> Result<(), MonitorError> {
+        if let Some(size) = self.prepared.size() {
+            self.ask(Request::Resize { process: self.process(), size }, RESIZE)?;
         }
         Ok(())
     }
@@ -166,8 +193,14 @@ impl<'s> Live<'s> {
     fn signal(&mut self, number: i32, all: bool) -> Answer {
         if let Some(held) = &mut self.held {
             held.signals.push((number, all));
-            // Nothing else ends a frozen process, and it must not wait for anybody.
-            return if number == libc::SIGKILL { self.resume() } else { Ok(ControlReply::Ok) };
+            if number != libc::SIGKILL {
+                return Ok(ControlReply::Ok);
+            }
+            // Nothing else ends a frozen process, and it must not wait for anybody. The record
+            // is soon another: that it has ended.
+            let answer = self.go_on();
+            let _ = self.session.record(Status::Running);
+            return answer;
         }
         let mut signal = number;
         if self.status == Status::Created && signals::ends_a_process(number) {
@@ -185,10 +218,9 @@ impl<'s> Live<'s> {
             return Ok(());
         }
         let answer = match request {
-            ControlRequest::Start => {
-                let end = self.session.machine.ended_fd();
-                self.start(&[end]).map(|()| ControlReply::Ok)
-            }
+            ControlRequest::Start => self.start_created(),
+            // Its end would have been heard of.
+            ControlRequest::Signal { signal: 0, .. } => Ok(ControlReply::Ok),
             ControlRequest::Signal { signal, all } => self.signal(signal, all),
             ControlRequest::Pause => self.pause(),
             ControlRequest::Resume => self.resume(),
@@ -205,6 +237,14 @@ impl<'s> Live<'s> {
             },
         };
         self.answer(caller, answer)
+    }
+
+    /// A store that takes no record, being full or locked, costs the verb and not the container.
+    fn start_created(&mut self) -> Answer {
+        if let Err(error) = self.becomes(Status::Running) {
+            return Ok(unrecorded(error));
+        }
+        self.let_run(&[self.session.machine.ended_fd()]).map(|()| ControlReply::Ok)
     }
 
     /// First the container's processes, so that they find themselves frozen together,
@@ -225,17 +265,29 @@ impl<'s> Live<'s> {
         {
             held.figures = figures;
         }
+        if let Err(error) = self.becomes(Status::Paused) {
+            self.ask(Request::Thaw { container: self.container() }, LOOK)?;
+            return Ok(unrecorded(error));
+        }
         self.session.machine.hold();
         self.held = Some(held);
-        self.becomes(Status::Paused)?;
         Ok(ControlReply::Ok)
     }
 
     fn resume(&mut self) -> Answer {
+        match self.becomes(Status::Running) {
+            Ok(()) => self.go_on(),
+            Err(error) => Ok(unrecorded(error)),
+        }
+    }
+
+    /// Ends the pause, whatever the record says.
+    fn go_on(&mut self) -> Answer {
+        self.status = Status::Running;
         self.session.machine.release();
         let held = self.held.take().unwrap_or_default();
-        self.becomes(Status::Running)?;
         let thawed = self.ask(Request::Thaw { container: self.container() }, LOOK)?;
+        self.resize()?;
         for (signal, all) in held.signals {
             self.signal(signal, all)?;
         }
@@ -258,6 +310,10 @@ impl<'s> Live<'s> {
         }
         Ok(())
     }
+}
+
+fn unrecorded(error: MonitorError) -> ControlReply {
+    ControlReply::Failed(Broken::from(error).report())
 }
 
 fn refusal(message: String) -> ControlReply {

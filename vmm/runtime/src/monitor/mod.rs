@@ -7,7 +7,8 @@
 //!                                          └─ consoles, hooks, control socket: while the guest boots
 //! ```
 //!
-//! It has one thread of its own, which polls; the machine and the relays bring theirs.
+//! It has one thread of its own, which polls; the machine and the relays bring theirs. Another one
+//! answers the verbs that come between the program's end and its own.
 
 mod boot;
 mod control_server;
@@ -37,7 +38,7 @@ use crate::process::ProcessIdentity;
 use crate::processors;
 use crate::signals::Signals;
 use crate::status::Status;
-use crate::store::{StateSource, Store};
+use crate::store::{Entry, StateSource, Store, StoreError};
 use crate::timeline::mark;
 use failure::{Broken, MonitorError};
 use launcher::Launcher;
@@ -97,8 +98,18 @@ pub fn monitor_main(fds: MonitorFds, embedded: Embedded) -> u8 {
         }
     };
     let origin = host_cgroup::current();
-    let result = serve(&request, &launcher, embedded);
-    end(&request, &launcher, origin.as_ref(), result)
+    // From now on it is this directory that is meant, whatever its name leads to later.
+    let entry = entry(&request);
+    let result = match &entry {
+        Some(entry) => serve(&request, entry, &launcher, embedded),
+        None => Err(MonitorError::from(StoreError::NotFound { root: request.root.clone() }).into()),
+    };
+    end(&request, entry.as_ref(), &launcher, origin.as_ref(), result)
+}
+
+fn entry(request: &MonitorRequest) -> Option<Entry> {
+    let id = request.state.id.parse().ok()?;
+    Store::new(Some(&request.root)).open(&id).ok()
 }
 
 fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
@@ -112,7 +123,12 @@ fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
 }
 
 /// From the request to the program's exit code.
-fn serve(request: &MonitorRequest, launcher: &Launcher, embedded: Embedded) -> Result<u8, Broken> {
+fn serve(
+    request: &MonitorRequest,
+    entry: &Entry,
+    launcher: &Launcher,
+    embedded: Embedded,
+) -> Result<u8, Broken> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
     let signals = Signals::take().map_err(failed("take signals"))?;
     // Before there is a thread or a page of the guest's.
@@ -126,12 +142,13 @@ fn serve(request: &MonitorRequest, launcher: &Launcher, embedded: Embedded) -> R
         nix::unistd::setsid().map_err(io::Error::from).map_err(failed("start a session"))?;
     }
     let booting = boot::boot(request, embedded)?;
-    session::run(request, booting, launcher, &signals)
+    session::run(request, entry, booting, launcher, &signals)
 }
 
 /// Reports the end, and cleans up when nobody else will.
 fn end(
     request: &MonitorRequest,
+    entry: Option<&Entry>,
     launcher: &Launcher,
     origin: Option<&Origin>,
     result: Result<u8, Broken>,
@@ -146,10 +163,9 @@ fn end(
     };
     mark("monitor-end");
     let ended = matches!(message, MonitorMessage::Ended { .. });
-    let store = Store::new(Some(&request.root));
     let keep = request.keep && (ended || launcher.may_leave());
     if keep {
-        mark_stopped(request, &store, code);
+        mark_stopped(entry, code);
     }
     if launcher.send(&message).is_err() {
         // The launcher is gone, as planned when detached: its duties are ours.
@@ -158,32 +174,31 @@ fn end(
             let _ = request.log.as_ref().map(|log| log.error(&report.message, &report.console));
         }
         if !keep {
-            clean_up(request, &store, origin);
+            clean_up(request, entry, origin);
         }
     }
     code
 }
 
-fn mark_stopped(request: &MonitorRequest, store: &Store, code: u8) {
-    let Ok(id) = request.state.id.parse() else { return };
+fn mark_stopped(entry: Option<&Entry>, code: u8) {
+    let Some(entry) = entry else { return };
     // When it cannot be written the dead monitor says the same.
-    let _ = store.open(&id).and_then(|entry| {
-        entry.update(|state| {
-            state.map(|mut state| {
-                state.status = Status::Stopped;
-                state.exit_code = Some(code);
-                state
-            })
+    let _ = entry.update(|state| {
+        state.map(|mut state| {
+            state.status = Status::Stopped;
+            state.exit_code = Some(code);
+            state
         })
     });
 }
 
-fn clean_up(request: &MonitorRequest, store: &Store, origin: Option<&Origin>) {
-    let Ok(id) = request.state.id.parse() else { return };
+fn clean_up(request: &MonitorRequest, entry: Option<&Entry>, origin: Option<&Origin>) {
     host_cgroup::leave(request.state.cgroup.as_deref(), origin);
     tree::unmount(&request.directory.join(vmrun_plan::SHARE_DIR));
-    // `vmrun delete` can still remove what could not be removed here.
-    let _ = store.remove(&id);
+    // `vmrun delete` can still remove what could not be removed here, and runs the hooks then.
+    if !entry.is_some_and(|entry| entry.remove().unwrap_or(false)) {
+        return;
+    }
     let me = i32::try_from(std::process::id()).unwrap_or_default();
     if let Ok(identity) = ProcessIdentity::of(me) {
         let state = request.state.state(Status::Stopped, identity);

@@ -12,7 +12,7 @@ use vmrun_proto::{ConsoleSize, ProcessRef, Request};
 use vmrun_spec::{Image, MonitorMessage};
 
 use super::MonitorRequest;
-use super::boot::Booting;
+use super::boot::{Booting, ReadySocket};
 use super::control_server::ControlServer;
 use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
@@ -24,7 +24,7 @@ use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::{self, Drained, Relays};
-use crate::store::{CONTROL_SOCKET, Store, StoreError};
+use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::mark;
 
 const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
@@ -41,25 +41,28 @@ const CREATING: &str = "making the container";
 /// still run then: it ends with the process, which has nothing else to do.
 pub(crate) fn run(
     request: &MonitorRequest,
+    entry: &Entry,
     booting: Booting,
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<u8, Broken> {
-    let session = Session { request, machine: &booting.machine, launcher, signals };
+    let Booting { machine, ready } = booting;
+    let session = Session { request, entry, machine: &machine, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
-        let agent = session.await_agent(&booting)?;
+        let agent = session.await_agent(ready)?;
         session.live(agent, stdio, prepared)
     });
     let result = result.map_err(|error| session.broken(error));
     // The kernel takes vCPUs, devices and memory away at once when the process
     // ends; joining each thread before would only delay that.
-    std::mem::forget(booting);
+    std::mem::forget(machine);
     result
 }
 
 /// What does not change during the container's life.
 pub(super) struct Session<'s> {
     pub(super) request: &'s MonitorRequest,
+    entry: &'s Entry,
     pub(super) machine: &'s Running,
     launcher: &'s Launcher,
     pub(super) signals: &'s Signals,
@@ -88,12 +91,14 @@ impl Session<'_> {
         Ok((stdio, Prepared { terminal, control }))
     }
 
-    fn await_agent(&self, booting: &Booting) -> Result<AgentClient, MonitorError> {
+    /// The first connection is the agent's; the socket is closed then.
+    fn await_agent(&self, ready: ReadySocket) -> Result<AgentClient, MonitorError> {
         if !self.request.plan.host.hooks.create.is_empty() {
             self.await_hooks()?;
         }
-        AgentClient::accept(&booting.ready, BOOT, &self.watch())
-            .map_err(|error| self.about_boot_image(self.explain(BOOTING, error)))
+        let agent = AgentClient::accept(&ready.listener, BOOT, &self.watch());
+        drop(ready);
+        agent.map_err(|error| self.about_boot_image(self.explain(BOOTING, error)))
     }
 
     /// Says which file it is that may hold another program than the agent.
@@ -199,10 +204,8 @@ impl Session<'_> {
         let me = i32::try_from(std::process::id()).unwrap_or_default();
         let identity = ProcessIdentity::of(me)
             .map_err(|source| MonitorError::Io { act: "look at this process", source })?;
-        let Ok(id) = self.request.state.id.parse() else { return Ok(()) };
-        let entry = Store::new(Some(&self.request.root)).open(&id)?;
         let state = self.request.state.state(status, identity);
-        Ok(entry.update(|_| Some(state))?)
+        Ok(self.entry.update(|_| Some(state))?)
     }
 
     /// After the program's end: its output, its files. Neither changes the exit code.

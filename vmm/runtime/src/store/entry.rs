@@ -1,36 +1,72 @@
 //! One container's directory.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
 
 use super::lock::{LOCK_LIMIT, lock};
 use super::state::State;
-use super::{ExecBase, STATE_FILE, Store, StoreError};
+use super::{ExecBase, STATE_FILE, StoreError};
 use crate::id::ContainerId;
 
-/// A container's directory, open or not.
+/// A container's directory. Held open, so that a later one of the same name is known for
+/// another: no other directory can have its inode meanwhile.
 #[derive(Debug)]
 pub(crate) struct Entry {
     root: PathBuf,
-    id: ContainerId,
     directory: PathBuf,
+    held: File,
 }
 
 impl Entry {
     pub(super) fn open(root: &Path, id: &ContainerId) -> Result<Self, StoreError> {
         let directory = root.join(id.as_str());
-        if !directory.is_dir() {
-            return Err(StoreError::NotFound { root: root.to_owned() });
-        }
-        Ok(Self { root: root.to_owned(), id: id.clone(), directory })
+        let held = fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(&directory);
+        let held = held.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                StoreError::NotFound { root: root.to_owned() }
+            }
+            _ => StoreError::io("open", &directory)(error),
+        })?;
+        Ok(Self { root: root.to_owned(), directory, held })
     }
 
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Whether the name still leads to this directory.
+    pub(crate) fn is_current(&self) -> Result<bool, StoreError> {
+        let number = |of: fs::Metadata| (of.dev(), of.ino());
+        let held = self.held.metadata().map_err(StoreError::io("look at", &self.directory))?;
+        match fs::metadata(&self.directory) {
+            Ok(named) => Ok(number(named) == number(held)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StoreError::io("look at", &self.directory)(error)),
+        }
+    }
+
+    /// Removes the directory, whatever it holds. False when somebody else has: by then the
+    /// name may be another container's.
+    pub(crate) fn remove(&self) -> Result<bool, StoreError> {
+        let _lock = match lock(&self.root, LOCK_LIMIT) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(false);
+            }
+            other => other?,
+        };
+        if !self.is_current()? {
+            return Ok(false);
+        }
+        match fs::remove_dir_all(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove", &self.directory)(error))
+            }
+            _ => Ok(true),
+        }
     }
 
     /// The state; `None` when its maker died before there was one.
@@ -55,6 +91,9 @@ impl Entry {
         change: impl FnOnce(Option<State>) -> Option<State>,
     ) -> Result<(), StoreError> {
         let _lock = self.lock()?;
+        if !self.is_current()? {
+            return Err(StoreError::NotFound { root: self.root.clone() });
+        }
         match change(self.read()?) {
             Some(state) => self.write(&state),
             None => Ok(()),
@@ -139,11 +178,11 @@ impl NewEntry {
         self.keep = true;
     }
 
-    /// Removes the directory now, with an answer.
-    pub(crate) fn remove(mut self) -> Result<(), StoreError> {
+    /// Removes the directory now, with an answer: whether it was still there.
+    pub(crate) fn remove(mut self) -> Result<bool, StoreError> {
         self.keep = true;
         self.lock = None;
-        Store { root: self.entry.root.clone() }.remove(&self.entry.id)
+        self.entry.remove()
     }
 }
 
@@ -152,7 +191,7 @@ impl Drop for NewEntry {
         if !self.keep {
             self.lock = None;
             // A destructor has nobody to tell; `vmrun delete` still can.
-            let _ = Store { root: self.entry.root.clone() }.remove(&self.entry.id);
+            let _ = self.entry.remove();
         }
     }
 }

@@ -50,3 +50,11 @@ impl ExecBase {
         made.and_then(|mut file| file.write_all(&text)).map_err(StoreError::io("write", &path))
     }
 }
+
+#[cfg(test)]
+impl ExecBase {
+    /// Of a container that has nothing special.
+    pub(crate) fn plain() -> Self {
+        Self { process: Process::default(), vcpus: 3 }
+    }
+}

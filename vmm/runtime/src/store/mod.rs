@@ -25,8 +25,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::Flock;
-
 pub(crate) use entry::{Entry, NewEntry};
 pub(crate) use exec_base::ExecBase;
 pub(crate) use state::{State, StateSource};
@@ -148,7 +146,7 @@ impl Store {
     /// Takes an id: makes its directory, which must not exist.
     pub(crate) fn reserve(&self, id: &ContainerId) -> Result<NewEntry, StoreError> {
         make_directory(&self.root, true)?;
-        let _lock = self.lock()?;
+        let _lock = lock::lock(&self.root, LOCK_LIMIT)?;
         let directory = self.directory(id);
         match make_directory(&directory, false) {
             Ok(()) => NewEntry::new(Entry::open(&self.root, id)?),
@@ -162,21 +160,6 @@ impl Store {
     /// An existing container.
     pub(crate) fn open(&self, id: &ContainerId) -> Result<Entry, StoreError> {
         Entry::open(&self.root, id)
-    }
-
-    /// Removes a container's directory, whatever it holds.
-    pub(crate) fn remove(&self, id: &ContainerId) -> Result<(), StoreError> {
-        let _lock = match self.lock() {
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
-        };
-        let directory = self.directory(id);
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io("remove", &directory)(error))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Ids of all containers, sorted.
@@ -195,10 +178,6 @@ impl Store {
         }
         ids.sort();
         Ok(ids)
-    }
-
-    fn lock(&self) -> Result<Flock<fs::File>, StoreError> {
-        lock::lock(&self.root, LOCK_LIMIT)
     }
 }
 

@@ -93,3 +93,21 @@ impl State {
         self.boot_id == process::boot_id() && self.monitor.is_alive()
     }
 }
+
+#[cfg(test)]
+impl StateSource {
+    /// Of a container that has nothing special.
+    pub(crate) fn plain(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            oci_version: "1.0.2".to_owned(),
+            bundle: "/b".into(),
+            rootfs: "/b/rootfs".into(),
+            annotations: BTreeMap::new(),
+            created: crate::timestamp::now(),
+            cgroup: None,
+            poststart: Vec::new(),
+            poststop: Vec::new(),
+        }
+    }
+}

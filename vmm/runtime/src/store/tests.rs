@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::Barrier;
 use std::thread;
 
@@ -7,23 +6,12 @@ use crate::process::ProcessIdentity;
 use crate::status::Status;
 
 fn state(id: &str) -> State {
-    let source = StateSource {
-        id: id.to_owned(),
-        oci_version: "1.0.2".to_owned(),
-        bundle: "/b".into(),
-        rootfs: "/b/rootfs".into(),
-        annotations: BTreeMap::new(),
-        created: crate::timestamp::now(),
-        cgroup: None,
-        poststart: Vec::new(),
-        poststop: Vec::new(),
-    };
     let me = ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
-    source.state(Status::Running, me)
+    StateSource::plain(id).state(Status::Running, me)
 }
 
 fn exec_base() -> ExecBase {
-    ExecBase { process: oci_spec::runtime::Process::default(), vcpus: 3 }
+    ExecBase::plain()
 }
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -107,4 +95,41 @@ fn state_of_another_boot_or_schema_is_recognised() {
     assert!(matches!(new.entry().read(), Err(StoreError::Schema { found: 99, .. })));
     fs::write(store.directory(&id).join(STATE_FILE), "{").unwrap();
     assert!(matches!(new.entry().read(), Err(StoreError::Parse { .. })));
+}
+
+#[test]
+fn late_remover_spares_a_new_container_of_the_same_name() {
+    let (_dir, store) = store();
+    let id: ContainerId = "x".parse().unwrap();
+    store.reserve(&id).unwrap().keep();
+    let (quick, late) = (store.open(&id).unwrap(), store.open(&id).unwrap());
+    assert!(quick.is_current().unwrap());
+    assert!(quick.remove().unwrap());
+    assert!(!late.remove().unwrap());
+    let mut new = store.reserve(&id).unwrap();
+    new.publish(&state("x"), &exec_base()).unwrap();
+    assert!(!late.is_current().unwrap() && !late.remove().unwrap());
+    let refused = late.update(|_| Some(State { exit_code: Some(1), ..state("x") }));
+    assert!(matches!(refused, Err(StoreError::NotFound { .. })), "{refused:?}");
+    assert_eq!(store.open(&id).unwrap().read().unwrap().unwrap().exit_code, None);
+    assert!(new.remove().unwrap());
+    assert!(store.ids().unwrap().is_empty());
+}
+
+#[test]
+fn of_many_removers_one_has_removed() {
+    let (_dir, store) = store();
+    let id: ContainerId = "x".parse().unwrap();
+    store.reserve(&id).unwrap().keep();
+    let barrier = Barrier::new(8);
+    let removed = thread::scope(|scope| {
+        let remover = || {
+            let entry = store.open(&id).unwrap();
+            barrier.wait();
+            entry.remove().unwrap()
+        };
+        let removers: Vec<_> = (0..8).map(|_| scope.spawn(remover)).collect();
+        removers.into_iter().map(|remover| remover.join().unwrap()).filter(|won| *won).count()
+    });
+    assert_eq!(removed, 1);
 }

@@ -25,12 +25,16 @@ const ORDERLY_LIMIT: Duration = Duration::from_secs(20);
 /// # Errors
 /// It runs and `force` is not set, or something cannot be removed.
 pub fn delete(store: &Store, id: &str, options: DeleteOptions) -> Result<Vec<hooks::HookError>, Error> {
-    let (id, entry, state) = match super::find(store, id) {
-        Err(Error::Store(StoreError::NotFound { .. })) if options.force => return Ok(Vec::new()),
-        other => other?,
-    };
+    match delete_existing(store, id, options) {
+        Err(Error::Store(StoreError::NotFound { .. })) if options.force => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn delete_existing(store: &Store, id: &str, options: DeleteOptions) -> Result<Vec<hooks::HookError>, Error> {
+    let (_, entry, state) = super::find(store, id)?;
     let Some(state) = state.map_or_else(|| first_state(&entry), |state| Ok(Some(state)))? else {
-        store.remove(&id)?;
+        entry.remove()?;
         return Ok(Vec::new());
     };
     let status = state.status_now();
@@ -40,9 +44,15 @@ pub fn delete(store: &Store, id: &str, options: DeleteOptions) -> Result<Vec<hoo
     if state.monitor_lives() {
         end_container(&entry, &state)?;
     }
-    // Before the state that names it.
-    host_cgroup::remove(state.cgroup.as_deref())?;
-    store.remove(&id)?;
+    // Else somebody has removed it meanwhile, and its names may be another container's.
+    if entry.is_current()? {
+        // Before the state that names it.
+        host_cgroup::remove(state.cgroup.as_deref())?;
+    }
+    if !entry.remove()? {
+        // The hooks are whose removal it was.
+        return Ok(Vec::new());
+    }
     let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
     Ok(hooks::run_each(&state.poststop, &shown, &state.bundle))
 }
@@ -63,12 +73,10 @@ fn end_container(entry: &Entry, state: &State) -> Result<(), Error> {
         source,
     };
     let Some(handle) = ProcessHandle::open(state.monitor).map_err(failed)? else { return Ok(()) };
-    if matches!(state.status, Status::Running | Status::Paused) {
-        let kill = ControlRequest::Signal { signal: libc::SIGKILL, all: true };
-        let deadline = Instant::now() + ORDERLY_LIMIT;
-        let asked = control::ask_within(ORDERLY_LIMIT, entry, state, &kill);
+    let deadline = Instant::now() + ORDERLY_LIMIT;
+    if is_for_the_monitor_to_end(entry, state) {
         let left = deadline.saturating_duration_since(Instant::now());
-        if asked.is_ok() && handle.ends_within(left).map_err(failed)? {
+        if handle.ends_within(left).map_err(failed)? {
             return Ok(());
         }
     }
@@ -77,4 +85,63 @@ fn end_container(entry: &Entry, state: &State) -> Result<(), Error> {
         return Ok(());
     }
     Err(failed(std::io::ErrorKind::TimedOut.into()).into())
+}
+
+/// Asks the monitor of a program that runs to kill it. Whatever the answer, the program may have
+/// ended by itself and its last words and files be on their way to the host: only a program that
+/// never ran has none.
+fn is_for_the_monitor_to_end(entry: &Entry, state: &State) -> bool {
+    match state.status {
+        Status::Running | Status::Paused => {
+            let kill = ControlRequest::Signal { signal: libc::SIGKILL, all: true };
+            let _ = control::ask_within(ORDERLY_LIMIT, entry, state, &kill);
+            true
+        }
+        Status::Stopped => true,
+        Status::Creating | Status::Created => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+    use crate::process::ProcessIdentity;
+    use crate::store::{ExecBase, StateSource};
+    use crate::verbs::{KillTarget, kill};
+
+    /// A container whose monitor is about to end and answers nobody.
+    fn ending(store: &Store, id: &str, status: Status) -> Child {
+        let child = Command::new("sleep").arg("0.5").spawn().unwrap();
+        let monitor = ProcessIdentity::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let mut new = store.reserve(&id.parse().unwrap()).unwrap();
+        new.publish(&StateSource::plain(id).state(status, monitor), &ExecBase::plain()).unwrap();
+        new.keep();
+        child
+    }
+
+    #[test]
+    fn monitor_that_ends_and_answers_nobody_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(Some(directory.path()));
+        for (status, waited_for) in
+            [(Status::Running, true), (Status::Stopped, true), (Status::Created, false)]
+        {
+            let mut monitor = ending(&store, "x", status);
+            delete(&store, "x", DeleteOptions { force: true }).unwrap();
+            assert_eq!(monitor.wait().unwrap().code(), waited_for.then_some(0), "{status}");
+            assert!(store.ids().unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn container_whose_monitor_ends_meanwhile_has_stopped() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(Some(directory.path()));
+        let mut monitor = ending(&store, "x", Status::Running);
+        let error = kill(&store, "x", libc::SIGTERM, KillTarget::Init).unwrap_err();
+        assert!(matches!(error, Error::WrongState { status: Status::Stopped, .. }), "{error:?}");
+        assert_eq!(monitor.wait().unwrap().code(), Some(0));
+    }
 }

@@ -18,17 +18,18 @@ pub enum KillTarget {
 
 /// Why a text is not a signal.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown signal {0:?}: use a name like TERM or a number from 1 to 64")]
+#[error("unknown signal {0:?}: use a name like TERM or a number from 0 to 64")]
 pub struct SignalError(String);
 
-/// Reads a signal as runc does: a number, or a name with or without `SIG`.
+/// Reads a signal as runc does: a number, or a name with or without `SIG`. The number 0 is no
+/// signal; it asks whether one could be sent.
 ///
 /// # Errors
 /// It is neither.
 pub fn parse_signal(text: &str) -> Result<i32, SignalError> {
     let unknown = || SignalError(text.to_owned());
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
+        return if (0..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -49,7 +50,7 @@ fn real_time(name: &str) -> Option<i32> {
     base.checked_add(offset).filter(|number| (34..=64).contains(number))
 }
 
-/// Sends a signal to a container.
+/// Sends a signal to a container; 0 only asks whether its init process is alive.
 ///
 /// # Errors
 /// It does not run, or its monitor or agent does not answer.
@@ -66,6 +67,7 @@ mod tests {
     #[test]
     fn signals_are_read_as_runc_reads_them() {
         let table = [
+            ("0", 0),
             ("9", 9),
             ("KILL", 9),
             ("SIGTERM", 15),
@@ -77,7 +79,7 @@ mod tests {
         for (text, number) in table {
             assert_eq!(parse_signal(text), Ok(number), "{text}");
         }
-        for bad in ["", "0", "65", "-1", "NOPE", "SIG", "RTMIN+99", "TERM "] {
+        for bad in ["", "65", "-1", "NOPE", "SIG", "RTMIN+99", "TERM "] {
             assert!(parse_signal(bad).is_err(), "{bad:?}");
         }
     }
