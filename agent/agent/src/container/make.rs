@@ -28,7 +28,7 @@ use super::destinations;
 use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
-use super::{trace, user_namespace};
+use super::{tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{log, sys};
@@ -128,6 +128,7 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
         destinations::resolve(&mut adapted.spec, &rootfs);
         copy_up::prepare(&mut adapted.spec, &rootfs, order.directory)
             .map_err(|message| failed(Stage::Create, message))?;
+        tmpfs::keep_modes(&mut adapted.spec, &rootfs);
     }
     set_oom_score(&adapted.spec)?;
     sys::set_dumpable(false)

@@ -10,6 +10,7 @@ mod identity;
 mod make;
 mod processes;
 mod program;
+mod tmpfs;
 mod trace;
 mod user_namespace;
 
