@@ -34,11 +34,13 @@ const CASES: &[Case] = &[
     ("program not found", program_not_found),
     ("program not executable", program_not_executable),
     ("environment and cwd", environment_and_cwd),
+    ("cwd in a mount", cwd_in_a_mount),
     ("user and groups", user_and_groups),
     ("capabilities", capabilities),
     ("rlimits and no new privileges", rlimits_and_no_new_privileges),
     ("seccomp", seccomp),
     ("read-only root and paths", read_only_paths),
+    ("read-only programs", read_only_programs),
     ("hostname and sysctl", hostname_and_sysctl),
     ("devices", devices),
     ("device rules", device_rules),
@@ -57,6 +59,7 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
+    vmrun_agent::run_inside_if_asked();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|arg| arg == host::AGENT_ARGUMENT) {
         host::be_the_agent();
@@ -222,6 +225,25 @@ fn read_only_paths(host: &mut Host) {
     let out = outcome.out() + &outcome.err();
     assert!(out.contains("/x: Read-only file system") && out.contains("tmp\n0\n0\n"), "{out}");
     assert!(out.contains("swappiness: Read-only file system"), "{out}");
+}
+
+fn cwd_in_a_mount(host: &mut Host) {
+    for cwd in ["/tmp/made/deep", "/tmp/../tmp/made"] {
+        let mut spec = shell("pwd; stat -c %a .");
+        process(&mut spec)["cwd"] = json!(cwd);
+        process(&mut spec)["user"] = json!({"uid": 1000, "gid": 1000});
+        spec["mounts"].as_array_mut().unwrap().push(json!({"destination": "/tmp", "type": "tmpfs"}));
+        let outcome = host.run(spec);
+        assert!(outcome.out().starts_with("/tmp/made"), "{outcome:?}");
+    }
+}
+
+fn read_only_programs(host: &mut Host) {
+    let mut spec = shell("touch /bin/x; ls /bin/busybox; touch /tmp/y && echo tmp");
+    spec["linux"]["readonlyPaths"] = json!(["/bin", "/none", "/proc/sys"]);
+    let outcome = host.run(spec);
+    assert!(outcome.out().ends_with("tmp\n"), "{outcome:?}");
+    assert!(outcome.err().contains("Read-only file system"), "{outcome:?}");
 }
 
 fn hostname_and_sysctl(host: &mut Host) {

@@ -28,7 +28,7 @@ use super::destinations;
 use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
-use super::{tmpfs, trace, user_namespace};
+use super::{inside, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{log, sys};
@@ -124,11 +124,12 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
     };
     let rootfs = root_directory(&adapted.spec)?;
     if matches!(order.kind, Kind::Init { .. }) {
-        make_working_directory(&adapted.spec, &rootfs);
         destinations::resolve(&mut adapted.spec, &rootfs);
         copy_up::prepare(&mut adapted.spec, &rootfs, order.directory)
             .map_err(|message| failed(Stage::Create, message))?;
         tmpfs::keep_modes(&mut adapted.spec, &rootfs);
+        inside::prepare(&mut adapted.spec, &rootfs)
+            .map_err(|error| failed(Stage::Create, format!("cannot describe what is left to do: {error}")))?;
     }
     set_oom_score(&adapted.spec)?;
     sys::set_dumpable(false)
@@ -233,34 +234,6 @@ fn root_directory(spec: &Spec) -> Result<PathBuf, ErrorReply> {
     let path = root.path();
     fs::canonicalize(path)
         .map_err(|error| failed(Stage::Create, format!("root file system {path:?}: {error}")))
-}
-
-/// As runc does. Whether it is there after all mounts shows when the process
-/// enters it, so a failure is left to that.
-fn make_working_directory(spec: &Spec, rootfs: &Path) {
-    let Some(process) = spec.process() else { return };
-    let cwd = process.cwd();
-    let covered = spec
-        .mounts()
-        .iter()
-        .flatten()
-        .any(|mount| mount.destination() != Path::new("/") && cwd.starts_with(mount.destination()));
-    let parts = cwd.components().any(|part| part == std::path::Component::ParentDir);
-    if covered || parts {
-        return;
-    }
-    let Ok(below) = cwd.strip_prefix("/") else { return };
-    let mut path = rootfs.to_owned();
-    for part in below.components() {
-        path.push(part);
-        match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => {}
-            // A link may lead out of the root file system: not followed here.
-            Ok(_) => return,
-            Err(_) if fs::create_dir(&path).is_err() => return,
-            Err(_) => {}
-        }
-    }
 }
 
 /// The score is inherited by what the maker makes.

@@ -4,9 +4,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use oci_spec::runtime::{Mount, Spec};
+
+use super::destinations::{self, is_bind};
 
 /// What libcontainer gives a directory that it makes for a mount.
 const NEW_DIRECTORY_MODE: u32 = 0o755;
@@ -17,7 +19,8 @@ pub(crate) fn keep_modes(spec: &mut Spec, rootfs: &Path) {
     for index in 0..mounts.len() {
         let (earlier, rest) = mounts.split_at_mut(index);
         let Some(mount) = rest.first_mut().filter(|mount| wants_mode(mount)) else { continue };
-        let mode = place(rootfs, earlier, mount.destination()).and_then(|below| directory_mode(&below));
+        let below = destinations::place(rootfs, earlier, mount.destination());
+        let mode = below.and_then(|(base, rest)| directory_mode(&base.join(rest)));
         let option = format!("mode={:04o}", mode.unwrap_or(NEW_DIRECTORY_MODE));
         let options = mount.options().iter().flatten().cloned().chain([option]).collect();
         mount.set_options(Some(options));
@@ -26,21 +29,10 @@ pub(crate) fn keep_modes(spec: &mut Spec, rootfs: &Path) {
 }
 
 fn wants_mode(mount: &Mount) -> bool {
-    let told = |option: &String| option.starts_with("mode=") || option == "bind" || option == "rbind";
-    mount.typ().as_deref() == Some("tmpfs") && !mount.options().iter().flatten().any(told)
-}
-
-/// Where the guest finds what the container will see at `path` after these mounts. `None`
-/// in a file system that they make.
-pub(crate) fn place(rootfs: &Path, mounts: &[Mount], path: &Path) -> Option<PathBuf> {
-    let covering = mounts.iter().rev().find(|mount| path.starts_with(mount.destination()));
-    let Some(mount) = covering else {
-        return Some(rootfs.join(path.strip_prefix("/").unwrap_or(path)));
-    };
-    let is_bind = mount.typ().as_deref() == Some("bind")
-        || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind");
-    let rest = path.strip_prefix(mount.destination()).ok()?;
-    mount.source().as_ref().filter(|_| is_bind).map(|source| source.join(rest))
+    let mut options = mount.options().iter().flatten();
+    mount.typ().as_deref() == Some("tmpfs")
+        && !is_bind(mount)
+        && !options.any(|option| option.starts_with("mode="))
 }
 
 fn directory_mode(path: &Path) -> Option<u32> {
