@@ -43,6 +43,7 @@ const CASES: &[Case] = &[
     ("read-only programs", read_only_programs),
     ("hostname and sysctl", hostname_and_sysctl),
     ("devices", devices),
+    ("read-only /dev", read_only_dev),
     ("device rules", device_rules),
     ("cgroup limits", cgroup_limits),
     ("loopback", loopback),
@@ -264,6 +265,18 @@ fn devices(host: &mut Host) {
         {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 0, "gid": 0}
     ]);
     assert_eq!(host.run(spec).out(), "/proc/self/fd\n/proc/self/fd/0\npts/ptmx\na:e5 640\n");
+}
+
+fn read_only_dev(host: &mut Host) {
+    let mut spec = shell("touch /dev/x; echo lost >/dev/null && test -c /dev/zero && echo devices");
+    let mounts = spec["mounts"].as_array_mut().unwrap();
+    mounts.retain(|mount| mount["destination"] != "/dev");
+    let options = json!(["nosuid", "strictatime", "mode=755", "size=65536k", "ro"]);
+    let dev = json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": options});
+    mounts.insert(1, dev);
+    let outcome = host.run(spec);
+    assert_eq!(outcome.out(), "devices\n", "{outcome:?}");
+    assert!(outcome.err().contains("Read-only file system"), "{outcome:?}");
 }
 
 fn device_rules(host: &mut Host) {

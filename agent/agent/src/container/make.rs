@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{major, minor};
 use nix::unistd::{Gid, Uid, fchown};
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, ProcessIo, Share, Stage};
 
 use super::adapt::{self, Adapted};
@@ -186,6 +186,7 @@ fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Res
         restrict_devices(&spec, &cgroup)?;
         forbid_swap(&spec, &cgroup)?;
         bring_loopback_up(&spec, pid)?;
+        end_writes_to_dev(&spec, pid)?;
     } else {
         notify_start(order.directory).map_err(|error| failed(Stage::Exec, error))?;
     }
@@ -295,12 +296,7 @@ fn forbid_swap(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
 
 /// A new network namespace has a loopback interface that is down.
 fn bring_loopback_up(spec: &Spec, pid: i32) -> Result<(), ErrorReply> {
-    let namespaces =
-        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let is_new = |namespace: &&oci_spec::runtime::LinuxNamespace| {
-        namespace.typ() == LinuxNamespaceType::Network && namespace.path().is_none()
-    };
-    if !namespaces.iter().any(|namespace| is_new(&namespace)) {
+    if !has_new(spec, LinuxNamespaceType::Network) {
         return Ok(());
     }
     let up = || {
@@ -309,4 +305,48 @@ fn bring_loopback_up(spec: &Spec, pid: i32) -> Result<(), ErrorReply> {
         sys::loopback_up()
     };
     up().map_err(|error: io::Error| failed(Stage::Create, format!("cannot bring loopback up: {error}")))
+}
+
+/// A `/dev` that is to be read-only is writable until everything in it is made.
+fn end_writes_to_dev(spec: &Spec, pid: i32) -> Result<(), ErrorReply> {
+    const DEV: &str = "/dev";
+    let is_readonly = |mount: &Mount| mount.destination() == Path::new(DEV) && says_readonly(mount);
+    if !has_new(spec, LinuxNamespaceType::Mount) || !spec.mounts().iter().flatten().any(is_readonly) {
+        return Ok(());
+    }
+    // The maker ends in the container's mounts: nothing of its own is looked up any more.
+    let end = || {
+        setns(File::open(format!("/proc/{pid}/ns/mnt"))?, CloneFlags::CLONE_NEWNS)?;
+        inside::remount_readonly(Path::new(DEV)).map_err(io::Error::from)
+    };
+    end().map_err(|error: io::Error| failed(Stage::Create, format!("cannot make {DEV} read-only: {error}")))
+}
+
+/// The last word on it counts.
+fn says_readonly(mount: &Mount) -> bool {
+    let mut words = mount.options().iter().flatten().rev();
+    words.find(|option| matches!(option.as_str(), "ro" | "rw")).is_some_and(|option| option == "ro")
+}
+
+fn has_new(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    let namespaces =
+        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    namespaces.iter().any(|namespace| namespace.typ() == kind && namespace.path().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn last_of_ro_and_rw_counts() {
+        let says = |options: serde_json::Value| {
+            let mount = json!({ "destination": "/dev", "options": options });
+            says_readonly(&serde_json::from_value(mount).unwrap())
+        };
+        assert!(says(json!(["nosuid", "ro"])) && says(json!(["rw", "ro", "mode=755"])));
+        assert!(!says(json!(["ro", "rw"])) && !says(json!([])) && !says(json!(null)));
+    }
 }
