@@ -29,6 +29,7 @@ use std::os::fd::OwnedFd;
 /// Boots the guest and serves the host; never returns.
 pub fn run_as_init() -> ! {
     log::install_panic_hook();
+    run_inside_if_asked();
     if let Err(error) = boot::prepare_stdio() {
         die(&format_args!("cannot open /dev/null for the standard streams: {error}"));
     }
@@ -36,6 +37,12 @@ pub fn run_as_init() -> ! {
         Ok(links) => serve(links.listener, links.control),
         Err(error) => die(&error),
     }
+}
+
+/// Does what is to be done in a container's mounts and ends, if the agent has started
+/// this process for that; a program that calls [`serve`] has to call it first.
+pub fn run_inside_if_asked() {
+    container::run_inside_if_asked();
 }
 
 /// Serves the host over a listening socket and an established control

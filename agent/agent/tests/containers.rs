@@ -34,13 +34,16 @@ const CASES: &[Case] = &[
     ("program not found", program_not_found),
     ("program not executable", program_not_executable),
     ("environment and cwd", environment_and_cwd),
+    ("cwd in a mount", cwd_in_a_mount),
     ("user and groups", user_and_groups),
     ("capabilities", capabilities),
     ("rlimits and no new privileges", rlimits_and_no_new_privileges),
     ("seccomp", seccomp),
     ("read-only root and paths", read_only_paths),
+    ("read-only programs", read_only_programs),
     ("hostname and sysctl", hostname_and_sysctl),
     ("devices", devices),
+    ("read-only /dev", read_only_dev),
     ("device rules", device_rules),
     ("cgroup limits", cgroup_limits),
     ("loopback", loopback),
@@ -57,6 +60,7 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
+    vmrun_agent::run_inside_if_asked();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|arg| arg == host::AGENT_ARGUMENT) {
         host::be_the_agent();
@@ -224,6 +228,25 @@ fn read_only_paths(host: &mut Host) {
     assert!(out.contains("swappiness: Read-only file system"), "{out}");
 }
 
+fn cwd_in_a_mount(host: &mut Host) {
+    for cwd in ["/tmp/made/deep", "/tmp/../tmp/made"] {
+        let mut spec = shell("pwd; stat -c %a .");
+        process(&mut spec)["cwd"] = json!(cwd);
+        process(&mut spec)["user"] = json!({"uid": 1000, "gid": 1000});
+        spec["mounts"].as_array_mut().unwrap().push(json!({"destination": "/tmp", "type": "tmpfs"}));
+        let outcome = host.run(spec);
+        assert!(outcome.out().starts_with("/tmp/made"), "{outcome:?}");
+    }
+}
+
+fn read_only_programs(host: &mut Host) {
+    let mut spec = shell("touch /bin/x; ls /bin/busybox; touch /tmp/y && echo tmp");
+    spec["linux"]["readonlyPaths"] = json!(["/bin", "/none", "/proc/sys"]);
+    let outcome = host.run(spec);
+    assert!(outcome.out().ends_with("tmp\n"), "{outcome:?}");
+    assert!(outcome.err().contains("Read-only file system"), "{outcome:?}");
+}
+
 fn hostname_and_sysctl(host: &mut Host) {
     let mut spec = shell(
         "hostname; cat /proc/sys/kernel/domainname /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_forward",
@@ -242,6 +265,18 @@ fn devices(host: &mut Host) {
         {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 0, "gid": 0}
     ]);
     assert_eq!(host.run(spec).out(), "/proc/self/fd\n/proc/self/fd/0\npts/ptmx\na:e5 640\n");
+}
+
+fn read_only_dev(host: &mut Host) {
+    let mut spec = shell("touch /dev/x; echo lost >/dev/null && test -c /dev/zero && echo devices");
+    let mounts = spec["mounts"].as_array_mut().unwrap();
+    mounts.retain(|mount| mount["destination"] != "/dev");
+    let options = json!(["nosuid", "strictatime", "mode=755", "size=65536k", "ro"]);
+    let dev = json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": options});
+    mounts.insert(1, dev);
+    let outcome = host.run(spec);
+    assert_eq!(outcome.out(), "devices\n", "{outcome:?}");
+    assert!(outcome.err().contains("Read-only file system"), "{outcome:?}");
 }
 
 fn device_rules(host: &mut Host) {

@@ -11,6 +11,7 @@
 //!   container's libraries into the agent: a placeholder keeps it from that,
 //! * with `noNewPrivileges` the seccomp filter is loaded right before `execve`
 //!   instead of before the wait for the start,
+//! * a mount without a source is refused: it gets a name for one,
 //! * a root file system without a mount at `/dev` would get its device nodes
 //!   written into the host's directory: it gets a tmpfs there.
 
@@ -62,6 +63,7 @@ pub(crate) fn for_init(plan: &Spec) -> Result<Adapted, AdaptError> {
     };
     let program = take_program(&mut process, &mut linux)?;
     name_propagation(&mut linux);
+    name_sources(&mut spec);
     add_missing_dev(&mut spec)?;
     spec.set_process(Some(process)).set_linux(Some(linux));
     Ok(Adapted { spec, program })
@@ -152,6 +154,16 @@ pub(crate) fn file_name(kind: LinuxNamespaceType) -> &'static str {
         LinuxNamespaceType::Network => "net",
         LinuxNamespaceType::Time => "time",
     }
+}
+
+/// A mount of a file system that has no source needs none; libcontainer wants one.
+fn name_sources(spec: &mut Spec) {
+    let Some(mut mounts) = spec.mounts().clone() else { return };
+    for mount in mounts.iter_mut().filter(|mount| mount.source().is_none()) {
+        let name = mount.typ().clone().unwrap_or_else(|| "none".to_owned());
+        mount.set_source(Some(PathBuf::from(name)));
+    }
+    spec.set_mounts(Some(mounts));
 }
 
 fn add_missing_dev(spec: &mut Spec) -> Result<(), AdaptError> {
@@ -260,6 +272,19 @@ mod tests {
         let mounts = adapted.spec.mounts().clone().unwrap();
         let destinations: Vec<_> = mounts.iter().map(|mount| mount.destination().to_str().unwrap()).collect();
         assert_eq!(destinations, ["/proc", "/dev", "/dev/pts"]);
+    }
+
+    #[test]
+    fn mount_without_a_source_gets_its_type_for_one() {
+        let mounts = json!([
+            {"destination": "/dev", "type": "tmpfs"},
+            {"destination": "/x"},
+            {"destination": "/proc", "type": "proc", "source": "mine"}
+        ]);
+        let adapted = for_init(&spec(|value| value["mounts"] = mounts)).unwrap();
+        let mounts = adapted.spec.mounts().clone().unwrap();
+        let sources: Vec<_> = mounts.iter().map(|mount| mount.source().clone().unwrap()).collect();
+        assert_eq!(sources, ["tmpfs", "none", "mine"].map(PathBuf::from));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Mount, Spec};
 
 /// As many as the kernel follows in one path.
 const MAX_LINKS: usize = 40;
@@ -57,6 +57,23 @@ fn inside(rootfs: &Path, destination: &Path, covered: &[PathBuf]) -> Option<Path
         left = parts(&target).into_iter().chain(left).collect();
     }
     Some(done)
+}
+
+/// Where the guest finds what the container will see at `path` after these mounts: a
+/// directory, and the path below it. `None` in a file system that they make.
+pub(crate) fn place(rootfs: &Path, mounts: &[Mount], path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let Some(mount) = mounts.iter().rev().find(|mount| path.starts_with(mount.destination())) else {
+        return Some((rootfs.to_owned(), path.strip_prefix("/").unwrap_or(path).to_owned()));
+    };
+    let rest = path.strip_prefix(mount.destination()).ok()?;
+    let source = mount.source().as_ref().filter(|_| is_bind(mount))?;
+    Some((source.clone(), rest.to_owned()))
+}
+
+/// Whether a mount shows what is there already.
+pub(crate) fn is_bind(mount: &Mount) -> bool {
+    let mut options = mount.options().iter().flatten();
+    mount.typ().as_deref() == Some("bind") || options.any(|option| option == "bind" || option == "rbind")
 }
 
 fn below(rootfs: &Path, path: &Path) -> PathBuf {

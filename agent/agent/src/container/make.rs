@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{major, minor};
 use nix::unistd::{Gid, Uid, fchown};
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, ProcessIo, Share, Stage};
 
 use super::adapt::{self, Adapted};
@@ -28,7 +28,7 @@ use super::destinations;
 use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
-use super::{trace, user_namespace};
+use super::{inside, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{log, sys};
@@ -124,10 +124,12 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
     };
     let rootfs = root_directory(&adapted.spec)?;
     if matches!(order.kind, Kind::Init { .. }) {
-        make_working_directory(&adapted.spec, &rootfs);
         destinations::resolve(&mut adapted.spec, &rootfs);
         copy_up::prepare(&mut adapted.spec, &rootfs, order.directory)
             .map_err(|message| failed(Stage::Create, message))?;
+        tmpfs::keep_modes(&mut adapted.spec, &rootfs);
+        inside::prepare(&mut adapted.spec, &rootfs)
+            .map_err(|error| failed(Stage::Create, format!("cannot describe what is left to do: {error}")))?;
     }
     set_oom_score(&adapted.spec)?;
     sys::set_dumpable(false)
@@ -184,6 +186,7 @@ fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Res
         restrict_devices(&spec, &cgroup)?;
         forbid_swap(&spec, &cgroup)?;
         bring_loopback_up(&spec, pid)?;
+        end_writes_to_dev(&spec, pid)?;
     } else {
         notify_start(order.directory).map_err(|error| failed(Stage::Exec, error))?;
     }
@@ -232,34 +235,6 @@ fn root_directory(spec: &Spec) -> Result<PathBuf, ErrorReply> {
     let path = root.path();
     fs::canonicalize(path)
         .map_err(|error| failed(Stage::Create, format!("root file system {path:?}: {error}")))
-}
-
-/// As runc does. Whether it is there after all mounts shows when the process
-/// enters it, so a failure is left to that.
-fn make_working_directory(spec: &Spec, rootfs: &Path) {
-    let Some(process) = spec.process() else { return };
-    let cwd = process.cwd();
-    let covered = spec
-        .mounts()
-        .iter()
-        .flatten()
-        .any(|mount| mount.destination() != Path::new("/") && cwd.starts_with(mount.destination()));
-    let parts = cwd.components().any(|part| part == std::path::Component::ParentDir);
-    if covered || parts {
-        return;
-    }
-    let Ok(below) = cwd.strip_prefix("/") else { return };
-    let mut path = rootfs.to_owned();
-    for part in below.components() {
-        path.push(part);
-        match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => {}
-            // A link may lead out of the root file system: not followed here.
-            Ok(_) => return,
-            Err(_) if fs::create_dir(&path).is_err() => return,
-            Err(_) => {}
-        }
-    }
 }
 
 /// The score is inherited by what the maker makes.
@@ -321,12 +296,7 @@ fn forbid_swap(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
 
 /// A new network namespace has a loopback interface that is down.
 fn bring_loopback_up(spec: &Spec, pid: i32) -> Result<(), ErrorReply> {
-    let namespaces =
-        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let is_new = |namespace: &&oci_spec::runtime::LinuxNamespace| {
-        namespace.typ() == LinuxNamespaceType::Network && namespace.path().is_none()
-    };
-    if !namespaces.iter().any(|namespace| is_new(&namespace)) {
+    if !has_new(spec, LinuxNamespaceType::Network) {
         return Ok(());
     }
     let up = || {
@@ -335,4 +305,48 @@ fn bring_loopback_up(spec: &Spec, pid: i32) -> Result<(), ErrorReply> {
         sys::loopback_up()
     };
     up().map_err(|error: io::Error| failed(Stage::Create, format!("cannot bring loopback up: {error}")))
+}
+
+/// A `/dev` that is to be read-only is writable until everything in it is made.
+fn end_writes_to_dev(spec: &Spec, pid: i32) -> Result<(), ErrorReply> {
+    const DEV: &str = "/dev";
+    let is_readonly = |mount: &Mount| mount.destination() == Path::new(DEV) && says_readonly(mount);
+    if !has_new(spec, LinuxNamespaceType::Mount) || !spec.mounts().iter().flatten().any(is_readonly) {
+        return Ok(());
+    }
+    // The maker ends in the container's mounts: nothing of its own is looked up any more.
+    let end = || {
+        setns(File::open(format!("/proc/{pid}/ns/mnt"))?, CloneFlags::CLONE_NEWNS)?;
+        inside::remount_readonly(Path::new(DEV)).map_err(io::Error::from)
+    };
+    end().map_err(|error: io::Error| failed(Stage::Create, format!("cannot make {DEV} read-only: {error}")))
+}
+
+/// The last word on it counts.
+fn says_readonly(mount: &Mount) -> bool {
+    let mut words = mount.options().iter().flatten().rev();
+    words.find(|option| matches!(option.as_str(), "ro" | "rw")).is_some_and(|option| option == "ro")
+}
+
+fn has_new(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    let namespaces =
+        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    namespaces.iter().any(|namespace| namespace.typ() == kind && namespace.path().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn last_of_ro_and_rw_counts() {
+        let says = |options: serde_json::Value| {
+            let mount = json!({ "destination": "/dev", "options": options });
+            says_readonly(&serde_json::from_value(mount).unwrap())
+        };
+        assert!(says(json!(["nosuid", "ro"])) && says(json!(["rw", "ro", "mode=755"])));
+        assert!(!says(json!(["ro", "rw"])) && !says(json!([])) && !says(json!(null)));
+    }
 }

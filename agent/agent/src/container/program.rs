@@ -72,11 +72,11 @@ impl Program {
     pub(crate) fn new(process: &Process) -> Result<Self, AdaptError> {
         let args = process.args().as_deref().unwrap_or_default();
         let name = args.first().filter(|name| !name.is_empty()).ok_or(AdaptError::NoArgs)?.clone();
-        let env = process.env().as_deref().unwrap_or_default();
-        let value = |key: &str| env.iter().rev().find_map(|entry| entry.strip_prefix(key)?.strip_prefix('='));
+        let env = last_values(process.env().as_deref().unwrap_or_default());
+        let value = |key: &str| env.iter().find_map(|entry| entry.strip_prefix(key)?.strip_prefix('='));
         let path = value("PATH").unwrap_or(DEFAULT_PATH).to_owned();
         let has_home = value("HOME").is_some_and(|home| !home.is_empty());
-        let kept = env.iter().filter(|entry| has_home || !entry.starts_with("HOME="));
+        let kept = env.iter().copied().filter(|entry| has_home || !entry.starts_with("HOME="));
         Ok(Self {
             args: c_strings(args.iter(), "process.args")?,
             env: c_strings(kept, "process.env")?,
@@ -147,6 +147,18 @@ impl Program {
             Err(cause) => Err((kind_of(cause), format!("exec: {display:?}: {}", words(cause)))),
         }
     }
+}
+
+/// One entry for each name, with its last value: `getenv` finds the first, and engines
+/// append what the user asks for. Entries without a name stay as they are.
+fn last_values(env: &[String]) -> Vec<&String> {
+    let named = env.iter().filter_map(|entry| Some((entry.split_once('=')?.0, entry)));
+    let mut last: HashMap<&str, &String> = named.collect();
+    let kept = env.iter().filter_map(|entry| match entry.split_once('=') {
+        Some((name, _)) => last.remove(name),
+        None => Some(entry),
+    });
+    kept.collect()
 }
 
 fn c_strings<'a>(
@@ -231,6 +243,14 @@ mod tests {
     }
 
     #[test]
+    fn last_path_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let wanted = file(directory.path(), "tool", 0o755);
+        let path = format!("PATH={}", directory.path().display());
+        assert_eq!(program(&["tool"], &["PATH=/none", &path]).find().unwrap(), wanted);
+    }
+
+    #[test]
     fn missing_program_and_forbidden_program_are_told_apart() {
         let directory = tempfile::tempdir().unwrap();
         file(directory.path(), "tool", 0o644);
@@ -254,6 +274,10 @@ mod tests {
             env.into_iter().map(|entry| entry.into_string().unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(entries(&["B=2", "A=1", "HOME=/h"]), ["B=2", "A=1", "HOME=/h"]);
+        assert_eq!(
+            entries(&["A=1", "B=2", "odd", "HOME=/h", "A=3", "odd"]),
+            ["A=3", "B=2", "odd", "HOME=/h", "odd"]
+        );
         let defaulted = entries(&["HOME=", "B=2"]);
         assert_eq!(defaulted[0], "B=2");
         assert!(defaulted[1].starts_with("HOME=/"));

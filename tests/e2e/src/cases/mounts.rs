@@ -1,7 +1,7 @@
 //! Mounts of the configuration.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use serde_json::json;
@@ -165,6 +165,21 @@ fn tmpfs_has_its_size_mode_and_owner() {
     Bundle::shell(script).capabilities(&["CAP_DAC_OVERRIDE"]).mount(mount).on_both(|outcome| {
         outcome.prints_with_errors("2750 1000:5\n1048576\n", &["No space left on device"]);
     });
+}
+
+#[test]
+fn tmpfs_without_a_mode_has_that_of_the_directory_below() {
+    let tmpfs = |place: &str| json!({ "destination": place, "type": "tmpfs", "source": "tmpfs" });
+    for runtime in [Runtime::Runc, Runtime::Vmrun] {
+        let bundle = Bundle::shell("stat -c %a /own /all").mount(tmpfs("/own")).mount(tmpfs("/all"));
+        for (name, mode) in [("own", 0o710), ("all", 0o1777)] {
+            let directory = bundle.rootfs().join(name);
+            fs::create_dir(&directory).unwrap();
+            fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        bundle.run_on(runtime).prints("710\n1777\n");
+    }
+    Bundle::shell("stat -c %a /made").mount(tmpfs("/made")).run().prints("755\n");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What a program starts with: environment, directory, user, limits.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use serde_json::json;
 
@@ -93,6 +96,22 @@ fn directory_that_is_missing_is_made() {
     bundle.on_both(|outcome| {
         outcome.prints("/made/on/demand\n");
     });
+}
+
+#[test]
+fn missing_working_directory_is_made_in_mounts_and_behind_links() {
+    for runtime in [Runtime::Runc, Runtime::Vmrun] {
+        for (cwd, shown) in [("/tmpfs/made/here", "/tmpfs/made/here"), ("/link/made", "/var/made")] {
+            let bundle = Bundle::shell("pwd -P; stat -c %a .")
+                .mount(json!({ "destination": "/tmpfs", "type": "tmpfs", "source": "tmpfs" }))
+                .set("/process/user", json!({ "uid": 1000, "gid": 1000 }))
+                .set("/process/cwd", json!(cwd));
+            fs::create_dir_all(bundle.rootfs().join("var")).unwrap();
+            symlink("../../../../../../../../../../var", bundle.rootfs().join("link")).unwrap();
+            bundle.run_on(runtime).prints(&format!("{shown}\n755\n"));
+        }
+    }
+    assert!(!Path::new("/var/made").exists());
 }
 
 #[test]
