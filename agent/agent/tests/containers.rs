@@ -50,6 +50,7 @@ const CASES: &[Case] = &[
     ("terminal", terminal),
     ("exec", exec),
     ("exec under seccomp", exec_under_seccomp),
+    ("many at once", many_at_once),
     ("orphans", orphans),
     ("no pid namespace", no_pid_namespace),
     ("signals", signals),
@@ -377,6 +378,32 @@ fn exec_under_seccomp(host: &mut Host) {
     }
     host.kill("c", libc::SIGKILL);
     host.delete("c");
+}
+
+/// Each takes seven descriptors of the agent.
+fn many_at_once(host: &mut Host) {
+    let mut spec = shell("ulimit -Sn; ulimit -Hn; sleep 1000");
+    process(&mut spec).as_object_mut().unwrap().remove("rlimits");
+    let (soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    let mut out = host.open("many", None, StreamKind::Stdout);
+    host.create("many", spec, ProcessIo { stdout: true, ..ProcessIo::default() }).unwrap();
+    host.expect(Request::Start { container: "many".into() });
+    let mut seen = String::new();
+    read_until(&mut out, &mut seen, &format!("{soft}\n{hard}\n"));
+    let names: Vec<String> = (0..200).map(|number| format!("exec-{number}")).collect();
+    let streams: Vec<_> = names
+        .iter()
+        .flat_map(|name| {
+            [StreamKind::Stdin, StreamKind::Stdout, StreamKind::Stderr]
+                .map(|kind| host.open("many", Some(name), kind))
+        })
+        .collect();
+    for name in &names {
+        host.start_exec("many", name, exec_process("sleep 1000"), ALL_STREAMS);
+    }
+    host.kill("many", libc::SIGKILL);
+    drop(streams);
+    host.delete("many");
 }
 
 /// Processes that outlive the container's init keep no pipe open.

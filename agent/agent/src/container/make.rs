@@ -32,7 +32,7 @@ use super::start_hooks::StartHooks;
 use super::{inside, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
-use crate::{log, sys};
+use crate::{descriptors, log, sys};
 
 /// What to make.
 #[derive(Debug)]
@@ -108,6 +108,9 @@ fn enter(order: &Order<'_>, far: BorrowedFd<'_>) -> Result<(), ErrorReply> {
     keep.extend(log::descriptor().map(|log| log.as_raw_fd()));
     sys::close_all_but(&keep)
         .map_err(|error| failed(Stage::Create, format!("cannot close the agent's descriptors: {error}")))?;
+    descriptors::restore_limit().map_err(|error| {
+        failed(Stage::Create, format!("cannot restore the limit of descriptors: {error}"))
+    })?;
     trace::send_error_lines();
     Ok(())
 }

@@ -216,6 +216,13 @@ impl Host {
         Ok(Outcome { status, stdout, stderr })
     }
 
+    /// Starts a process whose streams are open already.
+    pub(crate) fn start_exec(&mut self, container: &str, exec: &str, process: Value, io: ProcessIo) {
+        let reference = ProcessRef { container: container.into(), exec: Some(exec.into()) };
+        let spec = Box::new(serde_json::from_value(process).unwrap());
+        self.expect(Request::Exec { process: reference, spec, io });
+    }
+
     /// Waits for the agent to have removed every trace of its containers.
     pub(crate) fn finish(self) {
         let limit = Instant::now() + Duration::from_secs(10);
