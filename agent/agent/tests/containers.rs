@@ -48,6 +48,7 @@ const CASES: &[Case] = &[
     ("cgroup limits", cgroup_limits),
     ("loopback", loopback),
     ("terminal", terminal),
+    ("terminal opened again", terminal_opened_again),
     ("exec", exec),
     ("exec under seccomp", exec_under_seccomp),
     ("many at once", many_at_once),
@@ -328,6 +329,23 @@ fn terminal(host: &mut Host) {
     stream.write_all(b"line\n").unwrap();
     stream.read_to_string(&mut seen).unwrap();
     assert!(seen.ends_with("11 22\r\ngot line\r\n"), "{seen:?}");
+    assert_eq!(host.exit_of(&host::init_of("t")), ExitStatus::Code(0));
+    host.delete("t");
+}
+
+fn terminal_opened_again(host: &mut Host) {
+    let script =
+        "tty=$(tty); exec <&- >&- 2>&-; sleep 0.3; exec <>$tty >&0 2>&0; echo back; read x; echo got $x";
+    let mut spec = shell(script);
+    process(&mut spec)["terminal"] = json!(true);
+    let mut stream = host.open("t", None, StreamKind::Terminal);
+    host.create("t", spec, ProcessIo { terminal: true, ..ProcessIo::default() }).unwrap();
+    host.expect(Request::Start { container: "t".into() });
+    let mut seen = String::new();
+    read_until(&mut stream, &mut seen, "back\r\n");
+    stream.write_all(b"line\n").unwrap();
+    stream.read_to_string(&mut seen).unwrap();
+    assert!(seen.ends_with("got line\r\n"), "{seen:?}");
     assert_eq!(host.exit_of(&host::init_of("t")), ExitStatus::Code(0));
     host.delete("t");
 }

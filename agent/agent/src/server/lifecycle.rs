@@ -103,6 +103,7 @@ impl Server {
                 if let Some(side) = descriptor
                     && crate::stdio::set_nonblocking(&side).is_ok()
                 {
+                    process.terminal = sys::terminal_peer(side.as_fd()).ok();
                     process.endpoints.insert(StreamKind::Terminal, Endpoint::Terminal(side));
                 }
                 self.made(id, pid);
