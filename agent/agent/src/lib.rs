@@ -17,6 +17,7 @@
 
 mod boot;
 mod container;
+mod descriptors;
 mod log;
 mod report;
 mod server;
@@ -48,6 +49,9 @@ pub fn run_inside_if_asked() {
 /// Serves the host over a listening socket and an established control
 /// connection, both of any stream type; never returns.
 pub fn serve(listener: OwnedFd, control: OwnedFd) -> ! {
+    if let Err(error) = descriptors::raise_limit() {
+        log::warn(format_args!("cannot raise the limit of descriptors: {error}"));
+    }
     let end = server::Server::new(listener, control).and_then(server::Server::run);
     match end {
         Ok(never) => match never {},

@@ -45,6 +45,12 @@ pub(crate) fn reset_signals() {
     }
 }
 
+/// Lets writing to a pipe that nobody reads fail, until [`reset_signals`].
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Closes every descriptor from 3 up that is not in `keep`.
 ///
 /// Only a forked child may call it, and it must leave by [`exit_now`] or
@@ -210,6 +216,36 @@ pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, program: &[[u8; 8]])
     check(unsafe {
         libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, mem::size_of::<Attach>())
     })
+}
+
+/// Filters the process's system calls from now on; it must have given up new
+/// privileges or have `CAP_SYS_ADMIN`.
+///
+/// `program` is a sequence of 8-byte BPF instructions.
+pub(crate) fn load_seccomp_filter(program: &[[u8; 8]], flags: libc::c_ulong) -> io::Result<()> {
+    #[repr(C)]
+    struct Program {
+        length: u16,
+        instructions: *const [u8; 8],
+    }
+
+    let program = Program {
+        length: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        instructions: program.as_ptr(),
+    };
+    // SAFETY: the program has the kernel's layout (struct sock_fprog), and its
+    // instructions outlive the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+    })
+}
+
+/// What a system call that reads no arguments fails with, or zero.
+#[cfg(test)]
+pub(crate) fn call_without_arguments(call: libc::c_long) -> i32 {
+    // SAFETY: the callers' calls read no arguments, or do not exist.
+    let result = unsafe { libc::syscall(call, 0, 0, 0) };
+    if result < 0 { io::Error::last_os_error().raw_os_error().unwrap_or(-1) } else { 0 }
 }
 
 fn positive(fd: BorrowedFd<'_>) -> io::Result<u32> {

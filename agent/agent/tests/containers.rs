@@ -48,8 +48,10 @@ const CASES: &[Case] = &[
     ("cgroup limits", cgroup_limits),
     ("loopback", loopback),
     ("terminal", terminal),
+    ("terminal opened again", terminal_opened_again),
     ("exec", exec),
     ("exec under seccomp", exec_under_seccomp),
+    ("many at once", many_at_once),
     ("orphans", orphans),
     ("no pid namespace", no_pid_namespace),
     ("signals", signals),
@@ -331,6 +333,23 @@ fn terminal(host: &mut Host) {
     host.delete("t");
 }
 
+fn terminal_opened_again(host: &mut Host) {
+    let script =
+        "tty=$(tty); exec <&- >&- 2>&-; sleep 0.3; exec <>$tty >&0 2>&0; echo back; read x; echo got $x";
+    let mut spec = shell(script);
+    process(&mut spec)["terminal"] = json!(true);
+    let mut stream = host.open("t", None, StreamKind::Terminal);
+    host.create("t", spec, ProcessIo { terminal: true, ..ProcessIo::default() }).unwrap();
+    host.expect(Request::Start { container: "t".into() });
+    let mut seen = String::new();
+    read_until(&mut stream, &mut seen, "back\r\n");
+    stream.write_all(b"line\n").unwrap();
+    stream.read_to_string(&mut seen).unwrap();
+    assert!(seen.ends_with("got line\r\n"), "{seen:?}");
+    assert_eq!(host.exit_of(&host::init_of("t")), ExitStatus::Code(0));
+    host.delete("t");
+}
+
 fn read_until(stream: &mut impl Read, seen: &mut String, end: &str) {
     let mut byte = [0];
     while !seen.ends_with(end) {
@@ -377,6 +396,32 @@ fn exec_under_seccomp(host: &mut Host) {
     }
     host.kill("c", libc::SIGKILL);
     host.delete("c");
+}
+
+/// Each takes seven descriptors of the agent.
+fn many_at_once(host: &mut Host) {
+    let mut spec = shell("ulimit -Sn; ulimit -Hn; sleep 1000");
+    process(&mut spec).as_object_mut().unwrap().remove("rlimits");
+    let (soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    let mut out = host.open("many", None, StreamKind::Stdout);
+    host.create("many", spec, ProcessIo { stdout: true, ..ProcessIo::default() }).unwrap();
+    host.expect(Request::Start { container: "many".into() });
+    let mut seen = String::new();
+    read_until(&mut out, &mut seen, &format!("{soft}\n{hard}\n"));
+    let names: Vec<String> = (0..200).map(|number| format!("exec-{number}")).collect();
+    let streams: Vec<_> = names
+        .iter()
+        .flat_map(|name| {
+            [StreamKind::Stdin, StreamKind::Stdout, StreamKind::Stderr]
+                .map(|kind| host.open("many", Some(name), kind))
+        })
+        .collect();
+    for name in &names {
+        host.start_exec("many", name, exec_process("sleep 1000"), ALL_STREAMS);
+    }
+    host.kill("many", libc::SIGKILL);
+    drop(streams);
+    host.delete("many");
 }
 
 /// Processes that outlive the container's init keep no pipe open.

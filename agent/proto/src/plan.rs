@@ -18,6 +18,9 @@ pub struct ContainerPlan {
     pub shares: Vec<Share>,
     /// stdio of the container's init process.
     pub io: ProcessIo,
+    /// The host's path of the bundle, for hooks.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bundle: String,
 }
 
 /// A virtio-fs tree and where the agent mounts it.

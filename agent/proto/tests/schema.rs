@@ -83,6 +83,7 @@ fn plan() -> ContainerPlan {
         spec,
         shares: vec![Share { tag: SHARE_TAG.into(), mountpoint: SHARE_MOUNT.into(), readonly: false }],
         io: ProcessIo { stdin: true, stdout: true, stderr: true, ..ProcessIo::default() },
+        bundle: String::new(),
     }
 }
 
@@ -111,6 +112,8 @@ fn hellos() {
 #[test]
 fn requests() {
     request("create", Request::Create { container: "web".into(), plan: Box::new(plan()) });
+    let plan = ContainerPlan { bundle: "/var/lib/bundles/web".into(), ..plan() };
+    request("create-bundle", Request::Create { container: "web".into(), plan: Box::new(plan) });
     request("start", Request::Start { container: "web".into() });
     let size = ConsoleSize { rows: 24, columns: 80 };
     let io = ProcessIo { terminal: true, console_size: Some(size), ..ProcessIo::default() };

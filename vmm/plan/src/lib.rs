@@ -146,7 +146,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
         vec![Share { tag: SHARE_TAG.to_owned(), mountpoint: SHARE_MOUNT.to_owned(), readonly: false }];
     Ok(SandboxPlan {
         machine,
-        guest: ContainerPlan { spec, shares, io },
+        guest: ContainerPlan { spec, shares, io, bundle: bundle.dir.display().to_string() },
         host: HostPlan {
             rootfs: bundle.rootfs.clone(),
             view: volumes::view(bundle, &volumes),

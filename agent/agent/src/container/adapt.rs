@@ -9,8 +9,9 @@
 //! * absent capabilities leave all: they become empty sets,
 //! * `HOME` is looked up with glibc's name service, which would load the
 //!   container's libraries into the agent: a placeholder keeps it from that,
-//! * with `noNewPrivileges` the seccomp filter is loaded right before `execve`
-//!   instead of before the wait for the start,
+//! * the seccomp filter refuses calls that its profile cannot know, which
+//!   libcontainer's does not: [`Program`] loads it, with `noNewPrivileges` right
+//!   before `execve`, else before it drops capabilities in libcontainer's place,
 //! * a mount without a source is refused: it gets a name for one,
 //! * a root file system without a mount at `/dev` would get its device nodes
 //!   written into the host's directory: it gets a tmpfs there.
@@ -22,7 +23,7 @@ use oci_spec::runtime::{
     Process, Spec,
 };
 
-use super::program::Program;
+use super::program::{Filter, Program};
 
 /// The configuration for libcontainer and the program that it shall run.
 #[derive(Debug)]
@@ -101,15 +102,27 @@ fn take_program(process: &mut Process, linux: &mut Linux) -> Result<Program, Ada
     environment.retain(|entry| !entry.starts_with("HOME="));
     environment.push("HOME=/".to_owned());
     process.set_env(Some(environment));
+    let program = match take_filter(process, linux) {
+        Some(filter) => program.with_filter(filter),
+        None => program,
+    };
     if process.no_new_privileges() != Some(true) {
         process.set_no_new_privileges(None);
-        return Ok(program);
     }
-    let seccomp = linux.seccomp().clone().filter(|filter| !libcontainer::seccomp::is_notify(filter));
-    if seccomp.is_some() {
-        linux.set_seccomp(None);
+    Ok(program)
+}
+
+/// The seccomp filter. Without `noNewPrivileges` the process needs its capabilities to load
+/// it, so that dropping them is left to the program, too.
+fn take_filter(process: &mut Process, linux: &mut Linux) -> Option<Filter> {
+    let profile = linux.seccomp().clone().filter(|profile| !libcontainer::seccomp::is_notify(profile))?;
+    linux.set_seccomp(None);
+    if process.no_new_privileges() == Some(true) {
+        return Some(Filter::Last(profile));
     }
-    Ok(program.with_seccomp(seccomp))
+    let kept = process.capabilities().clone().unwrap_or_else(no_capabilities);
+    process.set_capabilities(None);
+    Some(Filter::Privileged(profile, Box::new(kept)))
 }
 
 /// libcontainer's propagation of the root is recursive under the plain names and
@@ -242,17 +255,22 @@ mod tests {
     }
 
     #[test]
-    fn seccomp_moves_to_the_program_only_with_no_new_privileges() {
+    fn seccomp_moves_to_the_program_and_without_no_new_privileges_capabilities_too() {
         let with = |privileges: bool| {
             for_init(&spec(|value| {
                 value["process"]["noNewPrivileges"] = json!(privileges);
+                value["process"]["capabilities"] = json!({"bounding": ["CAP_KILL"]});
                 value["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
             }))
             .unwrap()
         };
-        let seccomp = |adapted: &Adapted| adapted.spec.linux().as_ref().unwrap().seccomp().is_some();
-        assert!(!seccomp(&with(true)) && with(true).program.has_seccomp());
-        assert!(seccomp(&with(false)) && !with(false).program.has_seccomp());
+        let left = |adapted: &Adapted| adapted.spec.linux().as_ref().unwrap().seccomp().is_some();
+        let (last, privileged) = (with(true), with(false));
+        assert!(!left(&last) && !left(&privileged));
+        assert!(matches!(last.program.filter(), Some(Filter::Last(_))));
+        assert!(process(&last).capabilities().is_some());
+        let Some(Filter::Privileged(_, kept)) = privileged.program.filter() else { panic!() };
+        assert!(kept.bounding().is_some() && process(&privileged).capabilities().is_none());
     }
 
     #[test]

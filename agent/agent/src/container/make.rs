@@ -28,10 +28,11 @@ use super::destinations;
 use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
+use super::start_hooks::StartHooks;
 use super::{inside, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
-use crate::{log, sys};
+use crate::{descriptors, log, sys};
 
 /// What to make.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ pub(crate) enum Kind<'a> {
     Init {
         /// Trees to mount first.
         shares: &'a [Share],
+        /// The host's path of the bundle.
+        bundle: &'a str,
     },
     /// One more, which runs its program at once.
     Exec {
@@ -105,6 +108,9 @@ fn enter(order: &Order<'_>, far: BorrowedFd<'_>) -> Result<(), ErrorReply> {
     keep.extend(log::descriptor().map(|log| log.as_raw_fd()));
     sys::close_all_but(&keep)
         .map_err(|error| failed(Stage::Create, format!("cannot close the agent's descriptors: {error}")))?;
+    descriptors::restore_limit().map_err(|error| {
+        failed(Stage::Create, format!("cannot restore the limit of descriptors: {error}"))
+    })?;
     trace::send_error_lines();
     Ok(())
 }
@@ -116,9 +122,11 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
         message: error.to_string(),
     };
     let mut adapted = match &order.kind {
-        Kind::Init { shares } => {
+        Kind::Init { shares, bundle } => {
             shares.iter().try_for_each(mount_share)?;
-            adapt::for_init(order.spec).map_err(invalid)?
+            let mut adapted = adapt::for_init(order.spec).map_err(invalid)?;
+            let hooks = StartHooks::take(&mut adapted.spec, order.container, bundle);
+            Adapted { program: adapted.program.with_hooks(hooks), ..adapted }
         }
         Kind::Exec { process, init } => adapt::for_exec(order.spec, process, *init).map_err(invalid)?,
     };

@@ -11,6 +11,8 @@ mod inside;
 mod make;
 mod processes;
 mod program;
+mod seccomp;
+mod start_hooks;
 mod tmpfs;
 mod trace;
 mod user_namespace;

@@ -2,7 +2,8 @@
 //!
 //! libcontainer calls this as its executor: [`Executor::validate`] when the
 //! container is complete and before the wait for the start, [`Executor::exec`]
-//! after it. Failures are reported with the kind that the host's exit code
+//! after it. So it is here, too, that the last privileges are dropped and that
+//! `startContainer` hooks run. Failures are reported with the kind that the host's exit code
 //! depends on.
 
 use std::collections::HashMap;
@@ -10,15 +11,18 @@ use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use libcontainer::capabilities;
+use libcontainer::syscall::syscall::create_syscall;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, execve};
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Process, Spec};
 use vmrun_proto::{ErrorKind, Stage};
 
 use super::adapt::AdaptError;
-use super::identity;
-use crate::report;
+use super::start_hooks::StartHooks;
+use super::{identity, seccomp};
+use crate::{report, sys};
 
 /// Where programs are looked for when the process has no `PATH`, as `execvp` does.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -32,7 +36,17 @@ pub(crate) struct Program {
     path: String,
     /// The user whose home directory becomes `HOME`, when the configuration sets none.
     home_of: Option<u32>,
-    seccomp: Option<LinuxSeccomp>,
+    filter: Option<Filter>,
+    hooks: Option<StartHooks>,
+}
+
+/// A seccomp filter, and when it is loaded.
+#[derive(Clone, Debug)]
+pub(crate) enum Filter {
+    /// Right before `execve`, so that it need not allow more than the program needs.
+    Last(LinuxSeccomp),
+    /// While the process still may: before it keeps no more than these capabilities.
+    Privileged(LinuxSeccomp, Box<LinuxCapabilities>),
 }
 
 /// Why a program cannot be executed.
@@ -83,18 +97,24 @@ impl Program {
             name,
             path,
             home_of: (!has_home).then(|| process.user().uid()),
-            seccomp: None,
+            filter: None,
+            hooks: None,
         })
     }
 
-    /// The same with a filter that is loaded right before `execve`.
-    pub(crate) fn with_seccomp(self, seccomp: Option<LinuxSeccomp>) -> Self {
-        Self { seccomp, ..self }
+    /// The same with a filter.
+    pub(crate) fn with_filter(self, filter: Filter) -> Self {
+        Self { filter: Some(filter), ..self }
+    }
+
+    /// The same with hooks that run before it.
+    pub(crate) fn with_hooks(self, hooks: Option<StartHooks>) -> Self {
+        Self { hooks, ..self }
     }
 
     #[cfg(test)]
-    pub(crate) fn has_seccomp(&self) -> bool {
-        self.seccomp.is_some()
+    pub(crate) fn filter(&self) -> Option<&Filter> {
+        self.filter.as_ref()
     }
 
     /// Finds the file to execute; relative names are relative to the working directory.
@@ -130,23 +150,44 @@ impl Program {
         env
     }
 
+    /// Gives up what the process needed to become what it is.
+    fn drop_privileges(&self) -> Result<(), String> {
+        let Some(Filter::Privileged(profile, capabilities)) = &self.filter else { return Ok(()) };
+        load_filter(profile)?;
+        capabilities::drop_privileges(capabilities, &*create_syscall())
+            .map_err(|error| format!("cannot drop capabilities: {}", chain(&error)))
+    }
+
+    fn run_hooks(&self, environment: &[CString]) -> Result<(), String> {
+        let Some(hooks) = &self.hooks else { return Ok(()) };
+        // A hook need not read what it is told.
+        sys::ignore_broken_pipes();
+        let run = hooks.run(environment);
+        sys::reset_signals();
+        run
+    }
+
     fn run(&self) -> Result<(), (ErrorKind, String)> {
-        let file = self.find().map_err(|error| (error.kind(), error.to_string()))?;
+        let failed = |message: String| (ErrorKind::Failed, message);
         let environment = self.environment();
+        self.run_hooks(&environment).map_err(failed)?;
+        let file = self.find().map_err(|error| (error.kind(), error.to_string()))?;
         let display = file.display().to_string();
         let file = CString::new(display.as_str()).map_err(|_| {
             (ErrorKind::InvalidConfig, format!("the program's path {display:?} holds a NUL byte"))
         })?;
-        if let Some(seccomp) = &self.seccomp {
-            libcontainer::seccomp::initialize_seccomp(seccomp).map_err(|error| {
-                (ErrorKind::Failed, format!("cannot load the seccomp filter: {}", chain(&error)))
-            })?;
+        if let Some(Filter::Last(profile)) = &self.filter {
+            load_filter(profile).map_err(failed)?;
         }
         match execve(&file, &self.args, &environment) {
             Ok(never) => match never {},
             Err(cause) => Err((kind_of(cause), format!("exec: {display:?}: {}", words(cause)))),
         }
     }
+}
+
+fn load_filter(profile: &LinuxSeccomp) -> Result<(), String> {
+    seccomp::load(profile).map_err(|error| format!("cannot load the seccomp filter: {error}"))
 }
 
 /// One entry for each name, with its last value: `getenv` finds the first, and engines
@@ -194,9 +235,12 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 impl Executor for Program {
     fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
-        self.find().map(drop).map_err(|error| {
-            report::send_failure(error.kind(), Stage::Exec, &error.to_string());
-            ExecutorValidationError::ArgValidationError(error.to_string())
+        let dropped = self.drop_privileges().map_err(|message| (ErrorKind::Failed, Stage::Create, message));
+        let found = dropped
+            .and_then(|()| self.find().map_err(|error| (error.kind(), Stage::Exec, error.to_string())));
+        found.map(drop).map_err(|(kind, stage, message)| {
+            report::send_failure(kind, stage, &message);
+            ExecutorValidationError::ArgValidationError(message)
         })
     }
 

@@ -57,7 +57,7 @@ impl Server {
         let init = self.processes.get(&entry.init).and_then(|init| init.pid).unwrap_or_default();
         let kind = match exec {
             Some(process) => Kind::Exec { process, init },
-            None => Kind::Init { shares: &shares },
+            None => Kind::Init { shares: &shares, bundle: &entry.plan.bundle },
         };
         let order = Order {
             container: &process.reference.container,
@@ -103,6 +103,7 @@ impl Server {
                 if let Some(side) = descriptor
                     && crate::stdio::set_nonblocking(&side).is_ok()
                 {
+                    process.terminal = sys::terminal_peer(side.as_fd()).ok();
                     process.endpoints.insert(StreamKind::Terminal, Endpoint::Terminal(side));
                 }
                 self.made(id, pid);

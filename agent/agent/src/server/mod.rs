@@ -57,6 +57,8 @@ pub(crate) struct Server {
     poller: Poller,
     signals: SignalFd,
     listener: OwnedFd,
+    /// Whether the listener is watched: not while there are no descriptors for more.
+    listening: bool,
     /// Ids of connections, processes and streams; never used twice.
     last_id: u64,
     connections: BTreeMap<u64, Connection>,
@@ -92,6 +94,7 @@ impl Server {
             poller,
             signals,
             listener,
+            listening: true,
             last_id: 0,
             connections: BTreeMap::new(),
             undelivered: Vec::new(),
@@ -119,6 +122,9 @@ impl Server {
             }
             self.advance_busy_streams();
             self.expire_deadlines();
+            if !self.listening {
+                self.accept();
+            }
         }
     }
 
@@ -145,14 +151,27 @@ impl Server {
         loop {
             let socket = match sys::accept(self.listener.as_fd()) {
                 Ok(Some(socket)) => socket,
-                Ok(None) => return,
-                Err(error) => {
-                    return log::warn(format_args!("cannot accept a connection of the host: {error}"));
-                }
+                Ok(None) => return self.listen_again(),
+                Err(error) => return self.stop_listening(&error),
             };
             if let Err(error) = self.add_connection(socket, Role::Unknown) {
                 log::warn(format_args!("cannot watch a connection of the host: {error}"));
             }
+        }
+    }
+
+    /// A connection that cannot be accepted would wake the loop again and again. It waits
+    /// until something else has happened, which may have freed a descriptor.
+    fn stop_listening(&mut self, cause: &std::io::Error) {
+        if self.listening {
+            log::warn(format_args!("cannot accept a connection of the host: {cause}"));
+            self.listening = self.poller.forget(&self.listener).is_err();
+        }
+    }
+
+    fn listen_again(&mut self) {
+        if !self.listening {
+            self.listening = self.poller.watch_input(&self.listener, Token::Listener).is_ok();
         }
     }
 

@@ -38,6 +38,10 @@ pub(crate) struct ManagedProcess {
     pub(crate) connected: HashSet<StreamKind>,
     /// Ends of streams that are not attached yet.
     pub(crate) endpoints: Endpoints,
+    /// The process's side of its terminal, until the process has ended: without a user at
+    /// that side a terminal is over for good, and a program may close its last descriptor
+    /// and open the terminal again.
+    pub(crate) terminal: Option<OwnedFd>,
     /// Its directory under the agent's state.
     pub(crate) directory: PathBuf,
     /// Open until the program runs, or the process cannot be made.
@@ -109,6 +113,7 @@ impl ManagedProcess {
             io,
             connected: HashSet::new(),
             endpoints: Endpoints::new(),
+            terminal: None,
             directory,
             report: None,
             trace: None,

@@ -32,6 +32,7 @@ impl Server {
         let reference = process.reference.clone();
         let is_init = process.is_init();
         let pid = process.pid.take();
+        drop(process.terminal.take());
         let mut tell = true;
         match std::mem::replace(&mut process.state, State::Ended) {
             State::Starting { reply } => self.reply(reply, Reply::Started { pid: pid.unwrap_or_default() }),

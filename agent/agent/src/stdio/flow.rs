@@ -204,4 +204,23 @@ mod tests {
         let mut flow = Flow::new(Vec::new());
         assert_eq!(flow.pump(source.as_fd(), sink.as_fd(), 8), Pumped::Over(End::SinkGone));
     }
+
+    #[test]
+    fn terminal_that_is_held_outlives_its_users_and_ends_complete_when_let_go() {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let (source, slave) = (terminal.master, terminal.slave);
+        crate::stdio::set_nonblocking(&source).unwrap();
+        let peer = || crate::sys::terminal_peer(source.as_fd()).unwrap();
+        let (held, (sink, mut consumer)) = (peer(), nonblocking_pair());
+        let mut flow = Flow::new(Vec::new());
+        let mut says = |user: std::os::fd::OwnedFd, text: &[u8]| {
+            nix::unistd::write(&user, text).unwrap();
+            drop(user);
+            flow.pump(source.as_fd(), sink.as_fd(), 8)
+        };
+        assert_eq!(says(slave, b"first "), Pumped::Waiting);
+        assert_eq!(says(peer(), b"again "), Pumped::Waiting);
+        assert_eq!(says(held, b"last"), Pumped::Over(End::Complete));
+        assert_eq!(read_available(&mut consumer, 100), b"first again last");
+    }
 }

@@ -131,7 +131,7 @@ impl Host {
             spec["root"]["path"] = json!(self.rootfs);
         }
         let spec = serde_json::from_value(spec).unwrap();
-        let plan = Box::new(ContainerPlan { spec, shares: Vec::new(), io });
+        let plan = Box::new(ContainerPlan { spec, shares: Vec::new(), io, bundle: String::new() });
         match self.ask(Request::Create { container: id.into(), plan }) {
             Reply::Error(error) => Err(error),
             _ => Ok(()),
@@ -214,6 +214,13 @@ impl Host {
         let status = self.exit_of(&reference);
         let (stdout, stderr) = streams.collect();
         Ok(Outcome { status, stdout, stderr })
+    }
+
+    /// Starts a process whose streams are open already.
+    pub(crate) fn start_exec(&mut self, container: &str, exec: &str, process: Value, io: ProcessIo) {
+        let reference = ProcessRef { container: container.into(), exec: Some(exec.into()) };
+        let spec = Box::new(serde_json::from_value(process).unwrap());
+        self.expect(Request::Exec { process: reference, spec, io });
     }
 
     /// Waits for the agent to have removed every trace of its containers.

@@ -219,6 +219,20 @@ fn detached_process_ends_with_its_code_for_its_reaper() {
 }
 
 #[test]
+fn more_processes_run_at_once_than_a_thousand_descriptors_serve() {
+    let bundle = sleeper();
+    let (container, scratch) = (sleeping(&bundle), Scratch::new());
+    // Each takes the agent seven.
+    let pids: Vec<i32> = (0..160).map(|_| detached(&container, &scratch, "exec sleep 1000")).collect();
+    shell(&container, "ps | grep -c '[s]leep 1000'").prints("161\n");
+    for pid in pids {
+        kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+        assert_eq!(container.reap(pid), WaitStatus::Exited(Pid::from_raw(pid), 143));
+    }
+    end(&container);
+}
+
+#[test]
 fn process_whose_relay_is_killed_is_killed() {
     let bundle = sleeper();
     let (container, scratch) = (sleeping(&bundle), Scratch::new());

@@ -9,7 +9,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::support::{BOTH, Bundle, Run, Scratch, new_id, vmrun, wait};
+use crate::support::{BOTH, Bundle, Run, Runtime, Scratch, new_id, vmrun, wait};
 
 /// Ends with the code, having said so, when the signal comes; says when it is ready.
 fn trapping(signal: &str, code: i32) -> String {
@@ -303,4 +303,35 @@ fn log_file_gets_the_error_in_the_format_asked_for() {
             assert!(text.contains("level=error") && text.contains("/none"), "{text}");
         }
     }
+}
+
+#[test]
+fn start_hook_is_told_of_a_created_container_and_has_its_environment() {
+    for runtime in [Runtime::Runc, Runtime::Vmrun] {
+        let scratch = Scratch::new();
+        let script = "cat >/data/state; echo $HOME $A >/data/env";
+        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", script] });
+        let bundle = Bundle::shell("true")
+            .env("A=1")
+            .bind(scratch.path(), "/data", &[])
+            .push("/hooks/startContainer", hook);
+        let run = Run::of(&bundle).on(runtime).id("told-of-its-start");
+        run.finish().exits(0);
+        let state: Value = serde_json::from_str(&scratch.text("state")).unwrap();
+        let told = (&state["id"], &state["status"], &state["pid"], &state["bundle"]);
+        let bundle = json!(fs::canonicalize(bundle.path()).unwrap());
+        assert_eq!(told, (&json!("told-of-its-start"), &json!("created"), &json!(1), &bundle), "{runtime:?}");
+        assert_eq!(scratch.text("env"), "/root 1\n", "{runtime:?}");
+        if runtime == Runtime::Vmrun {
+            assert_eq!(state["ociVersion"], json!("1.0.2"));
+        }
+    }
+}
+
+#[test]
+fn start_hook_that_fails_is_named() {
+    let bundle = Bundle::shell("echo ran").push("/hooks/startContainer", json!({ "path": "/bin/false" }));
+    let outcome = bundle.run();
+    outcome.fails_with(1, &["startContainer"]);
+    assert_eq!(outcome.out(), "", "{outcome:?}");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Bundle;
+use crate::support::{Bundle, Runtime};
 
 fn refusing(names: &[&str], errno: Option<u32>) -> Value {
     json!({
@@ -131,6 +131,46 @@ print(os.system('exit 3') >> 8)
     let all = ["CAP_SYS_ADMIN", "CAP_BPF", "CAP_KILL"];
     Bundle::python(program).capabilities(&all).set("/linux/seccomp", engines_profile()).on_both(|outcome| {
         outcome.prints("unshare 1\nbpf 1\nunknown 38\nclone3 38\nkeyctl 1\nthread\n3\n");
+    });
+}
+
+#[test]
+fn calls_that_are_newer_than_the_profile_do_not_exist() {
+    // A new process in a user namespace of its own is what the profile's condition forbids.
+    let program = r"
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+for name, *call in ('mseal', 462, 0, 0, 0), ('keyctl', 250, 0, 0), ('clone', 56, 0x10000000 | 17, 0, 0, 0, 0):
+    result = libc.syscall(*call)
+    if result == 0:
+        os._exit(0)
+    print(name, ctypes.get_errno() if result < 0 else 'allowed')
+";
+    let mut profile = engines_profile();
+    profile.as_object_mut().unwrap().remove("defaultErrnoRet");
+    profile.as_object_mut().unwrap().remove("defaultErrno");
+    for no_new_privileges in [true, false] {
+        let bundle = Bundle::python(program)
+            .set("/process/noNewPrivileges", json!(no_new_privileges))
+            .set("/linux/seccomp", profile.clone());
+        for runtime in [Runtime::Runc, Runtime::Vmrun] {
+            bundle.run_on(runtime).prints("mseal 38\nkeyctl 1\nclone 1\n");
+        }
+    }
+}
+
+#[test]
+fn capabilities_are_the_configured_ones_behind_a_filter() {
+    let bundle = Bundle::shell("grep ^Cap /proc/self/status | tr '\\t' ' '")
+        .set("/process/noNewPrivileges", json!(false))
+        .set("/process/user", json!({ "uid": 1000, "gid": 1000 }))
+        .capabilities(&["CAP_KILL"])
+        .set("/process/capabilities/inheritable", json!(["CAP_KILL"]))
+        .set("/process/capabilities/ambient", json!(["CAP_KILL"]))
+        .set("/linux/seccomp", engines_profile());
+    bundle.on_both(|outcome| {
+        let lines = ["Inh", "Prm", "Eff", "Bnd", "Amb"].map(|set| format!("Cap{set}: 0000000000000020\n"));
+        outcome.prints(&lines.concat());
     });
 }
 

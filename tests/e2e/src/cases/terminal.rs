@@ -210,6 +210,19 @@ fn interactive_shell_has_job_control() {
 }
 
 #[test]
+fn terminal_that_nobody_had_open_for_a_while_goes_on() {
+    let script =
+        "tty=$(tty); exec <&- >&- 2>&-; sleep 0.5; exec <>$tty >&0 2>&0; echo back; read x; echo got $x";
+    let bundle = on_terminal(script);
+    let mut terminal = Terminal::new(24, 80);
+    let started = Run::of(&bundle).start_on(&mut terminal);
+    started.stdout.await_text(0, "back\r\n");
+    terminal.types("word\n");
+    let outcome = started.finish();
+    assert!(outcome.ok().ends_with("got word\r\n"), "{outcome:?}");
+}
+
+#[test]
 fn terminal_whose_other_end_is_closed_hangs_up() {
     let script = "trap 'echo HUP >/data/end; exit 7' HUP; echo ready; while :; do sleep 0.05; done";
     for runtime in [Runtime::Crun, Runtime::Runc, Runtime::Vmrun] {
