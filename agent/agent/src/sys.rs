@@ -82,6 +82,19 @@ pub(crate) fn duplicate_onto(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()
     check(unsafe { libc::dup2(fd.as_raw_fd(), target) })
 }
 
+/// Raises this process's hard limit to `wanted`, where it is lower; `resource` is one of the kernel's numbers.
+pub(crate) fn raise_hard_limit(resource: u32, wanted: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills the value in, or refuses a resource that it does not know.
+    check(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
+    if limit.rlim_max >= wanted {
+        return Ok(());
+    }
+    limit.rlim_max = wanted;
+    // SAFETY: reads the value, which lives until the call is over.
+    check(unsafe { libc::setrlimit(resource, &raw const limit) })
+}
+
 /// Receives one datagram and the first descriptor that came with it, without waiting.
 pub(crate) fn receive_with_descriptor(
     socket: BorrowedFd<'_>,

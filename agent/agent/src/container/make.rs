@@ -29,7 +29,7 @@ use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
 use super::start_hooks::StartHooks;
-use super::{inside, tmpfs, trace, user_namespace};
+use super::{inside, limits, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{descriptors, log, sys};
@@ -140,6 +140,9 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
             .map_err(|error| failed(Stage::Create, format!("cannot describe what is left to do: {error}")))?;
     }
     set_oom_score(&adapted.spec)?;
+    adapted.spec.process().iter().try_for_each(limits::make_room).map_err(|error| {
+        failed(Stage::Create, format!("cannot raise the limits to process.rlimits: {error}"))
+    })?;
     sys::set_dumpable(false)
         .map_err(|error| failed(Stage::Create, format!("cannot hide the process: {error}")))?;
     let holder = user_namespace::prepare(&mut adapted.spec)

@@ -8,6 +8,7 @@ mod devices;
 mod figures;
 mod identity;
 mod inside;
+mod limits;
 mod make;
 mod processes;
 mod program;
