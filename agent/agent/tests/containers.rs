@@ -39,6 +39,8 @@ const CASES: &[Case] = &[
     ("capabilities", capabilities),
     ("rlimits and no new privileges", rlimits_and_no_new_privileges),
     ("seccomp", seccomp),
+    ("capabilities behind a filter", capabilities_behind_a_filter),
+    ("start hook", start_hook),
     ("read-only root and paths", read_only_paths),
     ("read-only programs", read_only_programs),
     ("hostname and sysctl", hostname_and_sysctl),
@@ -215,6 +217,40 @@ fn seccomp(host: &mut Host) {
         assert_eq!(outcome.out(), "Seccomp: 2\n", "{}", outcome.err());
         assert!(outcome.err().contains("not supported"), "{}", outcome.err());
     }
+}
+
+fn capabilities_behind_a_filter(host: &mut Host) {
+    let mut spec = shell("grep ^Cap /proc/self/status | tr -d '\\t'; mkdir /tmp/x");
+    process(&mut spec)["noNewPrivileges"] = json!(false);
+    process(&mut spec)["user"] = json!({"uid": 1000, "gid": 1000});
+    let kill = json!(["CAP_KILL"]);
+    process(&mut spec)["capabilities"] = json!({
+        "bounding": kill, "effective": kill, "permitted": kill, "inheritable": kill, "ambient": kill
+    });
+    spec["linux"]["seccomp"] = no_mkdir();
+    let outcome = host.run(spec);
+    let expected: String =
+        ["Inh", "Prm", "Eff", "Bnd", "Amb"].map(|set| format!("Cap{set}:0000000000000020\n")).concat();
+    assert_eq!(outcome.out(), expected, "{}", outcome.err());
+    assert!(outcome.err().contains("not supported"), "{}", outcome.err());
+}
+
+fn start_hook(host: &mut Host) {
+    let hook = |script: &str| json!({"path": "/bin/sh", "args": ["sh", "-c", script]});
+    let mut spec = shell("cat /run/state; echo; cat /run/env");
+    spec["mounts"].as_array_mut().unwrap().push(json!({"destination": "/run", "type": "tmpfs"}));
+    process(&mut spec)["env"] = json!(["PATH=/bin", "A=1"]);
+    spec["hooks"] = json!({"startContainer": [hook("cat >/run/state; echo $HOME $A >/run/env")]});
+    let out = host.run(spec.clone()).out();
+    let (state, env) = out.split_once('\n').unwrap();
+    let state: Value = serde_json::from_str(state).unwrap();
+    assert_eq!(
+        (&state["status"], &state["pid"], &state["id"]),
+        (&json!("created"), &json!(1), &json!("run"))
+    );
+    assert_eq!(env, "/root 1\n");
+    spec["hooks"] = json!({"startContainer": [hook("exit 3")]});
+    assert!(failure(host, spec).1.contains("startContainer"));
 }
 
 fn read_only_paths(host: &mut Host) {

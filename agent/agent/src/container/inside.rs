@@ -58,10 +58,24 @@ fn take_readonly_paths(spec: &mut Spec) -> Vec<PathBuf> {
     let Some(mut linux) = spec.linux().clone() else { return Vec::new() };
     let is_kernels = |path: &String| ["/proc", "/sys", "/"].iter().any(|at| lies_at(path, at));
     let all = linux.readonly_paths().clone().unwrap_or_default();
-    let (kept, taken): (Vec<_>, Vec<_>) = all.into_iter().partition(is_kernels);
+    let (kept, mut taken): (Vec<_>, Vec<_>) = all.into_iter().partition(is_kernels);
     linux.set_readonly_paths(Some(kept));
     spec.set_linux(Some(linux));
+    if let Some(dev) = taken.iter().position(|path| Path::new(path) == Path::new("/dev")) {
+        taken.remove(dev);
+        close_dev(spec);
+    }
     taken.into_iter().map(PathBuf::from).collect()
+}
+
+/// What is made in `/dev` after this is made before a mount there becomes read-only.
+fn close_dev(spec: &mut Spec) {
+    let Some(mut mounts) = spec.mounts().clone() else { return };
+    for mount in mounts.iter_mut().filter(|mount| mount.destination() == Path::new("/dev")) {
+        let options = mount.options().iter().flatten().cloned().chain(["ro".to_owned()]).collect();
+        mount.set_options(Some(options));
+    }
+    spec.set_mounts(Some(mounts));
 }
 
 fn lies_at(path: &str, at: &str) -> bool {
@@ -163,6 +177,15 @@ mod tests {
         assert_eq!(tasks.readonly_paths, ["/bin", "/system"].map(PathBuf::from));
         let left = spec.linux().as_ref().unwrap().readonly_paths().clone();
         assert_eq!(left.unwrap(), ["/proc/sys"]);
+    }
+
+    #[test]
+    fn read_only_dev_is_left_to_its_mount() {
+        let dev = json!({ "destination": "/dev", "type": "tmpfs", "options": ["mode=755"] });
+        let spec = prepared(json!({ "mounts": [dev], "linux": { "readonlyPaths": ["/dev"] } }));
+        assert_eq!(spec.hooks(), &None);
+        let mounts = spec.mounts().clone().unwrap();
+        assert_eq!(mounts[0].options().clone().unwrap(), ["mode=755", "ro"]);
     }
 
     #[test]
