@@ -8,12 +8,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_plan::VSOCK_SOCKET;
-use vmrun_proto::{Event, ExitStatus, Request};
+use vmrun_proto::{ConsoleSize, Event, ExitStatus, ProcessIo, Request};
 
 use super::{Order, STARTING};
 use crate::agent_client::{AgentClient, AgentError, Wait};
 use crate::error::Error;
 use crate::launch::LaunchError;
+use crate::monitor::ConsoleMode;
 use crate::monitor::failure::{Broken, MonitorError};
 use crate::monitor::streams::{self, HostStreams};
 use crate::signals::{self, Signals};
@@ -22,6 +23,9 @@ use crate::stdio::{self, Drained};
 const EXEC: Wait = Wait { what: "the agent to start the process", limit: Duration::from_secs(60) };
 const SIGNAL: Wait = Wait { what: "the agent to send a signal", limit: Duration::from_secs(10) };
 const RESIZE: Wait = Wait { what: "the agent to resize the terminal", limit: Duration::from_secs(10) };
+
+/// Milliseconds that an engine may take to set the terminal's size. Some do it once the process runs, or never.
+const SIZE_LIMIT: u8 = 100;
 
 const RUNNING: &str = "running the process";
 
@@ -38,6 +42,10 @@ pub(super) fn relay(
     let failed = |error: MonitorError| Error::Reported(Broken::from(error).report());
     let streams = HostStreams::open(&order.io, &order.console, order.detached).map_err(failed)?;
     let (stdio, terminal) = streams.split();
+    let io = ProcessIo {
+        console_size: order.io.console_size.or_else(|| first_size(order, terminal.as_ref()?, signals)),
+        ..order.io
+    };
     let directory =
         File::open(&order.directory).map_err(LaunchError::io("open the container's directory"))?;
     // A socket's path has at most 107 bytes, so it goes through the open directory.
@@ -46,10 +54,10 @@ pub(super) fn relay(
     let explain = |error| failed(explain(signals, error));
 
     let mut agent = AgentClient::connect(&socket, &watch).map_err(explain)?;
-    let request = Request::Exec { process: order.process.clone(), spec: order.spec.clone(), io: order.io };
+    let request = Request::Exec { process: order.process.clone(), spec: order.spec.clone(), io };
     let seq = agent.send(request).map_err(explain)?;
     // While the agent waits for them.
-    let connected = streams::connect(&socket, &order.process, order.io, stdio, &watch);
+    let connected = streams::connect(&socket, &order.process, io, stdio, &watch);
     agent.reply(seq, EXEC, &watch).map_err(explain)?;
     let mut relays = connected.map_err(|error| failed(error.at(|error| at(STARTING, error))))?;
     started()?;
@@ -59,6 +67,17 @@ pub(super) fn relay(
         Drained::Fully | Drained::GaveUp => {}
     }
     Ok(code)
+}
+
+/// The size of a terminal of ours, which the engine is about to set: the program begins with it, as
+/// it would have if making it took as long as it takes others.
+fn first_size(order: &Order, terminal: &OwnedFd, signals: &Signals) -> Option<ConsoleSize> {
+    if stdio::size(terminal).is_none() && order.console != ConsoleMode::Inherited {
+        // Setting it raises SIGWINCH. Signals are attended to later; this takes none away.
+        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, SIZE_LIMIT).ok()?;
+    }
+    stdio::size(terminal)
 }
 
 fn at(stage: &'static str, source: AgentError) -> MonitorError {
