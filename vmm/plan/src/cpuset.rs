@@ -47,9 +47,17 @@ fn list_of(resources: Option<&LinuxResources>) -> Option<&str> {
     resources?.cpu().as_ref()?.cpus().as_deref().filter(|list| !list.trim().is_empty())
 }
 
-/// What a file of the kernel's says, for [`processors`]; nothing when it is not understood.
-pub fn online_processors(list: &str) -> BTreeSet<u32> {
-    cpu_list::parse(list.trim()).unwrap_or_default()
+/// Whether [`processors`] has to know those that are online.
+pub fn names_processors(resources: Option<&LinuxResources>) -> bool {
+    list_of(resources).is_some()
+}
+
+/// What the kernel's list of those that are online says.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn online_processors(list: &str) -> Result<BTreeSet<u32>, String> {
+    cpu_list::parse(list)
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec}
 
 pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
-pub use cpuset::{in_the_guest, online_processors, processors};
+pub use cpuset::{in_the_guest, names_processors, online_processors, processors};
 pub use exec::{ProcessChanges, changed, exec, inherit, load_process};
 pub use mount_options::MOUNT_OPTIONS;
 pub use network::{foreign_interfaces, network_namespace};
@@ -62,7 +62,7 @@ pub struct SandboxPlan {
 pub struct Facts {
     /// CPUs that the caller may use.
     pub cpus: u32,
-    /// The numbers of those that are online.
+    /// The numbers of those that are online, where the configuration names some.
     pub online: BTreeSet<u32>,
     /// The caller's limits, which a process inherits that the configuration gives none.
     pub rlimits: Vec<PosixRlimit>,

@@ -46,14 +46,12 @@ pub const MOUNT_OPTIONS: &[&str] = &[
     "rrelatime",
     "rro",
     "rrw",
-    "rshared",
     "rslave",
     "rstrictatime",
     "rsuid",
     "rsymfollow",
     "runbindable",
     "rw",
-    "shared",
     "slave",
     "strictatime",
     "suid",
@@ -61,6 +59,9 @@ pub const MOUNT_OPTIONS: &[&str] = &[
     "tmpcopyup",
     "unbindable",
 ];
+
+/// Those by which mounts are given back to whoever the source is from.
+const SHARED: &[&str] = &["shared", "rshared"];
 
 /// Refuses options that would be dropped without a word.
 pub(crate) fn check(spec: &Spec) -> Result<(), PlanError> {
@@ -71,19 +72,15 @@ pub(crate) fn check(spec: &Spec) -> Result<(), PlanError> {
         if mount.typ().as_deref() != Some("tmpfs") && options(mount).any(|option| option == "tmpcopyup") {
             return refuse("tmpcopyup", "is for a mount of type tmpfs");
         }
+        if let Some(option) = options(mount).find(|option| SHARED.contains(option)) {
+            let problem = "what is mounted in the guest cannot appear on the host; use slave or private";
+            return refuse(option, problem);
+        }
         // The kernel does not look at a file system's options when it binds.
         if is_bind(mount)
             && let Some(option) = options(mount).find(|option| !MOUNT_OPTIONS.contains(option))
         {
             return refuse(option, "is no option of a bind mount; leave it out");
-        }
-        if is_bind(mount)
-            && let Some(option) = options(mount).find(|option| ["shared", "rshared"].contains(option))
-        {
-            return refuse(
-                option,
-                "what is mounted in the guest cannot appear on the host; use slave or private",
-            );
         }
     }
     Ok(())

@@ -1,9 +1,9 @@
 //! How big the machine is.
 //!
-//! | | 1st | 2nd | 3rd | 4th | 5th | else |
-//! |---|---|---|---|---|---|---|
-//! | vCPUs | `--vcpus` | `dev.vmrun.vcpus` | `vm.hwConfig.vcpus` | length of `cpu.cpus` | cpu quota / period, rounded up | 1 |
-//! | memory | `--memory` | `dev.vmrun.memory` (MiB) | `vm.hwConfig.memory` (bytes) | memory limit + overhead | | 256 MiB |
+//! | | 1st | 2nd | 3rd | 4th | else |
+//! |---|---|---|---|---|---|
+//! | vCPUs | `--vcpus` | `dev.vmrun.vcpus` | `vm.hwConfig.vcpus` | the lesser of the length of `cpu.cpus` and cpu quota / period, rounded up | 1 |
+//! | memory | `--memory` | `dev.vmrun.memory` (MiB) | `vm.hwConfig.memory` (bytes) | memory limit + overhead | 256 MiB |
 //!
 //! A size that somebody wrote down is taken or refused; one that is derived
 //! from a limit is fitted to the host.
@@ -61,10 +61,12 @@ fn vcpus(bundle: &Bundle, facts: &Facts, options: &Options, cpuset: usize) -> Re
     if let Some(count) = bundle.vm.hw_config.vcpus {
         return bounded(count).map_err(|problem| PlanError::invalid("vm.hwConfig.vcpus", problem));
     }
+    let quota = quota_vcpus(resources(bundle));
     if let Some(count) = u32::try_from(cpuset).ok().filter(|count| *count > 0) {
-        return Ok(u8::try_from(count.min(max)).unwrap_or(1));
+        // More than the quota can keep busy cost memory for nothing.
+        return Ok(u8::try_from(count.min(quota.unwrap_or(max)).min(max)).unwrap_or(1));
     }
-    let derived = quota_vcpus(resources(bundle)).unwrap_or(DEFAULT_VCPUS);
+    let derived = quota.unwrap_or(DEFAULT_VCPUS);
     Ok(u8::try_from(derived.min(facts.cpus.max(1)).min(max)).unwrap_or(1))
 }
 

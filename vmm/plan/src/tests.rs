@@ -208,6 +208,7 @@ fn options_that_would_be_dropped_are_refused_by_field() {
     for (kind, option) in [
         ("bind", "size=1m"),
         ("bind", "rshared"),
+        ("tmpfs", "shared"),
         ("none", "idmap=uids=0-1-10"),
         ("bind", "tmpcopyup"),
         ("proc", "tmpcopyup"),
@@ -216,7 +217,7 @@ fn options_that_would_be_dropped_are_refused_by_field() {
         let error = with(kind, &options).unwrap_err().to_string();
         assert!(error.starts_with(&format!("config.json: mounts[0].options: {option}: ")), "{error}");
     }
-    let own = |option: &&str| !["tmpcopyup", "idmap", "ridmap", "shared", "rshared"].contains(option);
+    let own = |option: &&str| !["tmpcopyup", "idmap", "ridmap"].contains(option);
     with("bind", &MOUNT_OPTIONS.iter().copied().filter(own).collect::<Vec<_>>()).unwrap();
     with("tmpfs", &["size=1m", "tmpcopyup"]).unwrap();
 }
@@ -338,7 +339,7 @@ fn what_is_no_path_or_no_parameter_cannot_be_asked_for() {
 
 #[test]
 fn processors_of_the_host_become_as_many_cpus_of_the_machine() {
-    let cpus = json!({"linux": {"resources": {"cpu": {"cpus": "1,3", "quota": 50_000}}}});
+    let cpus = json!({"linux": {"resources": {"cpu": {"cpus": "1,3", "quota": 150_000}}}});
     let planned = plan(&bundle_of(&changed(&cpus)), &facts(), &options()).unwrap();
     assert_eq!((planned.machine.vcpus, planned.host.cpus), (2, BTreeSet::from([1, 3])));
     let linux = planned.guest.spec.linux().clone().unwrap_or_default();
@@ -347,4 +348,6 @@ fn processors_of_the_host_become_as_many_cpus_of_the_machine() {
     let fewer = Options { vcpus: Some(1), ..options() };
     let planned = plan(&bundle_of(&changed(&cpus)), &facts(), &fewer).unwrap();
     assert_eq!((planned.machine.vcpus, planned.host.cpus), (1, BTreeSet::from([1, 3])));
+    let little = json!({"linux": {"resources": {"cpu": {"cpus": "0-3", "quota": 50_000}}}});
+    assert_eq!(plan(&bundle_of(&changed(&little)), &facts(), &options()).unwrap().machine.vcpus, 1);
 }

@@ -11,18 +11,23 @@ use crate::sys;
 
 /// More descriptors than this no limit may allow.
 const NR_OPEN: &str = "/proc/sys/fs/nr_open";
-const USUAL_NR_OPEN: u64 = 1 << 20;
 
 /// Lets this process, whose children inherit it, have hard limits as high as those of `process`.
 /// Its soft limits stay, so it is not held by limits that are meant for the program.
 pub(crate) fn make_room(process: &Process) -> io::Result<()> {
     for limit in process.rlimits().iter().flatten() {
-        if limit.typ() == PosixRlimitType::RlimitNofile && limit.hard() > USUAL_NR_OPEN {
-            fs::write(NR_OPEN, limit.hard().to_string())?;
+        if limit.typ() == PosixRlimitType::RlimitNofile {
+            allow_descriptors(limit.hard())?;
         }
         sys::raise_hard_limit(number(limit), limit.hard())?;
     }
     Ok(())
+}
+
+/// It only grows: others may rely on what it is.
+fn allow_descriptors(wanted: u64) -> io::Result<()> {
+    let most: u64 = fs::read_to_string(NR_OPEN)?.trim().parse().map_err(io::Error::other)?;
+    if wanted > most { fs::write(NR_OPEN, wanted.to_string()) } else { Ok(()) }
 }
 
 /// The specification's types are in the order of the kernel's numbers.

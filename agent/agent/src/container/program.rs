@@ -167,17 +167,28 @@ impl Program {
         run
     }
 
+    fn load_last_filter(&self) -> Result<(), String> {
+        match &self.filter {
+            Some(Filter::Last(profile)) => load_filter(profile),
+            _ => Ok(()),
+        }
+    }
+
     fn run(&self) -> Result<(), (ErrorKind, String)> {
         let failed = |message: String| (ErrorKind::Failed, message);
         let environment = self.environment();
+        if self.hooks.is_some() {
+            // They are the container's programs, too.
+            self.load_last_filter().map_err(failed)?;
+        }
         self.run_hooks(&environment).map_err(failed)?;
         let file = self.find().map_err(|error| (error.kind(), error.to_string()))?;
         let display = file.display().to_string();
         let file = CString::new(display.as_str()).map_err(|_| {
             (ErrorKind::InvalidConfig, format!("the program's path {display:?} holds a NUL byte"))
         })?;
-        if let Some(Filter::Last(profile)) = &self.filter {
-            load_filter(profile).map_err(failed)?;
+        if self.hooks.is_none() {
+            self.load_last_filter().map_err(failed)?;
         }
         match execve(&file, &self.args, &environment) {
             Ok(never) => match never {},

@@ -1,6 +1,6 @@
 //! The mode of a tmpfs that is not told one: that of the directory below, as runc has it.
 //!
-//! The kernel's own default lets everybody write.
+//! Where there is none it is the kernel's own, which lets everybody write.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,9 +10,6 @@ use oci_spec::runtime::{Mount, Spec};
 
 use super::destinations::{self, is_bind};
 
-/// What libcontainer gives a directory that it makes for a mount.
-const NEW_DIRECTORY_MODE: u32 = 0o755;
-
 /// Gives each such mount a mode. Destinations are free of links.
 pub(crate) fn keep_modes(spec: &mut Spec, rootfs: &Path) {
     let Some(mut mounts) = spec.mounts().clone() else { return };
@@ -21,7 +18,7 @@ pub(crate) fn keep_modes(spec: &mut Spec, rootfs: &Path) {
         let Some(mount) = rest.first_mut().filter(|mount| wants_mode(mount)) else { continue };
         let below = destinations::place(rootfs, earlier, mount.destination());
         let mode = below.and_then(|(base, rest)| directory_mode(&base.join(rest)));
-        let option = format!("mode={:04o}", mode.unwrap_or(NEW_DIRECTORY_MODE));
+        let Some(option) = mode.map(|mode| format!("mode={mode:04o}")) else { continue };
         let options = mount.options().iter().flatten().cloned().chain([option]).collect();
         mount.set_options(Some(options));
     }
@@ -71,7 +68,7 @@ mod tests {
             { "destination": "/v/open", "type": "tmpfs", "options": [] },
             { "destination": "/secret/below", "type": "tmpfs" },
         ]);
-        let expected = ["size=1m,mode=2710", "mode=0755", "rbind", "mode=1777", "mode=0755"];
+        let expected = ["size=1m,mode=2710", "", "rbind", "mode=1777", ""];
         assert_eq!(options(&mounts, root.path()), expected);
     }
 

@@ -1,12 +1,12 @@
 //! What the plan has to know about the host and the caller.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::thread::available_parallelism;
+use std::{fs, io};
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
-use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
+use oci_spec::runtime::{LinuxResources, PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 use vmrun_plan::{Bundle, Facts};
 use vmrun_spec::VolumeKind;
 
@@ -43,9 +43,10 @@ pub(super) fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
             sources.insert(source, kind);
         }
     }
+    let linux = bundle.spec.linux().as_ref();
     Ok(Facts {
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-        online: online_processors()?,
+        online: online_processors(linux.and_then(|linux| linux.resources().as_ref()))?,
         rlimits: rlimits()?,
         may_map_ids: geteuid().is_root(),
         sources,
@@ -53,10 +54,14 @@ pub(super) fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
     })
 }
 
-/// Numbers of the processors that this host uses.
-pub(crate) fn online_processors() -> Result<BTreeSet<u32>, LaunchError> {
-    let list = fs::read_to_string(ONLINE).map_err(LaunchError::io("look which processors are online"))?;
-    Ok(vmrun_plan::online_processors(&list))
+/// Numbers of the processors that this host uses, where somebody asks for some.
+pub(crate) fn online_processors(resources: Option<&LinuxResources>) -> Result<BTreeSet<u32>, LaunchError> {
+    if !vmrun_plan::names_processors(resources) {
+        return Ok(BTreeSet::new());
+    }
+    fs::read_to_string(ONLINE)
+        .and_then(|list| vmrun_plan::online_processors(&list).map_err(io::Error::other))
+        .map_err(LaunchError::io("look which processors are online"))
 }
 
 /// The limits of this process.
@@ -85,6 +90,8 @@ mod tests {
 
     #[test]
     fn first_processor_is_online() {
-        assert!(online_processors().unwrap().contains(&0));
+        let some = serde_json::from_str(r#"{"cpu": {"cpus": "0"}}"#).unwrap();
+        assert!(online_processors(Some(&some)).unwrap().contains(&0));
+        assert!(online_processors(None).unwrap().is_empty());
     }
 }

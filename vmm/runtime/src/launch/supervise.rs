@@ -226,7 +226,10 @@ fn complain(errors: &[hooks::HookError]) {
 /// Deletes a container whose monitor has ended, with the hooks for that if it ever had a state.
 fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     let state = new.entry().read().ok().flatten();
-    host_cgroup::remove(request.state.cgroup.as_deref())?;
+    // Else somebody has removed it, and its names may be another container's.
+    if new.entry().is_current()? {
+        host_cgroup::remove(request.state.cgroup.as_deref())?;
+    }
     // The hooks are whose removal it was.
     if let (true, Some(state)) = (new.remove()?, state) {
         let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };

@@ -193,7 +193,10 @@ fn mark_stopped(entry: Option<&Entry>, code: u8) {
 }
 
 fn clean_up(request: &MonitorRequest, entry: Option<&Entry>, origin: Option<&Origin>) {
-    host_cgroup::leave(request.state.cgroup.as_deref(), origin);
+    // Else somebody has removed it, and its names may be another container's.
+    if entry.is_some_and(|entry| entry.is_current().unwrap_or(false)) {
+        host_cgroup::leave(request.state.cgroup.as_deref(), origin);
+    }
     tree::unmount(&request.directory.join(vmrun_plan::SHARE_DIR));
     // `vmrun delete` can still remove what could not be removed here, and runs the hooks then.
     if !entry.is_some_and(|entry| entry.remove().unwrap_or(false)) {

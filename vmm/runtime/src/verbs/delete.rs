@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::control::{self, ControlRequest};
+use crate::control::{self, ControlError, ControlRequest};
 use crate::error::Error;
 use crate::process::{END_LIMIT, ProcessHandle};
 use crate::status::{Act, Status};
@@ -87,15 +87,15 @@ fn end_container(entry: &Entry, state: &State) -> Result<(), Error> {
     Err(failed(std::io::ErrorKind::TimedOut.into()).into())
 }
 
-/// Asks the monitor of a program that runs to kill it. Whatever the answer, the program may have
-/// ended by itself and its last words and files be on their way to the host: only a program that
-/// never ran has none.
+/// Asks the monitor of a program that runs to kill it. If nobody listens any more, the program may
+/// have ended by itself and its last words and files be on their way to the host. Only a program
+/// that never ran has none, or one in a guest that does not answer.
 fn is_for_the_monitor_to_end(entry: &Entry, state: &State) -> bool {
     match state.status {
         Status::Running | Status::Paused => {
             let kill = ControlRequest::Signal { signal: libc::SIGKILL, all: true };
-            let _ = control::ask_within(ORDERLY_LIMIT, entry, state, &kill);
-            true
+            let asked = control::ask_within(ORDERLY_LIMIT, entry, state, &kill);
+            !matches!(asked, Err(Error::Reported(_) | Error::Control(ControlError::Silent { .. })))
         }
         Status::Stopped => true,
         Status::Creating | Status::Created => false,

@@ -51,15 +51,16 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
     };
     let resources: Box<LinuxResources> = serde_json::from_value(given(value)).map_err(LimitsError::Parse)?;
     vmrun_plan::check_resources(&resources)?;
-    let processors = vmrun_plan::processors(Some(&resources), &online_processors()?)?;
+    let processors = vmrun_plan::processors(Some(&resources), &online_processors(Some(&resources))?)?;
     if processors.is_empty() {
         return control::ask(&entry, &state, &ControlRequest::Update(resources)).map(drop);
     }
     let vcpus = ExecBase::read(entry.directory())?.vcpus;
     let in_guest = vmrun_plan::in_the_guest(&resources, &processors, vcpus);
-    control::ask(&entry, &state, &ControlRequest::Update(Box::new(in_guest)))?;
-    let moved = processors::move_to(state.monitor.pid, &processors);
-    Ok(moved.map_err(LaunchError::io("move the monitor to other processors"))?)
+    // The host may refuse, and the guest has not been asked then.
+    processors::move_to(state.monitor.pid, &processors)
+        .map_err(LaunchError::io("move the monitor to other processors"))?;
+    control::ask(&entry, &state, &ControlRequest::Update(Box::new(in_guest))).map(drop)
 }
 
 /// Limits of which zero, or an empty list, says that they were not given: Docker always sends them.

@@ -302,10 +302,7 @@ impl<S: HostStream> Connection<S> {
 
     /// Makes the next packet for the guest; data is read from the host straight
     /// into `room`. `None` when the stream turned out to have nothing.
-    pub(super) fn next_packet<B: BitmapSlice>(
-        &mut self,
-        room: Option<&VolatileSlice<'_, B>>,
-    ) -> Option<Header> {
+    pub(super) fn next_packet<B: BitmapSlice>(&mut self, room: &VolatileSlice<'_, B>) -> Option<Header> {
         let mut header = Header { buf_alloc: BUFFER_BYTES, ..Header::default() };
         header.op = if std::mem::take(&mut self.due.reset) {
             op::RST
@@ -335,7 +332,7 @@ impl<S: HostStream> Connection<S> {
         Some(header)
     }
 
-    fn read_into<B: BitmapSlice>(&mut self, room: Option<&VolatileSlice<'_, B>>) -> Option<u32> {
+    fn read_into<B: BitmapSlice>(&mut self, room: &VolatileSlice<'_, B>) -> Option<u32> {
         if !self.wants_read() {
             return None;
         }
@@ -345,7 +342,6 @@ impl<S: HostStream> Connection<S> {
             self.due.credit_request = true;
             return None;
         }
-        let room = room?;
         let mut room = room.subslice(0, room.len().min(credit)).ok().filter(|room| !room.is_empty())?;
         loop {
             match self.stream.read_volatile(&mut room) {

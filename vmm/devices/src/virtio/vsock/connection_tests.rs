@@ -22,7 +22,7 @@ fn established(buf_alloc: u32) -> (Connection<UnixStream>, UnixStream) {
 fn packet(connection: &mut Connection<UnixStream>, room: usize) -> Option<(Header, Vec<u8>)> {
     let mut bytes = vec![0; room];
     let slice = VolatileSlice::from(bytes.as_mut_slice());
-    let header = connection.next_packet(Some(&slice))?;
+    let header = connection.next_packet(&slice)?;
     bytes.truncate(usize::try_from(header.len).unwrap());
     Some((header, bytes))
 }

@@ -294,7 +294,7 @@ fn write_packet(muxer: &mut Muxer, memory: &Memory, mut chain: DescriptorChain<&
         log::debug!("virtio-vsock: dropped a receive buffer without room for data");
         return Some(0);
     };
-    let header = muxer.next_packet(Some(room))?;
+    let header = muxer.next_packet(room)?;
     if packet.set_header_from_raw(&header.to_bytes()).is_err() {
         return Some(0);
     }

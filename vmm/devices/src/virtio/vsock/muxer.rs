@@ -217,10 +217,7 @@ impl Muxer {
 
     /// Makes the next packet for the guest, with its payload in `room`. Each connection whose turn
     /// it is gets one, so this ends even if one that has nothing after all is due again.
-    pub(super) fn next_packet<B: BitmapSlice>(
-        &mut self,
-        room: Option<&VolatileSlice<'_, B>>,
-    ) -> Option<Header> {
+    pub(super) fn next_packet<B: BitmapSlice>(&mut self, room: &VolatileSlice<'_, B>) -> Option<Header> {
         for _ in 0..self.turns.len() {
             let (ports, header) = match self.turns.pop_front()? {
                 Turn::Reset(ports) => (ports, Header { op: op::RST, ..Header::default() }),

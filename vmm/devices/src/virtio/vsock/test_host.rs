@@ -57,5 +57,5 @@ pub(super) fn guest_sends(muxer: &mut Muxer, port: u32, op: u16, data: &[u8]) {
 
 /// The next packet for the guest, which has room for 64 bytes.
 pub(super) fn next(muxer: &mut Muxer) -> Option<Header> {
-    muxer.next_packet(Some(&VolatileSlice::from([0; 64].as_mut_slice())))
+    muxer.next_packet(&VolatileSlice::from([0; 64].as_mut_slice()))
 }
