@@ -23,7 +23,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("vmm/runtime/src/fds.rs", "makes owners out of inherited descriptor numbers"),
     ("vmm/runtime/src/monitor/id_map.rs", "maps the owners that a mount shows; fork, for a user namespace"),
     ("vmm/runtime/src/pages.rs", "gives the pages of the embedded images back"),
-    ("vmm/runtime/src/signals.rs", "takes the first real-time signal out of a mask; empties the mask of a hook"),
+    (
+        "vmm/runtime/src/signals.rs",
+        "takes the first real-time signal out of a mask; empties the mask of a hook",
+    ),
 ];
 
 /// A file that a reader takes in; tests beyond this go to a file of their own.
