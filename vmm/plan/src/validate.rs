@@ -35,6 +35,12 @@ pub enum PlanError {
 }
 
 impl PlanError {
+    /// The message for what is not in a `config.json`, like the limits of `vmrun update`.
+    pub fn field_and_problem(&self) -> String {
+        let text = self.to_string();
+        text.strip_prefix("config.json: ").unwrap_or(&text).to_owned()
+    }
+
     pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), problem: problem.into() }
     }

@@ -142,6 +142,15 @@ impl Error {
             Self::Assets(AssetError::Read { .. }) => {
                 Some("name a file that can be read with --kernel or --initramfs")
             }
+            Self::Launch(LaunchError::NewNetworkNamespace(source))
+                if source.kind() == io::ErrorKind::StorageFull =>
+            {
+                Some("see whether sysctl user.max_net_namespaces leaves room for one")
+            }
+            Self::Launch(LaunchError::Processors(_)) => Some(ALLOWED_PROCESSORS),
+            Self::Limits(LimitsError::Refused(PlanError::Invalid { .. })) => Some("correct the limits"),
+            // It ends with its next step.
+            Self::Limits(LimitsError::Refused(_)) => None,
             Self::Launch(LaunchError::Interfaces { .. }) => {
                 Some("give the container an empty one, as `--network none` of podman and Docker does")
             }
@@ -184,6 +193,10 @@ fn wrong_state(act: Act, status: Status) -> String {
         _ => format!("the container is {status}"),
     }
 }
+
+/// What helps where the kernel does not take a list of processors.
+pub(crate) const ALLOWED_PROCESSORS: &str =
+    "name processors that this process's cgroup may use: see cpuset.cpus.effective there";
 
 /// What helps against an error of which nothing more is known than the system's own.
 pub(crate) fn general_step(error: &(dyn StdError + 'static)) -> &'static str {

@@ -115,7 +115,7 @@ fn take_program(process: &mut Process, linux: &mut Linux) -> Result<Program, Ada
 /// The seccomp filter. Without `noNewPrivileges` the process needs its capabilities to load
 /// it, so that dropping them is left to the program, too.
 fn take_filter(process: &mut Process, linux: &mut Linux) -> Option<Filter> {
-    let profile = linux.seccomp().clone().filter(|profile| !libcontainer::seccomp::is_notify(profile))?;
+    let profile = linux.seccomp().clone()?;
     linux.set_seccomp(None);
     if process.no_new_privileges() == Some(true) {
         return Some(Filter::Last(profile));

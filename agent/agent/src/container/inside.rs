@@ -97,6 +97,8 @@ pub(crate) fn run_if_asked() {
         .and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()))
         .and_then(|tasks: Tasks| run(&tasks));
     if let Err(error) = &done {
+        // libcontainer tells of the hook no more than its code; its standard error is the container's.
+        eprintln!("vmrun-agent: {error}");
         log::warn(format_args!("{error}"));
     }
     sys::exit_now(i32::from(done.is_err()))

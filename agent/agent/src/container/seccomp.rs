@@ -34,6 +34,8 @@ pub(crate) enum FilterError {
     Library(#[from] SeccompError),
     #[error("errnoRet {0} is too large")]
     Errno(u32),
+    #[error("notifications cannot leave the guest")]
+    Notify,
     #[error("the filter is too long for the kernel")]
     TooLong,
     #[error("{0}")]
@@ -126,7 +128,7 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, 
         LinuxSeccompAction::ScmpActTrace => ScmpAction::Trace(code()?),
         LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
         LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
-        LinuxSeccompAction::ScmpActNotify => ScmpAction::Notify,
+        LinuxSeccompAction::ScmpActNotify => return Err(FilterError::Notify),
     })
 }
 

@@ -121,6 +121,12 @@ pub enum LaunchError {
         /// Why.
         source: io::Error,
     },
+    /// There is no new network namespace to be had.
+    #[error("cannot make a network namespace for the container")]
+    NewNetworkNamespace(#[source] io::Error),
+    /// The kernel does not take the processors.
+    #[error("cannot keep the monitor on the processors of linux.resources.cpu.cpus")]
+    Processors(#[source] io::Error),
     /// Somebody has put interfaces into the container's network namespace.
     #[error(
         "the container's network namespace holds {names} by now, which cannot be brought into the guest yet"

@@ -58,7 +58,7 @@ pub(super) fn within<T>(
     match namespace {
         NetworkNamespace::Named(path) => enter(path).map_err(broken(path))?,
         _ => unshare(CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| LaunchError::io("make a network namespace")(errno.into()))?,
+            .map_err(|errno| LaunchError::NewNetworkNamespace(errno.into()))?,
     }
     let result = act();
     setns(ours, CloneFlags::CLONE_NEWNET)

@@ -78,7 +78,10 @@ pub(crate) fn supervise(
         }
         Err(error) => {
             guard.end();
-            put_away(new, request)?;
+            // What could not be removed must not hide why the container was not made.
+            if let Err(left) = put_away(new, request) {
+                eprintln!("vmrun: warning: {}", chain(&left));
+            }
             Err(error)
         }
     }

@@ -11,7 +11,7 @@ use super::tree::TreeError;
 use super::view::ViewError;
 use crate::agent_client::AgentError;
 use crate::assets::AssetError;
-use crate::error::{chain, general_step};
+use crate::error::{ALLOWED_PROCESSORS, chain, general_step};
 use crate::host_cgroup::HostCgroupError;
 use crate::stdio::ConsoleError;
 use crate::store::StoreError;
@@ -23,6 +23,8 @@ pub(crate) enum MonitorError {
     Request(#[source] FrameError),
     #[error("cannot {act}")]
     Io { act: &'static str, source: io::Error },
+    #[error("cannot keep the monitor on the processors of linux.resources.cpu.cpus")]
+    Processors(#[source] io::Error),
     #[error(transparent)]
     Cgroup(#[from] HostCgroupError),
     #[error(transparent)]
@@ -122,6 +124,7 @@ impl MonitorError {
             Self::Tree(TreeError::Map { .. }) => {
                 "take a source on another file system, such as ext4 or XFS, or leave the mapping out"
             }
+            Self::Processors(_) => ALLOWED_PROCESSORS,
             other => general_step(other),
         })
     }

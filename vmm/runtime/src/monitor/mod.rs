@@ -133,8 +133,7 @@ fn serve(
     let signals = Signals::take().map_err(failed("take signals"))?;
     // Before there is a thread or a page of the guest's.
     host_cgroup::enter(request.state.cgroup.as_deref()).map_err(MonitorError::Cgroup)?;
-    processors::keep_on(&request.plan.host.cpus)
-        .map_err(failed("run on the processors of linux.resources.cpu.cpus"))?;
+    processors::keep_on(&request.plan.host.cpus).map_err(MonitorError::Processors)?;
     fds::raise_descriptor_limit().map_err(failed("raise the limit of open files"))?;
     // Sockets are named relative to it: see `vmrun_plan::VSOCK_SOCKET`.
     std::env::set_current_dir(&request.directory).map_err(failed("enter the container's directory"))?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 use serde_json::Value;
+use vmrun_plan::PlanError;
 
 use crate::control::{self, ControlRequest};
 use crate::error::Error;
@@ -37,6 +38,9 @@ pub enum LimitsError {
     /// It does not hold resources.
     #[error("resources")]
     Parse(#[source] serde_json::Error),
+    /// They cannot be honoured.
+    #[error("{}", .0.field_and_problem())]
+    Refused(PlanError),
 }
 
 /// Changes the limits that are given, and no others.
@@ -50,16 +54,16 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
         Limits::Value(value) => value.clone(),
     };
     let resources: Box<LinuxResources> = serde_json::from_value(given(value)).map_err(LimitsError::Parse)?;
-    vmrun_plan::check_resources(&resources)?;
-    let processors = vmrun_plan::processors(Some(&resources), &online_processors(Some(&resources))?)?;
+    vmrun_plan::check_resources(&resources).map_err(LimitsError::Refused)?;
+    let online = online_processors(Some(&resources))?;
+    let processors = vmrun_plan::processors(Some(&resources), &online).map_err(LimitsError::Refused)?;
     if processors.is_empty() {
         return control::ask(&entry, &state, &ControlRequest::Update(resources)).map(drop);
     }
     let vcpus = ExecBase::read(entry.directory())?.vcpus;
     let in_guest = vmrun_plan::in_the_guest(&resources, &processors, vcpus);
     // The host may refuse, and the guest has not been asked then.
-    processors::move_to(state.monitor.pid, &processors)
-        .map_err(LaunchError::io("move the monitor to other processors"))?;
+    processors::move_to(state.monitor.pid, &processors).map_err(LaunchError::Processors)?;
     control::ask(&entry, &state, &ControlRequest::Update(Box::new(in_guest))).map(drop)
 }
 
