@@ -48,6 +48,11 @@ impl ActiveQueue {
         self.queue.go_to_previous_position();
     }
 
+    /// The guest's memory.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Returns a chain to the driver with `written` bytes in it.
     pub fn push_used(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
         Ok(self.queue.add_used(&self.memory, head, written)?)
@@ -72,11 +77,19 @@ impl ActiveQueue {
     where
         F: FnMut(&Memory, DescriptorChain<&Memory>) -> u32,
     {
+        self.drain_some(|memory, chain| Some(serve(memory, chain)))
+    }
+
+    /// The same, but a chain for which `serve` returns nothing is kept: [`Self::push_used`] returns it.
+    pub fn drain_some<F>(&mut self, mut serve: F) -> Result<(), QueueError>
+    where
+        F: FnMut(&Memory, DescriptorChain<&Memory>) -> Option<u32>,
+    {
         loop {
             self.queue.disable_notification(&self.memory)?;
             while let Some(chain) = self.queue.iter(&self.memory)?.next() {
                 let head = chain.head_index();
-                let written = serve(&self.memory, chain);
+                let Some(written) = serve(&self.memory, chain) else { continue };
                 self.queue.add_used(&self.memory, head, written)?;
                 // With EVENT_IDX this interrupts only where the driver asked for it.
                 if self.queue.needs_notification(&self.memory)? {
