@@ -68,6 +68,7 @@ fn figures() -> ContainerFigures {
         swap_limit_bytes: None,
         pids: 5,
         pids_limit: Some(6),
+        huge_pages: Default::default(),
         io: vec![DeviceFigures { major: 254, minor: 0, counts: one("rbytes") }],
     }
 }

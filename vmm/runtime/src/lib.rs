@@ -23,6 +23,7 @@ mod id;
 mod launch;
 mod log;
 mod monitor;
+mod oom_score;
 mod pages;
 mod policy;
 mod process;

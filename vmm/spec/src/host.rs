@@ -20,6 +20,12 @@ pub struct HostPlan {
     /// The monitor's cgroup, below the root of the hierarchy; without one it stays in the caller's.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
+    /// That cgroup's limits.
+    #[serde(default)]
+    pub limits: Vec<HostLimit>,
+    /// What the host's OOM killer adds to the monitor's badness; none leaves the caller's.
+    #[serde(default)]
+    pub oom_score_adj: Option<i32>,
     /// Hooks that run on the host.
     #[serde(default)]
     pub hooks: HostHooks,
@@ -29,6 +35,22 @@ pub struct HostPlan {
     /// The processors that the monitor may use; none for all that the caller may.
     #[serde(default)]
     pub cpus: BTreeSet<u32>,
+}
+
+/// One limit of the container's cgroup on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostLimit {
+    /// The control file.
+    pub file: String,
+    /// What is written.
+    pub value: String,
+    /// The field of the configuration that it stands in, for messages.
+    pub field: String,
+    /// The guest cannot hold it, so that it must hold here.
+    pub host_only: bool,
+    /// Not before the container is made: the guest boots as fast as it can.
+    pub late: bool,
 }
 
 /// Where the monitor is started. The guest has a network of its own, whatever this is.

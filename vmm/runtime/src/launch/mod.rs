@@ -28,7 +28,7 @@ use crate::log::Log;
 use crate::monitor::{ConsoleMode, MonitorRequest};
 use crate::store::{StateSource, Store};
 use crate::timeline::mark;
-use crate::{policy, stdio, timestamp};
+use crate::{host_cgroup, policy, stdio, timestamp};
 
 /// Which verb, and how long it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,8 +200,9 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
     let bundle = Bundle::load(&options.bundle)?;
     let console = console(&bundle, options)?;
     let plan = plan(store, &id, &bundle, options, embedded)?;
-    let source = state_source(&id, &bundle, &plan);
     let new = store.reserve(&id)?;
+    let cgroup = host_cgroup::make(plan.host.cgroup.as_deref(), &plan.host.limits)?;
+    let source = state_source(&id, &bundle, &plan, cgroup.path());
     let request = MonitorRequest {
         directory: store.directory(&id),
         root: store.root().to_owned(),
@@ -216,7 +217,7 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
         keep: options.keep || options.mode.is_detached(),
         log: options.log.clone(),
     };
-    supervise::supervise(new, &request, options, &console)
+    supervise::supervise(new, cgroup, &request, options, &console)
 }
 
 fn plan(
@@ -272,7 +273,12 @@ fn console(bundle: &Bundle, options: &LaunchOptions) -> Result<Console, LaunchEr
     }
 }
 
-fn state_source(id: &ContainerId, bundle: &Bundle, plan: &SandboxPlan) -> StateSource {
+fn state_source(
+    id: &ContainerId,
+    bundle: &Bundle,
+    plan: &SandboxPlan,
+    cgroup: Option<PathBuf>,
+) -> StateSource {
     let annotations = bundle.spec.annotations().iter().flatten();
     StateSource {
         id: id.to_string(),
@@ -281,7 +287,7 @@ fn state_source(id: &ContainerId, bundle: &Bundle, plan: &SandboxPlan) -> StateS
         rootfs: bundle.rootfs.clone(),
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
         created: timestamp::now(),
-        cgroup: plan.host.cgroup.clone(),
+        cgroup,
         poststart: plan.host.hooks.poststart.clone(),
         poststop: plan.host.hooks.poststop.clone(),
     }

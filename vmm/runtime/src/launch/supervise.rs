@@ -16,6 +16,8 @@ use super::spawn::{Monitor, spawn};
 use super::{Console, LaunchError, LaunchOptions, network};
 use crate::error::{Error, chain};
 use crate::fds;
+use crate::hooks;
+use crate::host_cgroup::{self, NewCgroup};
 use crate::monitor::MonitorRequest;
 use crate::process::{self, ProcessIdentity};
 use crate::signals::{self, Signals};
@@ -24,7 +26,6 @@ use crate::stdio::RawMode;
 use crate::store::{ExecBase, NewEntry};
 use crate::timeline::mark;
 use crate::verbs::OciState;
-use crate::{hooks, host_cgroup};
 
 /// How the conversation with the monitor ended.
 enum Outcome {
@@ -38,6 +39,7 @@ enum Outcome {
 
 pub(crate) fn supervise(
     mut new: NewEntry,
+    cgroup: NewCgroup,
     request: &MonitorRequest,
     options: &LaunchOptions,
     console: &Console,
@@ -55,6 +57,8 @@ pub(crate) fn supervise(
     };
     mark("planned");
     let monitor = spawn(request)?;
+    // From here on it goes with the container.
+    cgroup.keep();
     let mut guard = MonitorGuard { monitor: Some(monitor) };
     let result = attend(&mut guard, &mut new, request, options, signals.as_ref());
     drop(raw);
@@ -231,7 +235,9 @@ fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     let state = new.entry().read().ok().flatten();
     // Else somebody has removed it, and its names may be another container's.
     if new.entry().is_current()? {
-        host_cgroup::remove(request.state.cgroup.as_deref())?;
+        if let Some(left) = host_cgroup::remove(request.state.cgroup.as_deref())? {
+            eprintln!("vmrun: warning: {left}");
+        }
     }
     // The hooks are whose removal it was.
     if let (true, Some(state)) = (new.remove()?, state) {

@@ -34,6 +34,7 @@ use crate::error::chain;
 use crate::fds;
 use crate::host_cgroup::{self, Origin};
 use crate::log::Log;
+use crate::oom_score;
 use crate::process::ProcessIdentity;
 use crate::processors;
 use crate::signals::Signals;
@@ -132,7 +133,11 @@ fn serve(
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
     let signals = Signals::take().map_err(failed("take signals"))?;
     // Before there is a thread or a page of the guest's.
-    host_cgroup::enter(request.state.cgroup.as_deref()).map_err(MonitorError::Cgroup)?;
+    if let Some(score) = request.plan.host.oom_score_adj {
+        oom_score::set(score).map_err(|source| MonitorError::OomScore { score, source })?;
+    }
+    host_cgroup::enter(request.state.cgroup.as_deref(), &request.plan.host.limits)
+        .map_err(MonitorError::Cgroup)?;
     processors::keep_on(&request.plan.host.cpus).map_err(MonitorError::Processors)?;
     fds::raise_descriptor_limit().map_err(failed("raise the limit of open files"))?;
     // Sockets are named relative to it: see `vmrun_plan::VSOCK_SOCKET`.

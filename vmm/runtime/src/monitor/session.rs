@@ -20,6 +20,7 @@ use super::live::Live;
 use super::streams::{self, HostStreams, Stdio};
 use super::view;
 use crate::agent_client::{AgentClient, AgentError, Wait};
+use crate::host_cgroup;
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
@@ -197,6 +198,8 @@ impl Session<'_> {
         // Now the guest has made the mount points that were missing.
         view::build(&self.request.directory.join(SHARE_DIR), &self.request.plan.host.view)?;
         mark("view");
+        // The guest is made: what it does from now on is the container's.
+        host_cgroup::limit_late(self.request.state.cgroup.as_deref(), &self.request.plan.host.limits)?;
         Ok(relays)
     }
 

@@ -47,7 +47,9 @@ fn delete_existing(store: &Store, id: &str, options: DeleteOptions) -> Result<Ve
     // Else somebody has removed it meanwhile, and its names may be another container's.
     if entry.is_current()? {
         // Before the state that names it.
-        host_cgroup::remove(state.cgroup.as_deref())?;
+        if let Some(left) = host_cgroup::remove(state.cgroup.as_deref())? {
+            eprintln!("vmrun: warning: {left}");
+        }
     }
     if !entry.remove()? {
         // The hooks are whose removal it was.
