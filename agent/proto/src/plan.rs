@@ -1,5 +1,7 @@
 //! What the guest is asked to run.
 
+use std::collections::BTreeMap;
+
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,10 @@ pub struct ContainerPlan {
     /// The host's path of the bundle, for hooks.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub bundle: String,
+    /// Settings of the guest's kernel, by their paths below `/proc/sys`: the host's. Those of
+    /// `spec` come after them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// A virtio-fs tree and where the agent mounts it.

@@ -85,6 +85,7 @@ fn plan() -> ContainerPlan {
         shares: vec![Share { tag: SHARE_TAG.into(), mountpoint: SHARE_MOUNT.into(), readonly: false }],
         io: ProcessIo { stdin: true, stdout: true, stderr: true, ..ProcessIo::default() },
         bundle: String::new(),
+        settings: std::collections::BTreeMap::new(),
     }
 }
 
@@ -115,6 +116,9 @@ fn requests() {
     request("create", Request::Create { container: "web".into(), plan: Box::new(plan()) });
     let plan = ContainerPlan { bundle: "/var/lib/bundles/web".into(), ..plan() };
     request("create-bundle", Request::Create { container: "web".into(), plan: Box::new(plan) });
+    let settings = [("vm/max_map_count".to_owned(), "262144".to_owned())].into();
+    let plan = ContainerPlan { settings, ..self::plan() };
+    request("create-settings", Request::Create { container: "web".into(), plan: Box::new(plan) });
     request("start", Request::Start { container: "web".into() });
     let size = ConsoleSize { rows: 24, columns: 80 };
     let io = ProcessIo { terminal: true, console_size: Some(size), ..ProcessIo::default() };
@@ -159,6 +163,8 @@ fn events() {
     golden("event-exited-code", &Message::Event(code));
     let signal = Event::Exited { process: exec(), status: ExitStatus::Signal(9) };
     golden("event-exited-signal", &Message::Event(signal));
+    let memory = Event::OutOfMemory { container: "web".into(), kills: 2 };
+    golden("event-out-of-memory", &Message::Event(memory));
 }
 
 #[test]

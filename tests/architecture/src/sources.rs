@@ -21,6 +21,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("vmm/machine/src/memory.rs", "maps guest memory with huge pages"),
     ("vmm/machine/src/vcpu/kick.rs", "a signal handler writes into the vCPU's kvm_run"),
     ("vmm/runtime/src/fds.rs", "makes owners out of inherited descriptor numbers"),
+    ("vmm/runtime/src/host_cgroup/oom.rs", "a process that shares the memory of another"),
     ("vmm/runtime/src/monitor/id_map.rs", "maps the owners that a mount shows; fork, for a user namespace"),
     ("vmm/runtime/src/pages.rs", "gives the pages of the embedded images back"),
     (

@@ -9,10 +9,11 @@ mod embedded;
 mod report;
 mod verbs;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main};
+use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main, oom_main};
 
 use args::{Args, Verb};
 use embedded::embedded;
@@ -26,6 +27,9 @@ fn main() -> ExitCode {
     }
     if let Some(channel) = relay_fd() {
         return ExitCode::from(exec_main(channel));
+    }
+    if let Some(cgroup) = oom_cgroup() {
+        return ExitCode::from(oom_main(&cgroup));
     }
     let args = Args::parse();
     let report = Report::new(&args);
@@ -69,6 +73,12 @@ fn monitor_fds() -> Option<MonitorFds> {
 /// `__exec CHANNEL-FD ID`, likewise.
 fn relay_fd() -> Option<i32> {
     fds_behind("__exec")?.next()
+}
+
+/// `__oom CGROUP`.
+fn oom_cgroup() -> Option<PathBuf> {
+    let mut args = std::env::args_os().skip(1);
+    (args.next()? == "__oom").then(|| args.next().map(PathBuf::from)).flatten()
 }
 
 fn fds_behind(verb: &str) -> Option<impl Iterator<Item = i32>> {

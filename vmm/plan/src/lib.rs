@@ -24,6 +24,7 @@ mod network;
 mod refuse;
 mod resources;
 mod rlimits;
+mod settings;
 mod size;
 mod validate;
 mod vm;
@@ -45,6 +46,7 @@ pub use host_limits::{Machine, host_limits, need_no_cgroup, without_the_hosts};
 pub use mount_options::MOUNT_OPTIONS;
 pub use network::{foreign_interfaces, network_namespace};
 pub use resources::check_resources;
+pub use settings::{KERNEL_SETTINGS, NETWORK_SETTINGS, for_the_guest, keeps_promises};
 pub use validate::PlanError;
 pub use volumes::bind_sources;
 
@@ -70,6 +72,8 @@ pub struct Facts {
     pub rlimits: Vec<PosixRlimit>,
     /// The caller's `oom_score_adj`, likewise.
     pub oom_score_adj: i32,
+    /// Those of [`NETWORK_SETTINGS`] that the host's kernel has.
+    pub settings: BTreeMap<String, String>,
     /// The owners that a mount shows may be mapped: only root may do that.
     pub may_map_ids: bool,
     /// What the sources of bind mounts are; a missing one is not in the map.
@@ -155,7 +159,13 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
         vec![Share { tag: SHARE_TAG.to_owned(), mountpoint: SHARE_MOUNT.to_owned(), readonly: false }];
     Ok(SandboxPlan {
         machine,
-        guest: ContainerPlan { spec, shares, io, bundle: bundle.dir.display().to_string() },
+        guest: ContainerPlan {
+            spec,
+            shares,
+            io,
+            bundle: bundle.dir.display().to_string(),
+            settings: facts.settings.clone(),
+        },
         host: HostPlan {
             rootfs: bundle.rootfs.clone(),
             view: volumes::view(bundle, &volumes),

@@ -1,5 +1,6 @@
 //! The maker: a short-lived child that makes one process with libcontainer.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -29,7 +30,7 @@ use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
 use super::start_hooks::StartHooks;
-use super::{inside, limits, tmpfs, trace, user_namespace};
+use super::{inside, limits, settings, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{descriptors, log, sys};
@@ -60,6 +61,8 @@ pub(crate) enum Kind<'a> {
         shares: &'a [Share],
         /// The host's path of the bundle.
         bundle: &'a str,
+        /// Settings of the kernel.
+        settings: &'a BTreeMap<String, String>,
     },
     /// One more, which runs its program at once.
     Exec {
@@ -122,7 +125,8 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
         message: error.to_string(),
     };
     let mut adapted = match &order.kind {
-        Kind::Init { shares, bundle } => {
+        Kind::Init { shares, bundle, settings } => {
+            settings::apply(settings);
             shares.iter().try_for_each(mount_share)?;
             let mut adapted = adapt::for_init(order.spec).map_err(invalid)?;
             let hooks = StartHooks::take(&mut adapted.spec, order.container, bundle);

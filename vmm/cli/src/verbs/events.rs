@@ -1,10 +1,9 @@
 //! `vmrun events`.
 
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use vmrun_runtime::{ContainerFigures, Error, Store};
+use vmrun_runtime::{Error, Happening, Store};
 
 use super::stats::Event;
 
@@ -44,28 +43,31 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) fn events(store: &Store, args: &EventsArgs) -> Result<u8, Error> {
-    let mut figures = vmrun_runtime::figures(store, &args.id)?;
+    if args.stats {
+        show(&Event::stats(&args.id, &vmrun_runtime::figures(store, &args.id)?));
+        return Ok(0);
+    }
+    // Before the first figures, so that nothing is missed between the two.
+    let happenings = vmrun_runtime::happenings(store, &args.id)?;
     loop {
-        show(&Event::stats(&args.id, &figures));
-        if args.stats {
-            return Ok(0);
-        }
-        thread::sleep(args.interval);
-        let kills = out_of_memory(&figures);
-        figures = match vmrun_runtime::figures(store, &args.id) {
-            Ok(figures) => figures,
-            // The end of the container is the end of its events.
-            Err(error) if error.is_about_the_end() => return Ok(0),
+        match vmrun_runtime::figures(store, &args.id) {
+            Ok(figures) => show(&Event::stats(&args.id, &figures)),
+            // What is left to be told comes before the end.
+            Err(error) if error.is_about_the_end() => {}
             Err(error) => return Err(error),
-        };
-        for _ in kills..out_of_memory(&figures) {
-            show(&Event::out_of_memory(&args.id));
+        }
+        let next = Instant::now() + args.interval;
+        loop {
+            let left = next.saturating_duration_since(Instant::now());
+            match happenings.next(left)? {
+                Happening::OutOfMemory => show(&Event::out_of_memory(&args.id)),
+                Happening::Nothing if left.is_zero() => break,
+                Happening::Nothing => {}
+                // The end of the container is the end of its events.
+                Happening::End => return Ok(0),
+            }
         }
     }
-}
-
-fn out_of_memory(figures: &ContainerFigures) -> u64 {
-    figures.memory_events.get("oom_kill").copied().unwrap_or(0)
 }
 
 fn show(event: &Event<'_>) {

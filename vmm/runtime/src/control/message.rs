@@ -33,6 +33,8 @@ pub(crate) enum ControlRequest {
     Processes,
     /// Tell its figures.
     Figures,
+    /// Tell each time that it runs out of memory, until it ends.
+    Watch,
 }
 
 impl ControlRequest {
@@ -44,7 +46,7 @@ impl ControlRequest {
             Self::Pause => Act::Pause,
             Self::Resume => Act::Resume,
             Self::Update(_) => Act::Update,
-            Self::Processes | Self::Figures => Act::Look,
+            Self::Processes | Self::Figures | Self::Watch => Act::Look,
         }
     }
 
@@ -58,6 +60,7 @@ impl ControlRequest {
             Self::Update(_) => "change the limits",
             Self::Processes => "list the processes",
             Self::Figures => "tell the figures",
+            Self::Watch => "tell when memory runs out",
         }
     }
 
@@ -81,6 +84,8 @@ pub(crate) enum ControlReply {
     Processes(Vec<ProcessInfo>),
     /// The figures.
     Figures(Box<ContainerFigures>),
+    /// Memory has run out: only to those who watch.
+    OutOfMemory,
     /// Not done.
     Failed(FailureReport),
     /// Not done, since the container is in another state by now.

@@ -9,6 +9,7 @@
 //! `vmrun_plan`; they hold before a page of the guest's is charged to it.
 
 mod limits;
+mod oom;
 mod tree;
 
 use std::fmt;
@@ -21,6 +22,8 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use vmrun_spec::HostLimit;
 
 pub(crate) use self::limits::{current_quota, limit, limit_late};
+pub(crate) use self::oom::count_kill;
+pub use self::oom::oom_main;
 use self::tree::{enable_controllers, event, frozen, make_directory, processes, put, remove_below};
 
 /// Where cgroup v2 is mounted on a host that has nothing else.
@@ -206,6 +209,10 @@ impl fmt::Display for InUse {
 /// to others, as runc leaves them; so is one that others are in, which is the answer then.
 pub(crate) fn remove(cgroup: Option<&Path>) -> Result<Option<InUse>, HostCgroupError> {
     let Some(path) = cgroup.and_then(on_this_host) else { return Ok(None) };
+    if let Some(neighbour) = oom::neighbour(&path) {
+        // Of a monitor that was killed while it had one.
+        let _ = remove_below(&neighbour);
+    }
     match remove_directory(&path) {
         Err(error) if is_forbidden(&error) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {

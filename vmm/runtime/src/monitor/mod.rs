@@ -16,6 +16,7 @@ pub(crate) mod failure;
 mod id_map;
 mod launcher;
 mod live;
+mod out_of_memory;
 mod session;
 pub(crate) mod streams;
 mod tree;

@@ -1,6 +1,7 @@
 //! One sandbox, from the guest's boot to its end. What happens while the container
 //! exists is in `live`.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -20,13 +21,13 @@ use super::live::Live;
 use super::streams::{self, HostStreams, Stdio};
 use super::view;
 use crate::agent_client::{AgentClient, AgentError, Wait};
-use crate::host_cgroup;
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::{self, Drained, Relays};
 use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::mark;
+use crate::{host_cgroup, host_settings};
 
 const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
@@ -71,6 +72,8 @@ pub(super) struct Session<'s> {
 
 /// What is set up while the guest boots.
 pub(super) struct Prepared {
+    /// What the guest's kernel is to be set to.
+    settings: BTreeMap<String, String>,
     /// The terminal whose size the container's follows.
     terminal: Option<OwnedFd>,
     pub(super) control: ControlServer,
@@ -89,7 +92,7 @@ impl Session<'_> {
             HostStreams::open(&self.request.plan.guest.io, &self.request.console, true)?.split();
         let control = ControlServer::bind()
             .map_err(StoreError::io("listen on", &self.request.directory.join(CONTROL_SOCKET)))?;
-        Ok((stdio, Prepared { terminal, control }))
+        Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control }))
     }
 
     /// The first connection is the agent's; the socket is closed then.
@@ -158,9 +161,10 @@ impl Session<'_> {
         ProcessRef { container: self.request.state.id.clone(), exec: None }
     }
 
-    fn live(&self, mut agent: AgentClient, stdio: Stdio, prepared: Prepared) -> Result<u8, MonitorError> {
+    fn live(&self, mut agent: AgentClient, stdio: Stdio, mut prepared: Prepared) -> Result<u8, MonitorError> {
         mark("agent-ready");
-        let mut relays = self.create(&mut agent, stdio)?;
+        let settings = std::mem::take(&mut prepared.settings);
+        let mut relays = self.create(&mut agent, stdio, settings)?;
         mark("container-created");
         // An error means that the launcher is gone: then nobody wants the container.
         let gone = |_| MonitorError::LauncherGone { stage: CREATING };
@@ -182,10 +186,16 @@ impl Session<'_> {
         Ok(code)
     }
 
-    fn create(&self, agent: &mut AgentClient, stdio: Stdio) -> Result<Relays, MonitorError> {
+    fn create(
+        &self,
+        agent: &mut AgentClient,
+        stdio: Stdio,
+        settings: BTreeMap<String, String>,
+    ) -> Result<Relays, MonitorError> {
         let watch = self.watch();
         let failed = |error| self.explain(CREATING, error);
-        let plan = Box::new(self.request.plan.guest.clone());
+        let mut plan = Box::new(self.request.plan.guest.clone());
+        plan.settings.extend(settings);
         let io = plan.io;
         let container = self.request.state.id.clone();
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;
