@@ -169,7 +169,8 @@ pub(crate) fn enter(cgroup: Option<&Path>, limits: &[HostLimit]) -> Result<(), H
     };
     match put(&path, "cgroup.procs", "0") {
         Err(error) if is_forbidden(&error) => {
-            remove_directory(&path).map_err(failed("remove"))?;
+            // It may be somebody else's, who has made it for this container.
+            let _ = tree::remove_below(&path);
             NewCgroup::none(limits).map(drop)
         }
         entered => entered.map_err(failed("enter")),

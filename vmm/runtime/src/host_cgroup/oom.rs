@@ -21,9 +21,9 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::libc::SIGKILL;
-use nix::sched::{CloneFlags, clone};
+use libc::{SIGKILL, c_int, c_void};
 use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 
 use super::tree::put;
 use super::{on_this_host, remove_directory};
@@ -71,19 +71,26 @@ pub fn oom_main(cgroup: &Path) -> u8 {
     // The name is what the kernel's log shows. Neither matters enough to fail.
     let _ = nix::sys::prctl::set_name(c"vmrun-oom");
     let _ = oom_score::set(1000);
-    let mut stack = vec![0; STACK_BYTES];
-    // SAFETY: the child uses the memory of this process while this one only waits for it, on a stack of
-    // its own that is not freed before the child has ended; the two are never in the allocator together.
-    let charger = unsafe {
-        clone(Box::new(|| charge(cgroup)), &mut stack, CloneFlags::CLONE_VM, Some(nix::libc::SIGCHLD))
-    };
-    if let Ok(charger) = charger {
-        let _ = waitpid(charger, None);
+    let mut cgroup = cgroup.to_owned();
+    // Its parts are as aligned as a stack must be.
+    let mut stack = vec![0u128; STACK_BYTES / size_of::<u128>()];
+    let top = stack.as_mut_ptr_range().end.cast();
+    let argument = (&raw mut cgroup).cast();
+    // SAFETY: the child uses the memory of this process while this one only waits for it. Its stack
+    // and its argument stay until it has ended, and the two are never in the allocator together.
+    let child = unsafe { libc::clone(charger, top, libc::CLONE_VM | libc::SIGCHLD, argument) };
+    if child > 0 {
+        let _ = waitpid(Pid::from_raw(child), None);
     }
     1
 }
 
-fn charge(cgroup: &Path) -> isize {
+extern "C" fn charger(cgroup: *mut c_void) -> c_int {
+    // SAFETY: `oom_main` passes a path that outlives this process.
+    charge(unsafe { &*cgroup.cast::<PathBuf>() })
+}
+
+fn charge(cgroup: &Path) -> c_int {
     if put(cgroup, "cgroup.procs", "0").is_err() {
         return 1;
     }
