@@ -55,8 +55,8 @@ pub const KERNEL_SETTINGS: &[&str] = &[
     "vm/mmap_rnd_bits",
     "vm/mmap_rnd_compat_bits",
     "vm/nr_overcommit_hugepages",
-    OVERCOMMIT,
     OVERCOMMIT_KBYTES,
+    OVERCOMMIT,
     OVERCOMMIT_RATIO,
     "vm/unprivileged_userfaultfd",
 ];
