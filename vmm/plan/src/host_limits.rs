@@ -98,7 +98,7 @@ fn monitor_mib(machine_mib: u64) -> u64 {
 struct Limits(Vec<HostLimit>);
 
 impl Limits {
-    fn add(&mut self, file: &str, value: impl ToString, field: &str) {
+    fn add(&mut self, file: &str, value: &impl ToString, field: &str) {
         self.0.push(HostLimit {
             file: file.to_owned(),
             value: value.to_string(),
@@ -107,39 +107,39 @@ impl Limits {
         });
     }
 
-    fn add_late(&mut self, file: &str, value: impl ToString, field: &str) {
+    fn add_late(&mut self, file: &str, value: &impl ToString, field: &str) {
         self.add(file, value, field);
         self.0.last_mut().into_iter().for_each(|limit| limit.late = true);
     }
 
-    fn add_host_only(&mut self, file: &str, value: impl ToString, field: &str) {
+    fn add_host_only(&mut self, file: &str, value: &impl ToString, field: &str) {
         self.add(file, value, field);
         self.0.last_mut().into_iter().for_each(|limit| limit.host_only = true);
     }
 
     fn cpu(&mut self, cpu: &LinuxCpu) {
         if let Some(shares) = cpu.shares().filter(|shares| *shares > 0) {
-            self.add("cpu.weight", weight(shares), "cpu.shares");
+            self.add("cpu.weight", &weight(shares), "cpu.shares");
         }
         if let Some(idle) = cpu.idle() {
-            self.add("cpu.idle", idle, "cpu.idle");
+            self.add("cpu.idle", &idle, "cpu.idle");
         }
         let text = |list: &Option<String>| list.clone().filter(|list| !list.trim().is_empty());
         if let Some(list) = text(cpu.cpus()) {
-            self.add("cpuset.cpus", list, "cpu.cpus");
+            self.add("cpuset.cpus", &list, "cpu.cpus");
         }
         if let Some(list) = text(cpu.mems()) {
-            self.add("cpuset.mems", list, "cpu.mems");
+            self.add("cpuset.mems", &list, "cpu.mems");
         }
         let (quota, period) =
             (cpu.quota().filter(|quota| *quota != 0), cpu.period().filter(|period| *period > 0));
         if quota.is_some() || period.is_some() {
             let quota = quota.filter(|quota| *quota > 0).map_or("max".to_owned(), |quota| quota.to_string());
             let value = period.map_or(quota.clone(), |period| format!("{quota} {period}"));
-            self.add_late("cpu.max", value, "cpu.quota");
+            self.add_late("cpu.max", &value, "cpu.quota");
         }
         if let Some(burst) = cpu.burst() {
-            self.add_late("cpu.max.burst", burst, "cpu.burst");
+            self.add_late("cpu.max.burst", &burst, "cpu.burst");
         }
     }
 
@@ -148,38 +148,38 @@ impl Limits {
         // The OCI's number is the sum of both.
         if let Some(swap) = memory.swap().filter(|swap| *swap != 0) {
             match (swap, limit) {
-                (..0, _) => self.add("memory.swap.max", "max", "memory.swap"),
+                (..0, _) => self.add("memory.swap.max", &"max", "memory.swap"),
                 (_, Some(limit @ 1..)) => {
-                    self.add("memory.swap.max", swap.saturating_sub(limit).max(0), "memory.swap");
+                    self.add("memory.swap.max", &swap.saturating_sub(limit).max(0), "memory.swap");
                 }
                 // Without a limit of memory it is no number for swap alone.
                 _ => {}
             }
         }
         if let Some(limit) = limit {
-            self.add("memory.max", memory_max(limit, machine), "memory.limit");
+            self.add("memory.max", &memory_max(limit, machine), "memory.limit");
         }
         if let Some(reservation) = memory.reservation().filter(|reservation| *reservation != 0) {
-            self.add("memory.low", or_max(reservation), "memory.reservation");
+            self.add("memory.low", &or_max(reservation), "memory.reservation");
         }
     }
 
     fn pids(&mut self, pids: &LinuxPids, machine: Machine) {
         if pids.limit() != 0 {
-            self.add("pids.max", pids_max(pids.limit(), machine), "pids.limit");
+            self.add("pids.max", &pids_max(pids.limit(), machine), "pids.limit");
         }
     }
 
     fn block_io(&mut self, io: &LinuxBlockIo) {
         if let Some(weight) = io.weight().filter(|weight| *weight > 0) {
             let scaled = 1 + u64::from(weight).saturating_sub(10) * 9999 / 990;
-            self.add("io.bfq.weight", weight, "blockIO.weight");
-            self.add("io.weight", scaled, "blockIO.weight");
+            self.add("io.bfq.weight", &weight, "blockIO.weight");
+            self.add("io.weight", &scaled, "blockIO.weight");
         }
         for device in io.weight_device().iter().flatten() {
             if let Some(weight) = device.weight() {
                 let value = format!("{}:{} {weight}", device.major(), device.minor());
-                self.add_host_only("io.bfq.weight", value, "blockIO.weightDevice");
+                self.add_host_only("io.bfq.weight", &value, "blockIO.weightDevice");
             }
         }
         self.throttle("rbps", io.throttle_read_bps_device(), "blockIO.throttleReadBpsDevice");
@@ -192,7 +192,7 @@ impl Limits {
         for device in devices.iter().flatten() {
             let rate = if device.rate() == 0 { "max".to_owned() } else { device.rate().to_string() };
             let value = format!("{}:{} {key}={rate}", device.major(), device.minor());
-            self.add_host_only("io.max", value, field);
+            self.add_host_only("io.max", &value, field);
         }
     }
 
@@ -200,14 +200,14 @@ impl Limits {
         let field = format!("unified[{file:?}]");
         let number = value.trim().parse::<i64>();
         match (file, number) {
-            ("cpu.max" | "cpu.max.burst", _) => self.add_late(file, value, &field),
-            ("memory.max", Ok(limit)) => self.add(file, memory_max(limit, machine), &field),
-            ("pids.max", Ok(limit)) => self.add(file, pids_max(limit, machine), &field),
+            ("cpu.max" | "cpu.max.burst", _) => self.add_late(file, &value, &field),
+            ("memory.max", Ok(limit)) => self.add(file, &memory_max(limit, machine), &field),
+            ("pids.max", Ok(limit)) => self.add(file, &pids_max(limit, machine), &field),
             ("cpu.weight" | "cpu.weight.nice" | "cpu.idle" | "cpuset.cpus" | "cpuset.mems", _)
             | ("memory.max" | "memory.min" | "memory.low" | "memory.swap.max" | "pids.max", _) => {
-                self.add(file, value, &field);
+                self.add(file, &value, &field);
             }
-            _ if is_io(file) => self.add_host_only(file, value, &field),
+            _ if is_io(file) => self.add_host_only(file, &value, &field),
             _ => {}
         }
     }

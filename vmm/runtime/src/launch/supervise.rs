@@ -234,10 +234,10 @@ fn complain(errors: &[hooks::HookError]) {
 fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     let state = new.entry().read().ok().flatten();
     // Else somebody has removed it, and its names may be another container's.
-    if new.entry().is_current()? {
-        if let Some(left) = host_cgroup::remove(request.state.cgroup.as_deref())? {
-            eprintln!("vmrun: warning: {left}");
-        }
+    if new.entry().is_current()?
+        && let Some(left) = host_cgroup::remove(request.state.cgroup.as_deref())?
+    {
+        eprintln!("vmrun: warning: {left}");
     }
     // The hooks are whose removal it was.
     if let (true, Some(state)) = (new.remove()?, state) {
