@@ -80,3 +80,19 @@ impl Drop for Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panic_is_told_in_its_own_words_on_one_line() {
+        let caught = |body: fn()| {
+            let panic = catch_unwind(body).unwrap_err();
+            ThreadFailure::panicked(&*panic).to_string()
+        };
+        assert_eq!(caught(|| panic!("plain")), "it panicked: plain");
+        assert_eq!(caught(|| panic!("{}\nlines", 2)), "it panicked: 2 lines");
+        assert_eq!(caught(|| std::panic::panic_any(7)), "it panicked: it did not say why");
+    }
+}

@@ -61,6 +61,17 @@ impl ConsoleLog {
         all[all.len().saturating_sub(lines)..].to_vec()
     }
 
+    /// Adds a line of the machine's own, which says what became of the guest. It has its place in the
+    /// file even where the guest has filled that.
+    pub fn note(&self, line: &str) {
+        let mut state = self.lock();
+        if !state.line.is_empty() {
+            state.line.push(b'\n');
+            state.finish_line();
+        }
+        state.keep(format!("vmrun: {line}\n").into_bytes());
+    }
+
     /// The guest kernel has printed that it panics.
     pub fn panicked(&self) -> bool {
         self.lock().panicked
@@ -85,10 +96,20 @@ impl LogState {
         self.panicked |= line.windows(PANIC_MARK.len()).any(|window| window == PANIC_MARK);
         let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
         if self.file_bytes.saturating_add(length) <= MAX_FILE_BYTES {
-            // The console must never stop the guest: a full disk costs log lines.
-            let _ = self.file.write_all(&line);
             self.file_bytes = self.file_bytes.saturating_add(length);
+            self.keep(line);
+        } else {
+            self.remember(line);
         }
+    }
+
+    fn keep(&mut self, line: Vec<u8>) {
+        // The console must never stop the guest: a full disk costs log lines.
+        let _ = self.file.write_all(&line);
+        self.remember(line);
+    }
+
+    fn remember(&mut self, line: Vec<u8>) {
         self.tail.extend(line);
         let excess = self.tail.len().saturating_sub(TAIL_BYTES);
         self.tail.drain(..excess);
@@ -187,5 +208,8 @@ mod tests {
         }
         assert!(std::fs::metadata(&path).unwrap().len() <= MAX_FILE_BYTES);
         assert!(log.lock().tail.len() <= TAIL_BYTES);
+        log.note("virtio-rng: broken");
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with("xx\nvmrun: virtio-rng: broken\n"));
+        assert_eq!(log.tail(1), ["vmrun: virtio-rng: broken"]);
     }
 }

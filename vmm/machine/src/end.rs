@@ -1,6 +1,5 @@
 //! How a machine ends by itself, and how its owner learns of it.
 
-use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 
@@ -46,13 +45,12 @@ impl EndSignal {
 
     pub(crate) fn set(&self, end: MachineEnd) {
         let line = match &end {
-            MachineEnd::Device(_) | MachineEnd::Failed(_) => Some(format!("\nvmrun: {end}\n")),
+            MachineEnd::Device(why) | MachineEnd::Failed(why) => Some(why.clone()),
             MachineEnd::Reset | MachineEnd::Panicked => None,
         };
         if self.first.set(end).is_ok() {
             if let Some(line) = line {
-                // Never fails: what does not reach the file is kept for the error.
-                let _ = self.console.clone().write_all(line.as_bytes());
+                self.console.note(&line);
             }
             // An eventfd that was never written to has room for one.
             let _ = self.event.write(1);
@@ -74,6 +72,8 @@ impl EndSignal {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]

@@ -89,6 +89,15 @@ impl ActiveQueue {
         F: FnMut(&Memory, DescriptorChain<&Memory>) -> Result<u32, E>,
         E: From<QueueError>,
     {
+        self.drain_some(|memory, chain| serve(memory, chain).map(Some))
+    }
+
+    /// The same, but a chain for which `serve` returns nothing is kept: [`Self::push_used`] returns it.
+    pub fn drain_some<F, E>(&mut self, mut serve: F) -> Result<(), E>
+    where
+        F: FnMut(&Memory, DescriptorChain<&Memory>) -> Result<Option<u32>, E>,
+        E: From<QueueError>,
+    {
         let mut turns = self.queue.size();
         loop {
             self.queue.disable_notification(&self.memory).map_err(QueueError::from)?;
@@ -97,7 +106,7 @@ impl ActiveQueue {
             {
                 turns -= 1;
                 let head = chain.head_index();
-                let written = serve(&self.memory, chain)?;
+                let Some(written) = serve(&self.memory, chain)? else { continue };
                 self.push_used(head, written)?;
                 // With EVENT_IDX this interrupts only where the driver asked for it.
                 self.notify()?;

@@ -58,8 +58,8 @@ pub(super) struct Request<'r> {
 impl Request<'_> {
     /// Whether the guest waits for a reply.
     pub(super) fn is_answered(&self) -> bool {
-        let opcode = self.header.opcode;
-        opcode != Opcode::Forget as u32 && opcode != Opcode::BatchForget as u32
+        let unanswered = [Opcode::Forget, Opcode::BatchForget, Opcode::Interrupt];
+        !unanswered.into_iter().any(|opcode| opcode as u32 == self.header.opcode)
     }
 }
 
