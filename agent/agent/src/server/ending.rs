@@ -40,7 +40,7 @@ impl Server {
     /// Writes everything back that programs have left, once nobody is left to write. Orphans are the
     /// agent's children, so it learns of each end.
     pub(super) fn finish_sync(&mut self) {
-        if sys::has_children() {
+        if self.syncing.is_none() || sys::has_children() {
             return;
         }
         if let Some(reply) = self.syncing.take() {
