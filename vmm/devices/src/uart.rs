@@ -32,6 +32,7 @@ pub struct ConsoleLog {
 struct LogState {
     file: File,
     file_bytes: u64,
+    file_ends_line: bool,
     line: Vec<u8>,
     tail: VecDeque<u8>,
     panicked: bool,
@@ -41,8 +42,14 @@ impl ConsoleLog {
     /// Makes the log file, or empties it.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = File::create(path)?;
-        let state =
-            LogState { file, file_bytes: 0, line: Vec::new(), tail: VecDeque::new(), panicked: false };
+        let state = LogState {
+            file,
+            file_bytes: 0,
+            file_ends_line: true,
+            line: Vec::new(),
+            tail: VecDeque::new(),
+            panicked: false,
+        };
         Ok(Self { state: Arc::new(Mutex::new(state)) })
     }
 
@@ -65,11 +72,11 @@ impl ConsoleLog {
     /// file even where the guest has filled that.
     pub fn note(&self, line: &str) {
         let mut state = self.lock();
-        if !state.line.is_empty() {
-            state.line.push(b'\n');
-            state.finish_line();
-        }
-        state.keep(format!("vmrun: {line}\n").into_bytes());
+        state.finish_line();
+        // What the guest has left unfinished, in the file or in what is remembered, is finished.
+        let ended = state.file_ends_line && state.tail.back().is_none_or(|&byte| byte == b'\n');
+        let start = if ended { "" } else { "\n" };
+        state.keep(format!("{start}vmrun: {line}\n").into_bytes());
     }
 
     /// The guest kernel has printed that it panics.
@@ -106,6 +113,9 @@ impl LogState {
     fn keep(&mut self, line: Vec<u8>) {
         // The console must never stop the guest: a full disk costs log lines.
         let _ = self.file.write_all(&line);
+        if let Some(&last) = line.last() {
+            self.file_ends_line = last == b'\n';
+        }
         self.remember(line);
     }
 
