@@ -226,7 +226,7 @@ fn has_all_that_was_written(scratch: &Scratch) {
 fn mapping_of_a_writer_that_outlives_the_first_process_is_on_the_host_at_the_end() {
     let program = LASTING_WRITER.replace("LEAVES", "False");
     // With a pid namespace the kernel ends it, without one whoever sees the first process end.
-    for namespaces in [&["mount", "pid"][..], &["mount"]] {
+    for namespaces in [&["mount", "uts", "pid"][..], &["mount", "uts"]] {
         let namespaces: Vec<_> = namespaces.iter().map(|name| json!({ "type": name })).collect();
         for runtime in BOTH {
             let scratch = Scratch::new();
@@ -247,7 +247,7 @@ fn mapping_of_a_writer_that_has_left_the_cgroup_is_on_the_host_at_the_end() {
     let scratch = Scratch::new();
     // Without a cgroup namespace it sees the guest's, whose root takes everybody.
     let bundle = Bundle::python(&program)
-        .set("/linux/namespaces", json!([{ "type": "mount" }]))
+        .set("/linux/namespaces", json!([{ "type": "mount" }, { "type": "uts" }]))
         .capabilities(&["CAP_SYS_ADMIN"])
         .bind(scratch.path(), "/data", &[]);
     bundle.run().prints("");
