@@ -40,15 +40,15 @@ pub(crate) struct Globals {
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
 
-    /// File that errors are written to as well
+    /// File for errors and, with --debug, for each step [default: standard error]
     #[arg(long, global = true, value_name = "FILE")]
     log: Option<PathBuf>,
 
-    /// Format of that file
+    /// Format of its lines
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormatName,
 
-    /// Show the causes of an error one a line
+    /// Tell each step in the log, and the causes of an error one a line
     #[arg(long, global = true)]
     pub(crate) debug: bool,
 
@@ -64,15 +64,16 @@ pub(crate) struct Globals {
 }
 
 impl Globals {
-    /// Where errors are written to as well.
-    pub(crate) fn log(&self) -> Option<Log> {
+    /// Where errors and steps are written to.
+    pub(crate) fn log(&self) -> Log {
         let format = match self.log_format {
             LogFormatName::Text => LogFormat::Text,
             LogFormatName::Json => LogFormat::Json,
         };
-        // Empty is runc's default: none.
-        let path = self.log.clone().filter(|path| !path.as_os_str().is_empty())?;
-        Some(Log { path, format })
+        // Empty is runc's default: standard error. The processes of a container work in other directories.
+        let path = self.log.clone().filter(|path| !path.as_os_str().is_empty());
+        let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));
+        Log { path, format, debug: self.debug }
     }
 }
 

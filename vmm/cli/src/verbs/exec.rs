@@ -69,7 +69,7 @@ pub(crate) struct ExecArgs {
     #[arg(long, conflicts_with = "process")]
     no_new_privs: bool,
 
-    /// Taken, but a paused container's machine is held: nothing can run in it
+    /// In a paused container, wait and run when it goes on
     #[arg(long)]
     ignore_paused: bool,
 

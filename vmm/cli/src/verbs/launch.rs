@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
-use vmrun_runtime::{AssetOptions, Error, LaunchMode, LaunchOptions, Log, Store};
+use vmrun_runtime::{AssetOptions, Error, LaunchMode, LaunchOptions, Store};
 
 use crate::args::Globals;
 use crate::embedded::embedded;
@@ -80,9 +80,6 @@ impl LaunchArgs {
         keep: bool,
     ) -> Result<u8, Error> {
         refuse_what_has_no_meaning(&self)?;
-        // The monitor works in another directory.
-        let log =
-            globals.log().map(|log| Log { path: std::path::absolute(&log.path).unwrap_or(log.path), ..log });
         let options = LaunchOptions {
             mode,
             id: self.id,
@@ -90,7 +87,7 @@ impl LaunchArgs {
             pid_file: self.pid_file,
             keep,
             console_socket: self.console_socket,
-            log,
+            log: globals.log(),
             systemd_cgroup: globals.systemd_cgroup,
             vcpus: self.vcpus,
             memory_mib: self.memory,

@@ -34,7 +34,7 @@ pub(crate) fn list(store: &Store, args: &ListArgs) -> Result<u8, Error> {
     let containers = vmrun_runtime::list(store)?;
     let text = match (args.quiet, args.format) {
         (true, _) => containers.iter().map(|state| format!("{}\n", state.id)).collect(),
-        (false, Format::Json) => super::json(&containers),
+        (false, Format::Json) => serde_json::to_string(&containers).unwrap_or_default() + "\n",
         (false, Format::Table) => table(&containers),
     };
     super::print(&text);

@@ -107,7 +107,7 @@ pub fn exec_main(channel: RawFd) -> u8 {
         Ok(channel) => UnixStream::from(channel),
         Err(error) => {
             // Without the socket there is only standard error.
-            eprintln!("vmrun: relay: cannot take over the channel: {error}");
+            eprintln!("vmrun: error: relay: cannot take over the channel: {error}");
             return 1;
         }
     };

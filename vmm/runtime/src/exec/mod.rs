@@ -23,6 +23,7 @@ use vmrun_plan::ProcessChanges;
 use vmrun_proto::{ProcessIo, ProcessRef};
 
 pub use self::detached::exec_main;
+use crate::control::{self, ControlRequest};
 use crate::error::Error;
 use crate::launch::pid_file::PidFile;
 use crate::launch::{LaunchError, facts};
@@ -30,7 +31,7 @@ use crate::monitor::ConsoleMode;
 use crate::signals::Signals;
 use crate::status::{Act, Status};
 use crate::stdio::{self, RawMode};
-use crate::store::{ExecBase, State, Store};
+use crate::store::{Entry, ExecBase, State, Store};
 
 /// The stage until the process runs.
 pub(crate) const STARTING: &str = "starting the process";
@@ -50,7 +51,7 @@ pub struct ExecOptions {
     pub pid_file: Option<PathBuf>,
     /// Where the terminal's master end goes.
     pub console_socket: Option<PathBuf>,
-    /// Run it even in a paused container.
+    /// In a paused container, run it when that goes on.
     pub ignore_paused: bool,
 }
 
@@ -81,7 +82,7 @@ struct Order {
 /// It could not be started.
 pub fn exec(store: &Store, options: &ExecOptions) -> Result<u8, Error> {
     let (_, entry, state) = crate::verbs::find_with_state(store, &options.id)?;
-    check_status(&state, options)?;
+    await_turn(&entry, &state, options)?;
     let base = ExecBase::read(entry.directory())?;
     let mut process = match &options.process {
         ProcessSource::File(path) => {
@@ -111,13 +112,19 @@ pub fn exec(store: &Store, options: &ExecOptions) -> Result<u8, Error> {
     }
 }
 
-fn check_status(state: &State, options: &ExecOptions) -> Result<(), Error> {
-    let status = state.status_now();
-    if status == Status::Paused && options.ignore_paused {
-        let why = "the machine of a paused container is held, so nothing can run in it";
-        return Err(Error::Option { option: "--ignore-paused", why });
+/// Whether it may run now. In a paused container nothing does: runc's process is frozen as soon as it
+/// is there, so whoever insists on one waits with it until the container goes on.
+fn await_turn(entry: &Entry, state: &State, options: &ExecOptions) -> Result<(), Error> {
+    match state.status_now() {
+        Status::Paused if options.ignore_paused => {
+            match control::ask(entry, state, &ControlRequest::AwaitResume) {
+                Err(Error::WrongState { status, .. }) => Err(Error::WrongState { act: Act::Exec, status }),
+                told => told.map(drop),
+            }
+        }
+        status if status.allows(Act::Exec) => Ok(()),
+        status => Err(Error::WrongState { act: Act::Exec, status }),
     }
-    if status.allows(Act::Exec) { Ok(()) } else { Err(Error::WrongState { act: Act::Exec, status }) }
 }
 
 /// Whose terminal it is, by runc's rules.
