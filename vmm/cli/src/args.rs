@@ -19,7 +19,7 @@ const VERSION: &str = concat!(
 
 /// Runs OCI containers, each in its own microVM.
 #[derive(Debug, Parser)]
-#[command(name = "vmrun", version = VERSION, disable_version_flag = true, max_term_width = 100)]
+#[command(name = "vmrun", version = VERSION, disable_version_flag = true, max_term_width = 100, args_override_self = true)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) globals: Globals,
@@ -55,6 +55,10 @@ pub(crate) struct Globals {
     /// linux.cgroupsPath is SLICE:PREFIX:NAME, as engines with systemd write it
     #[arg(long, global = true)]
     pub(crate) systemd_cgroup: bool,
+
+    /// Taken for runc's sake: there is no checkpointing that could need it
+    #[arg(long, global = true, value_name = "PATH", hide = true)]
+    criu: Option<PathBuf>,
 
     /// As with runc: `true`, `false` or `auto`. The same here: the cgroup is left out
     /// where the user may not make it.
@@ -138,6 +142,27 @@ mod tests {
     fn rootless_is_a_choice_before_the_verb_and_a_flag_of_spec() {
         let args = Args::try_parse_from(["vmrun", "--rootless", "true", "spec", "--rootless"]).unwrap();
         assert!(matches!(args.verb, Verb::Spec(_)) && args.globals.rootless == Rootless::True);
+    }
+
+    #[test]
+    fn option_that_is_given_twice_has_its_last_value() {
+        let line = [
+            "vmrun", "--root", "/a", "--root", "/b", "create", "-b", "x", "--bundle", "y", "--debug",
+            "--debug", "id",
+        ];
+        let args = Args::try_parse_from(line).unwrap();
+        assert_eq!(args.globals.root, Some(PathBuf::from("/b")));
+    }
+
+    #[test]
+    fn what_follows_the_id_is_for_ps_or_the_process() {
+        for line in [
+            &["vmrun", "ps", "x", "-f"][..],
+            &["vmrun", "ps", "x", "-e", "-x", "-o", "pid"],
+            &["vmrun", "exec", "x", "ls", "-t"],
+        ] {
+            Args::try_parse_from(line).unwrap();
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 mod columns;
 mod formats;
-mod names;
+pub(crate) mod names;
 mod request;
 mod row;
 mod times;

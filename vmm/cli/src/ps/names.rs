@@ -7,19 +7,19 @@ use std::fs;
 
 /// Numbers and their names.
 #[derive(Debug, Default)]
-pub(super) struct Names(BTreeMap<u32, String>);
+pub(crate) struct Names(BTreeMap<u32, String>);
 
 impl Names {
-    pub(super) fn users() -> Self {
+    pub(crate) fn users() -> Self {
         Self::read(&fs::read_to_string("/etc/passwd").unwrap_or_default())
     }
 
-    pub(super) fn groups() -> Self {
+    pub(crate) fn groups() -> Self {
         Self::read(&fs::read_to_string("/etc/group").unwrap_or_default())
     }
 
     /// `NAME:PASSWORD:NUMBER:…` a line; the first name of a number counts.
-    pub(super) fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let mut names = BTreeMap::new();
         for line in text.lines() {
             let mut fields = line.split(':');
@@ -30,12 +30,12 @@ impl Names {
         Self(names)
     }
 
-    pub(super) fn of(&self, number: u32) -> Option<String> {
+    pub(crate) fn of(&self, number: u32) -> Option<String> {
         self.0.get(&number).cloned()
     }
 
     /// The number of a name, or the number that the text is.
-    pub(super) fn number(&self, text: &str) -> Option<u32> {
+    pub(crate) fn number(&self, text: &str) -> Option<u32> {
         let named = self.0.iter().find(|(_, name)| *name == text).map(|(number, _)| *number);
         named.or_else(|| text.parse().ok())
     }

@@ -32,6 +32,20 @@ impl PsArgs {
         self.words.first().map_or("", String::as_str)
     }
 
+    /// What comes behind the id is for ps, but for a format that no ps would know.
+    fn format_and_options(&self) -> (Format, &[String]) {
+        let options = self.words.get(1..).unwrap_or_default();
+        match options {
+            [option, format] if option == "--format" || option == "-f" => {
+                match Format::from_str(format, false) {
+                    Ok(format) => (format, &[]),
+                    Err(_) => (self.format, options),
+                }
+            }
+            _ => (self.format, options),
+        }
+    }
+
     pub(crate) fn act(&self) -> String {
         format!("cannot list the processes of {:?}", self.id())
     }
@@ -39,16 +53,14 @@ impl PsArgs {
 
 pub(crate) fn ps(store: &Store, args: &PsArgs) -> Result<u8, Error> {
     let processes = vmrun_runtime::processes(store, args.id())?;
-    let text = match args.format {
+    let (format, options) = args.format_and_options();
+    let text = match format {
         Format::Json => {
             let pids: Vec<_> = processes.iter().map(|process| process.pid).collect();
             serde_json::to_string(&pids).unwrap_or_default() + "\n"
         }
-        Format::Table => {
-            let options = args.words.get(1..).unwrap_or_default();
-            ps::table(&processes, options)
-                .map_err(|refusal| Error::PsOption { option: refusal.option, why: refusal.why })?
-        }
+        Format::Table => ps::table(&processes, options)
+            .map_err(|refusal| Error::PsOption { option: refusal.option, why: refusal.why })?,
     };
     super::print(&text);
     Ok(0)

@@ -10,6 +10,7 @@ pub(crate) mod channel;
 pub(crate) mod facts;
 pub(crate) mod network;
 pub(crate) mod pid_file;
+pub(crate) mod pidfd_socket;
 mod spawn;
 mod supervise;
 
@@ -72,6 +73,8 @@ pub struct LaunchOptions {
     pub keep: bool,
     /// Where the terminal's master end goes.
     pub console_socket: Option<PathBuf>,
+    /// Where a descriptor of the monitor goes.
+    pub pidfd_socket: Option<PathBuf>,
     /// Where the monitor tells its steps, and that of a detached container a failure.
     pub log: Log,
     /// The configuration's cgroup path has systemd's form.
@@ -138,6 +141,14 @@ pub enum LaunchError {
     /// The pid file.
     #[error("cannot write the pid file {}", .path.display())]
     PidFile {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket for a descriptor of the process.
+    #[error("cannot send a descriptor of the process to {}", .path.display())]
+    PidfdSocket {
         /// Its path.
         path: PathBuf,
         /// Why.

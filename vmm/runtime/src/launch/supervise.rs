@@ -13,7 +13,7 @@ use super::awaited::Awaited;
 use super::channel::Heard;
 use super::pid_file::PidFile;
 use super::spawn::{Monitor, spawn};
-use super::{Console, LaunchError, LaunchOptions, network};
+use super::{Console, LaunchError, LaunchOptions, network, pidfd_socket};
 use crate::error::{Error, chain};
 use crate::fds;
 use crate::monitor::MonitorRequest;
@@ -158,6 +158,9 @@ fn attend(
             match &message {
                 MonitorMessage::Booted => {}
                 MonitorMessage::Created => {
+                    if let Some(socket) = &options.pidfd_socket {
+                        pidfd_socket::send(socket, pid)?;
+                    }
                     if let Some(path) = &options.pid_file {
                         pid_file = Some(PidFile::write(path, pid)?);
                         step!("pid {pid} written to {}", path.display());
