@@ -22,7 +22,7 @@ pub struct ProcessInfo {
     pub terminal: String,
     /// Its arguments, cut where they are long.
     pub command: String,
-    /// Pid in the innermost pid namespace, which is the container's; 0 where it is not known.
+    /// Pid in the container's pid namespace; 0 where it is not known.
     #[serde(skip_serializing_if = "is_default")]
     pub inner_pid: i32,
     /// The kernel's name for it.

@@ -117,7 +117,7 @@ fn add_status(info: &mut ProcessInfo, proc: &Path, memory_kib: u64) {
     let lines = text.lines().filter_map(|line| line.split_once(':'));
     for (name, value) in lines.map(|(name, value)| (name, value.trim())) {
         match name {
-            "NSpid" => info.inner_pid = last_number(value).unwrap_or(0),
+            "NSpid" => info.inner_pid = pid_inside(value).unwrap_or(0),
             "VmRSS" => info.memory_permille = permille(value, memory_kib),
             _ => {}
         }
@@ -127,8 +127,12 @@ fn add_status(info: &mut ProcessInfo, proc: &Path, memory_kib: u64) {
     }
 }
 
-fn last_number(list: &str) -> Option<i32> {
-    list.split_ascii_whitespace().next_back()?.parse().ok()
+/// The guest's pid, the container's, and those in namespaces that the container has made. Without a
+/// namespace of its own the guest's is the container's.
+fn pid_inside(list: &str) -> Option<i32> {
+    let mut pids = list.split_ascii_whitespace();
+    let outer = pids.next()?;
+    pids.next().unwrap_or(outer).parse().ok()
 }
 
 /// `KIB kB` in thousandths of the whole.
@@ -198,7 +202,7 @@ mod tests {
     fn details_come_from_the_status() {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("42")).unwrap();
-        let text = "Name:\tsleep\nUid:\t1\t2\t3\t4\nNSpid:\t42\t7\nVmRSS:\t  512 kB\n";
+        let text = "Name:\tsleep\nUid:\t1\t2\t3\t4\nNSpid:\t42\t7\t1\nVmRSS:\t  512 kB\n";
         fs::write(directory.path().join("42/status"), text).unwrap();
         let mut info = ProcessInfo { pid: 42, ..ProcessInfo::default() };
         add_status(&mut info, directory.path(), 1024);
