@@ -44,6 +44,7 @@ use crate::store::{Entry, StateSource, Store, StoreError};
 use crate::timeline::mark;
 use failure::{Broken, MonitorError};
 use launcher::Launcher;
+use session::Ended;
 
 /// The verb by which the launcher starts the monitor; nobody types it.
 pub(crate) const HIDDEN_VERB: &str = "__monitor";
@@ -129,13 +130,13 @@ fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
     Ok((request, Launcher::new(launcher.into(), last)))
 }
 
-/// From the request to the program's exit code.
+/// From the request to the program's end.
 fn serve(
     request: &MonitorRequest,
     entry: &Entry,
     launcher: &Launcher,
     embedded: Embedded,
-) -> Result<u8, Broken> {
+) -> Result<Ended, Broken> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
     let signals = Signals::take().map_err(failed("take signals"))?;
     // Before there is a thread or a page of the guest's.
@@ -158,10 +159,10 @@ fn end(
     entry: Option<&Entry>,
     launcher: &Launcher,
     origin: Option<&Origin>,
-    result: Result<u8, Broken>,
+    result: Result<Ended, Broken>,
 ) -> u8 {
     let (message, code) = match result {
-        Ok(code) => (MonitorMessage::Ended { code }, code),
+        Ok(Ended { code, warnings }) => (MonitorMessage::Ended { code, warnings }, code),
         Err(error) => {
             let report = error.report();
             let code = report.exit_code;
@@ -177,15 +178,26 @@ fn end(
     }
     if launcher.send(&message).is_err() {
         // The launcher is gone, as planned when detached: its duties are ours.
-        if let MonitorMessage::Failed(report) = &message {
-            // There is nobody left to tell when the log is not writable.
-            let _ = open_log(&request.log).and_then(|()| log::error(&report.message, &report.console));
-        }
+        tell_the_log(&request.log, &message);
         if !keep {
             clean_up(request, entry, origin);
         }
     }
     code
+}
+
+/// What the launcher would have told.
+fn tell_the_log(log: &Log, message: &MonitorMessage) {
+    // There is nobody left to tell when the log is not writable.
+    match message {
+        MonitorMessage::Failed(report) => {
+            let _ = open_log(log).and_then(|()| log::error(&report.message, &report.console));
+        }
+        MonitorMessage::Ended { warnings, .. } if !warnings.is_empty() && open_log(log).is_ok() => {
+            warnings.iter().for_each(|warning| log::warn(warning));
+        }
+        _ => {}
+    }
 }
 
 /// The log, unless it has been open from the start.
