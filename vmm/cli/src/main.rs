@@ -6,6 +6,7 @@
 
 mod args;
 mod embedded;
+mod ps;
 mod report;
 mod verbs;
 
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main, oom_main};
+use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main, oom_main, step};
 
 use args::{Args, Verb};
 use embedded::embedded;
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
     }
     let args = Args::parse();
     let report = Report::new(&args);
+    if let Err(code) = report.open() {
+        return code;
+    }
+    step!("command line: {}", report::command_line());
     let store = vmrun_runtime::Store::new(args.globals.root.as_deref());
     let failure_code =
         if matches!(args.verb, Verb::Exec(_)) { Error::exec_exit_code } else { Error::exit_code };
@@ -59,7 +64,10 @@ fn main() -> ExitCode {
         Verb::Version(version) => return verbs::version::version(&version),
     };
     match result {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => {
+            step!("done: exit code {code}");
+            ExitCode::from(code)
+        }
         Err(error) => report.fail(&act, &error, failure_code(&error)),
     }
 }

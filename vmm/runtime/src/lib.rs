@@ -22,7 +22,7 @@ mod host_cgroup;
 mod host_settings;
 mod id;
 mod launch;
-mod log;
+pub mod log;
 mod monitor;
 mod oom_score;
 mod pages;

@@ -21,6 +21,8 @@ use std::time::Duration;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use vmrun_spec::HostLimit;
 
+use crate::log;
+
 pub(crate) use self::limits::{current_quota, limit, limit_late};
 pub(crate) use self::oom::count_kill;
 pub use self::oom::oom_main;
@@ -146,10 +148,10 @@ pub(crate) fn make(below: Option<&Path>, limits: &[HostLimit]) -> Result<NewCgro
     }
     if event(&events, "populated") {
         let count = processes(&path).len();
-        eprintln!(
-            "vmrun: warning: the container's cgroup is not empty: {count} process(es) found in {}, which its limits hold for, too",
+        log::warn(&format!(
+            "the container's cgroup is not empty: {count} process(es) found in {}, which its limits hold for, too",
             path.display()
-        );
+        ));
     }
     limit(&path, limits)?;
     Ok(new)

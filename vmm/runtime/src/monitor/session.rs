@@ -21,39 +21,57 @@ use super::live::Live;
 use super::streams::{self, HostStreams, Stdio};
 use super::view;
 use crate::agent_client::{AgentClient, AgentError, Wait};
+use crate::error::chain;
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
-use crate::stdio::{self, Drained, Relays};
+use crate::stdio::{self, Drained, Patience, Relays};
 use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::mark;
-use crate::{host_cgroup, host_settings};
+use crate::{host_cgroup, host_settings, log, step};
 
 const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
 const SYNC: Wait = Wait { what: "the guest to write its files back", limit: Duration::from_secs(60) };
 const HOOKS: Wait = Wait { what: "the hooks before the creation", limit: Duration::from_secs(24 * 3600) };
 
-/// How long a stream of a container that has ended may be silent before it is given up.
-const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+/// The streams of a container that has ended. Nobody is left in the guest then who could write.
+const OUTPUT: Patience =
+    Patience { silence: Duration::from_secs(5), total: Duration::from_secs(30), bytes: 64 << 20 };
+
+/// How long vCPUs may take to leave the guest.
+const HOLD_LIMIT: Duration = Duration::from_secs(1);
 
 const CREATING: &str = "making the container";
+const FINISHING: &str = "writing the program's files back";
 
-/// Carries the container to its end and gives its exit code. The machine may
-/// still run then: it ends with the process, which has nothing else to do.
+/// How a program has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Its exit code.
+    pub(crate) code: u8,
+    /// What went wrong afterwards: one line each.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Carries the container to its end. The guest stands still then; machine and devices end with the
+/// process, which has nothing else to do.
 pub(crate) fn run(
     request: &MonitorRequest,
     entry: &Entry,
     booting: Booting,
     launcher: &Launcher,
     signals: &Signals,
-) -> Result<u8, Broken> {
+) -> Result<Ended, Broken> {
     let Booting { machine, ready } = booting;
     let session = Session { request, entry, machine: &machine, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         let agent = session.await_agent(ready)?;
         session.live(agent, stdio, prepared)
     });
+    // Nothing of the guest may happen any more when others are told of the end, and hooks run. A vCPU
+    // that a device keeps is in no guest either, and ends with the process.
+    let _ = machine.hold_within(HOLD_LIMIT);
     let result = result.map_err(|error| session.broken(error));
     // The kernel takes vCPUs, devices and memory away at once when the process
     // ends; joining each thread before would only delay that.
@@ -157,15 +175,31 @@ impl Session<'_> {
         Broken { error, console }
     }
 
+    /// What the guest has to say, for who looks at the steps.
+    fn tell_console(&self) {
+        if log::tells_steps() {
+            for line in self.machine.console().tail(TAIL_LINES) {
+                step!("the guest's console: {}", line.trim_end());
+            }
+        }
+    }
+
     pub(super) fn process(&self) -> ProcessRef {
         ProcessRef { container: self.request.state.id.clone(), exec: None }
     }
 
-    fn live(&self, mut agent: AgentClient, stdio: Stdio, mut prepared: Prepared) -> Result<u8, MonitorError> {
+    fn live(
+        &self,
+        mut agent: AgentClient,
+        stdio: Stdio,
+        mut prepared: Prepared,
+    ) -> Result<Ended, MonitorError> {
         mark("agent-ready");
+        step!("agent ready");
         let settings = std::mem::take(&mut prepared.settings);
         let mut relays = self.create(&mut agent, stdio, settings)?;
         mark("container-created");
+        step!("container created");
         // An error means that the launcher is gone: then nobody wants the container.
         let gone = |_| MonitorError::LauncherGone { stage: CREATING };
         if self.request.start_later {
@@ -176,14 +210,21 @@ impl Session<'_> {
         if !self.request.start_later {
             live.start(&self.watch())?;
             mark("program-started");
+            step!("program started");
             // From here on the launcher may come and go.
             let _ = self.launcher.send(&MonitorMessage::Started);
         }
+        if self.request.detached {
+            log::leave_standard_error();
+        }
         let code = live.until_the_end()?;
         mark("program-ended");
-        self.finish(&mut live.into_agent(), &mut relays);
+        step!("program ended with code {code}");
+        self.tell_console();
+        let warnings = self.finish(&mut live.into_agent(), &mut relays);
         mark("output-drained");
-        Ok(code)
+        step!("files written back, output drained");
+        Ok(Ended { code, warnings })
     }
 
     fn create(
@@ -208,6 +249,7 @@ impl Session<'_> {
         // Now the guest has made the mount points that were missing.
         view::build(&self.request.directory.join(SHARE_DIR), &self.request.plan.host.view)?;
         mark("view");
+        step!("view of the container's files built");
         // The guest is made: what it does from now on is the container's.
         host_cgroup::limit_late(self.request.state.cgroup.as_deref(), &self.request.plan.host.limits)?;
         Ok(relays)
@@ -218,17 +260,24 @@ impl Session<'_> {
         let identity = ProcessIdentity::of(me)
             .map_err(|source| MonitorError::Io { act: "look at this process", source })?;
         let state = self.request.state.state(status, identity);
-        Ok(self.entry.update(|_| Some(state))?)
+        self.entry.update(|_| Some(state))?;
+        step!("state recorded: {status}");
+        Ok(())
     }
 
     /// After the program's end: its output, its files. Neither changes the exit code.
-    fn finish(&self, agent: &mut AgentClient, relays: &mut Relays) {
-        // What cannot be written back any more is lost with the guest: nothing to be done.
-        let _ = agent.call(Request::Sync, SYNC, &[self.machine.ended_fd()]);
-        match relays.drain(SILENCE_LIMIT) {
-            // A process that outlived the program holds the stream; its output goes with it.
+    fn finish(&self, agent: &mut AgentClient, relays: &mut Relays) -> Vec<String> {
+        let synced = agent.call(Request::Sync, SYNC, &[self.machine.ended_fd()]);
+        // What cannot be written back any more is lost with the guest.
+        let lost = synced.err().map(|error| {
+            let cause = chain(&self.explain(FINISHING, error));
+            format!("{cause}; what the program wrote through mappings last may be missing in its files")
+        });
+        match relays.drain(OUTPUT) {
+            // Only a guest that makes output up, or does not answer, keeps a stream open: its loss.
             Drained::Fully | Drained::GaveUp => {}
         }
+        lost.into_iter().collect()
     }
 }
 
