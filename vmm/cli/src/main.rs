@@ -6,14 +6,13 @@
 
 mod args;
 mod embedded;
-mod ps;
 mod report;
 mod verbs;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main, step};
+use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main};
 
 use args::{Args, Verb};
 use embedded::embedded;
@@ -30,10 +29,9 @@ fn main() -> ExitCode {
     }
     let args = Args::parse();
     let report = Report::new(&args);
-    if let Err(code) = report.open() {
-        return code;
+    if let Err(error) = vmrun_runtime::keep_from_children() {
+        return report.fail("cannot begin", &error, error.exit_code());
     }
-    step!("command line: {}", report::command_line());
     let store = vmrun_runtime::Store::new(args.globals.root.as_deref());
     let failure_code =
         if matches!(args.verb, Verb::Exec(_)) { Error::exec_exit_code } else { Error::exit_code };
@@ -60,10 +58,7 @@ fn main() -> ExitCode {
         Verb::Version(version) => return verbs::version::version(&version),
     };
     match result {
-        Ok(code) => {
-            step!("done: exit code {code}");
-            ExitCode::from(code)
-        }
+        Ok(code) => ExitCode::from(code),
         Err(error) => report.fail(&act, &error, failure_code(&error)),
     }
 }
