@@ -18,6 +18,7 @@ mod exec;
 mod guest;
 mod hooks;
 mod id_map;
+mod mount_attributes;
 mod mount_options;
 mod network;
 mod refuse;
@@ -146,7 +147,13 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
         vec![Share { tag: SHARE_TAG.to_owned(), mountpoint: SHARE_MOUNT.to_owned(), readonly: false }];
     Ok(SandboxPlan {
         machine,
-        guest: ContainerPlan { spec, shares, io, bundle: bundle.dir.display().to_string() },
+        guest: ContainerPlan {
+            spec,
+            shares,
+            mounts: Vec::new(),
+            io,
+            bundle: bundle.dir.display().to_string(),
+        },
         host: HostPlan {
             rootfs: bundle.rootfs.clone(),
             view: volumes::view(bundle, &volumes),

@@ -13,6 +13,7 @@ mod make;
 mod processes;
 mod program;
 mod seccomp;
+mod shared_mounts;
 mod start_hooks;
 mod tmpfs;
 mod trace;

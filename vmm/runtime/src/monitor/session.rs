@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
-use vmrun_proto::{ConsoleSize, ProcessRef, Request};
+use vmrun_proto::{ConsoleSize, ProcessRef, Request, SharedMount};
 use vmrun_spec::{Image, MonitorMessage};
 
 use super::MonitorRequest;
@@ -18,7 +18,7 @@ use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
 use super::streams::{self, HostStreams, Stdio};
-use super::view;
+use super::{tree, view};
 use crate::agent_client::{AgentClient, AgentError, Wait};
 use crate::error::chain;
 use crate::process::ProcessIdentity;
@@ -27,7 +27,6 @@ use crate::status::Status;
 use crate::stdio::{self, Drained, Patience, Relays};
 use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::mark;
-use crate::{log, step};
 
 const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
@@ -62,8 +61,8 @@ pub(crate) fn run(
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<Ended, Broken> {
-    let Booting { machine, ready } = booting;
-    let session = Session { request, entry, machine: &machine, launcher, signals };
+    let Booting { machine, ready, mounts } = booting;
+    let session = Session { request, entry, machine: &machine, mounts: &mounts, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         let agent = session.await_agent(ready)?;
         session.live(agent, stdio, prepared)
@@ -83,6 +82,7 @@ pub(super) struct Session<'s> {
     pub(super) request: &'s MonitorRequest,
     entry: &'s Entry,
     pub(super) machine: &'s Running,
+    mounts: &'s [SharedMount],
     launcher: &'s Launcher,
     pub(super) signals: &'s Signals,
 }
@@ -172,25 +172,14 @@ impl Session<'_> {
         Broken { error, console }
     }
 
-    /// What the guest has to say, for who looks at the steps.
-    fn tell_console(&self) {
-        if log::tells_steps() {
-            for line in self.machine.console().tail(TAIL_LINES) {
-                step!("the guest's console: {}", line.trim_end());
-            }
-        }
-    }
-
     pub(super) fn process(&self) -> ProcessRef {
         ProcessRef { container: self.request.state.id.clone(), exec: None }
     }
 
     fn live(&self, mut agent: AgentClient, stdio: Stdio, prepared: Prepared) -> Result<Ended, MonitorError> {
         mark("agent-ready");
-        step!("agent ready");
         let mut relays = self.create(&mut agent, stdio)?;
         mark("container-created");
-        step!("container created");
         // An error means that the launcher is gone: then nobody wants the container.
         let gone = |_| MonitorError::LauncherGone { stage: CREATING };
         if self.request.start_later {
@@ -201,27 +190,21 @@ impl Session<'_> {
         if !self.request.start_later {
             live.start(&self.watch())?;
             mark("program-started");
-            step!("program started");
             // From here on the launcher may come and go.
             let _ = self.launcher.send(&MonitorMessage::Started);
         }
-        if self.request.detached {
-            log::leave_standard_error();
-        }
         let code = live.until_the_end()?;
         mark("program-ended");
-        step!("program ended with code {code}");
-        self.tell_console();
         let warnings = self.finish(&mut live.into_agent(), &mut relays);
         mark("output-drained");
-        step!("files written back, output drained");
         Ok(Ended { code, warnings })
     }
 
     fn create(&self, agent: &mut AgentClient, stdio: Stdio) -> Result<Relays, MonitorError> {
         let watch = self.watch();
         let failed = |error| self.explain(CREATING, error);
-        let plan = Box::new(self.request.plan.guest.clone());
+        let mut plan = Box::new(self.request.plan.guest.clone());
+        plan.mounts = self.mounts.to_vec();
         let io = plan.io;
         let container = self.request.state.id.clone();
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;
@@ -232,9 +215,12 @@ impl Session<'_> {
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
         let relays = connected.map_err(|error| error.at(failed))?;
         // Now the guest has made the mount points that were missing.
-        view::build(&self.request.directory.join(SHARE_DIR), &self.request.plan.host.view)?;
+        let share = self.request.directory.join(SHARE_DIR);
+        if self.request.plan.host.view.readonly {
+            tree::close_rootfs(&share)?;
+        }
+        view::build(&share, &self.request.plan.host.view)?;
         mark("view");
-        step!("view of the container's files built");
         Ok(relays)
     }
 
@@ -243,9 +229,7 @@ impl Session<'_> {
         let identity = ProcessIdentity::of(me)
             .map_err(|source| MonitorError::Io { act: "look at this process", source })?;
         let state = self.request.state.state(status, identity);
-        self.entry.update(|_| Some(state))?;
-        step!("state recorded: {status}");
-        Ok(())
+        Ok(self.entry.update(|_| Some(state))?)
     }
 
     /// After the program's end: its output, its files. Neither changes the exit code.
