@@ -16,8 +16,6 @@
 mod args;
 #[path = "../src/embedded.rs"]
 mod embedded;
-#[path = "../src/ps/mod.rs"]
-mod ps;
 #[path = "../src/verbs/mod.rs"]
 mod verbs;
 

@@ -23,12 +23,12 @@ pub(crate) mod version;
 
 use std::io::{self, Write};
 
-use vmrun_runtime::{HookError, chain, log};
+use vmrun_runtime::{HookError, chain};
 
 /// Tells of hooks that failed where a failure changes nothing.
 pub(crate) fn warn_of(errors: &[HookError]) {
     for error in errors {
-        log::warn(&chain(error));
+        eprintln!("vmrun: warning: {}", chain(error));
     }
 }
 
