@@ -52,6 +52,18 @@ fn process_info() -> ProcessInfo {
         elapsed_ms: 2000,
         terminal: "pts/0".into(),
         command: "sleep 1".into(),
+        ..ProcessInfo::default()
+    }
+}
+
+fn detailed_process_info() -> ProcessInfo {
+    ProcessInfo {
+        inner_pid: 7,
+        name: "sleep".into(),
+        stat: "S 1 42 42 34816 42".into(),
+        status: [("Uid".to_owned(), "1000\t1000\t1000\t1000".to_owned())].into(),
+        memory_permille: 3,
+        ..process_info()
     }
 }
 
@@ -141,6 +153,7 @@ fn replies() {
     reply("ok", Reply::Ok);
     reply("started", Reply::Started { pid: 42 });
     reply("processes", Reply::Processes(vec![process_info()]));
+    reply("processes-detailed", Reply::Processes(vec![detailed_process_info()]));
     reply("figures", Reply::Figures(Box::new(figures())));
     let kinds = [
         ("program-not-found", ErrorKind::ProgramNotFound, Stage::Exec),

@@ -6,13 +6,14 @@
 
 mod args;
 mod embedded;
+mod ps;
 mod report;
 mod verbs;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main};
+use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main, step};
 
 use args::{Args, Verb};
 use embedded::embedded;
@@ -29,6 +30,10 @@ fn main() -> ExitCode {
     }
     let args = Args::parse();
     let report = Report::new(&args);
+    if let Err(code) = report.open() {
+        return code;
+    }
+    step!("command line: {}", report::command_line());
     if let Err(error) = vmrun_runtime::keep_from_children() {
         return report.fail("cannot begin", &error, error.exit_code());
     }
@@ -58,7 +63,10 @@ fn main() -> ExitCode {
         Verb::Version(version) => return verbs::version::version(&version),
     };
     match result {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => {
+            step!("done: exit code {code}");
+            ExitCode::from(code)
+        }
         Err(error) => report.fail(&act, &error, failure_code(&error)),
     }
 }

@@ -21,7 +21,7 @@ mod hooks;
 mod host_cgroup;
 mod id;
 mod launch;
-mod log;
+pub mod log;
 mod monitor;
 mod pages;
 mod policy;

@@ -15,6 +15,7 @@ pub(crate) use self::message::{ControlReply, ControlRequest};
 use crate::error::Error;
 use crate::process::ProcessHandle;
 use crate::status::Status;
+use crate::step;
 use crate::store::{Entry, State};
 
 /// Why a verb could not talk to the monitor.
@@ -71,21 +72,25 @@ fn ends(state: &State) -> bool {
 
 /// The same with another limit.
 pub(crate) fn ask_within(
-    limit: Duration,
+    limit: Option<Duration>,
     entry: &Entry,
     state: &State,
     request: &ControlRequest,
 ) -> Result<ControlReply, Error> {
     let failed = |error| match error {
         FrameError::Io(source) if is_timeout(&source) => {
+            let limit = limit.unwrap_or_default();
             ControlError::Silent { pid: state.monitor.pid, what: request.what(), limit }
         }
         error => ControlError::Talk(error),
     };
+    step!("asking the monitor, process {}, to {}", state.monitor.pid, request.what());
     let connection =
         connect(entry.directory(), &state.control_socket, limit).map_err(ControlError::Connect)?;
     vmrun_proto::write_frame(&connection, request).map_err(failed)?;
-    match vmrun_proto::read_frame(&connection).map_err(failed)? {
+    let reply = vmrun_proto::read_frame(&connection).map_err(failed)?;
+    step!("the monitor answers: {}", ControlReply::name(&reply));
+    match reply {
         ControlReply::Failed(report) => Err(Error::Reported(report)),
         ControlReply::WrongState(status) => Err(Error::WrongState { act: request.act(), status }),
         done => Ok(done),
@@ -98,11 +103,11 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 /// A socket's path has at most 107 bytes, so it goes through the open directory.
-fn connect(directory: &Path, socket: &str, limit: Duration) -> io::Result<UnixStream> {
+fn connect(directory: &Path, socket: &str, limit: Option<Duration>) -> io::Result<UnixStream> {
     let directory = File::open(directory)?;
     let path = format!("/proc/self/fd/{}/{socket}", directory.as_raw_fd());
     let connection = UnixStream::connect(path)?;
-    connection.set_read_timeout(Some(limit))?;
-    connection.set_write_timeout(Some(limit))?;
+    connection.set_read_timeout(limit)?;
+    connection.set_write_timeout(limit)?;
     Ok(connection)
 }

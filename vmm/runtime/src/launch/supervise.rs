@@ -13,7 +13,7 @@ use super::awaited::Awaited;
 use super::channel::Heard;
 use super::pid_file::PidFile;
 use super::spawn::{Monitor, spawn};
-use super::{Console, LaunchError, LaunchOptions, network};
+use super::{Console, LaunchError, LaunchOptions, network, pidfd_socket};
 use crate::error::{Error, chain};
 use crate::fds;
 use crate::monitor::MonitorRequest;
@@ -24,7 +24,7 @@ use crate::stdio::RawMode;
 use crate::store::{ExecBase, NewEntry};
 use crate::timeline::mark;
 use crate::verbs::OciState;
-use crate::{hooks, host_cgroup};
+use crate::{hooks, host_cgroup, log, step};
 
 /// How the conversation with the monitor ended.
 enum Outcome {
@@ -80,7 +80,7 @@ pub(crate) fn supervise(
             guard.end();
             // What could not be removed must not hide why the container was not made.
             if let Err(left) = put_away(new, request) {
-                eprintln!("vmrun: warning: {}", chain(&left));
+                log::warn(&chain(&left));
             }
             Err(error)
         }
@@ -130,6 +130,7 @@ fn attend(
     signals: Option<&Signals>,
 ) -> Result<(Outcome, Option<PidFile>), Error> {
     let pid = guard.pid()?;
+    step!("monitor started, process {pid}");
     let identity = ProcessIdentity::of(pid).map_err(LaunchError::io("look at the monitor"))?;
     // The monitor has its copies; ours would keep the other ends open.
     fds::release_standard_streams(false).map_err(LaunchError::io("release the standard streams"))?;
@@ -153,11 +154,16 @@ fn attend(
         };
         for message in messages {
             awaited = Awaited::after(&message);
+            step!("the monitor says: {message:?}");
             match &message {
                 MonitorMessage::Booted => {}
                 MonitorMessage::Created => {
+                    if let Some(socket) = &options.pidfd_socket {
+                        pidfd_socket::send(socket, pid)?;
+                    }
                     if let Some(path) = &options.pid_file {
                         pid_file = Some(PidFile::write(path, pid)?);
+                        step!("pid {pid} written to {}", path.display());
                     }
                 }
                 MonitorMessage::Started => poststart(new, request),
@@ -222,7 +228,7 @@ fn poststart(new: &NewEntry, request: &MonitorRequest) {
 /// The specification wants failures of late hooks logged and nothing more.
 fn complain(errors: &[hooks::HookError]) {
     for error in errors {
-        eprintln!("vmrun: warning: {}", chain(error));
+        log::warn(&chain(error));
     }
 }
 
@@ -234,7 +240,9 @@ fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
         host_cgroup::remove(request.state.cgroup.as_deref())?;
     }
     // The hooks are whose removal it was.
-    if let (true, Some(state)) = (new.remove()?, state) {
+    let removed = new.remove()?;
+    step!("removed from the store");
+    if let (true, Some(state)) = (removed, state) {
         let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
         complain(&hooks::run_each(&state.poststop, &shown, &state.bundle));
     }
@@ -252,7 +260,7 @@ fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorR
         Outcome::Reported(MonitorMessage::Failed(report)) => Err(Error::Reported(report)),
         Outcome::Reported(MonitorMessage::Ended { code, warnings }) => {
             for warning in warnings {
-                eprintln!("vmrun: warning: {warning}");
+                log::warn(warning);
             }
             Ok(code)
         }

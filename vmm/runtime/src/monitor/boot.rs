@@ -14,6 +14,7 @@ use super::failure::MonitorError;
 use super::{MonitorRequest, tree};
 use crate::assets::{self, Embedded};
 use crate::pages;
+use crate::step;
 use crate::store::StoreError;
 use crate::timeline::mark;
 
@@ -51,6 +52,7 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     let plan = &request.plan;
     let mounts = tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
     mark("tree");
+    step!("tree built: {} and {} volumes", plan.host.rootfs.display(), plan.host.volumes.len());
     let kernel = assets::load(assets::KERNEL, &plan.machine.kernel, embedded.kernel)?;
     let initramfs = assets::load(assets::INITRAMFS, &plan.machine.initramfs, embedded.initramfs)?;
     // Before the guest can connect to it.
@@ -60,10 +62,13 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     let kernel_pages = if plan.machine.kernel == Image::Embedded { embedded.kernel_pages } else { &[] };
     let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
     mark("images");
+    step!("kernel of {} bytes, boot image of {} bytes", kernel.len(), initramfs.len());
     let machine = Built::new(&plan.machine, images).map_err(|error| about_kernel(&plan.machine, error))?;
     mark("built");
+    step!("machine built: {} vCPUs, {} MiB", plan.machine.vcpus, plan.machine.memory_mib);
     let machine = machine.start()?;
     mark("vcpus-run");
+    step!("vCPUs run");
     // While the guest boots.
     pages::release(embedded.kernel);
     pages::release(embedded.initramfs);

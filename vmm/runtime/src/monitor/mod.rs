@@ -19,6 +19,7 @@ mod kernels;
 mod launcher;
 mod live;
 mod mount_table;
+mod proc_view;
 mod session;
 pub(crate) mod streams;
 mod tree;
@@ -36,11 +37,12 @@ use crate::assets::Embedded;
 use crate::error::chain;
 use crate::fds;
 use crate::host_cgroup::{self, Origin};
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::process::ProcessIdentity;
 use crate::processors;
 use crate::signals::Signals;
 use crate::status::Status;
+use crate::step;
 use crate::store::{Entry, StateSource, Store, StoreError};
 use crate::timeline::mark;
 use failure::{Broken, MonitorError};
@@ -66,8 +68,8 @@ pub(crate) struct MonitorRequest {
     pub(crate) detached: bool,
     /// The container stays in the store when it has ended.
     pub(crate) keep: bool,
-    /// Where a detached monitor reports a failure.
-    pub(crate) log: Option<Log>,
+    /// Where it tells its steps, and a detached one a failure.
+    pub(crate) log: Log,
 }
 
 /// Where the streams go on the host.
@@ -97,10 +99,15 @@ pub fn monitor_main(fds: MonitorFds, embedded: Embedded) -> u8 {
         Ok(opened) => opened,
         Err(error) => {
             // Without the socket there is only standard error.
-            eprintln!("vmrun: monitor: {}", chain(&error));
+            eprintln!("vmrun: error: monitor: {}", chain(&error));
             return 1;
         }
     };
+    if request.log.debug {
+        // A log that cannot be opened was told by the launcher, which has opened it before.
+        let _ = request.log.open("monitor");
+    }
+    step!("process {} takes the request over", std::process::id());
     let origin = host_cgroup::current();
     // From now on it is this directory that is meant, whatever its name leads to later.
     let entry = entry(&request);
@@ -138,6 +145,7 @@ fn serve(
     let signals = Signals::take().map_err(failed("take signals"))?;
     // Before there is a thread or a page of the guest's.
     host_cgroup::enter(request.state.cgroup.as_deref()).map_err(MonitorError::Cgroup)?;
+    step!("in the cgroup {:?}", request.state.cgroup);
     processors::keep_on(&request.plan.host.cpus).map_err(MonitorError::Processors)?;
     fds::raise_descriptor_limit().map_err(failed("raise the limit of open files"))?;
     // Sockets are named relative to it: see `vmrun_plan::VSOCK_SOCKET`.
@@ -166,6 +174,7 @@ fn end(
         }
     };
     mark("monitor-end");
+    step!("ends with code {code}: {message:?}");
     let ended = matches!(message, MonitorMessage::Ended { .. });
     let keep = request.keep && (ended || launcher.may_leave());
     if keep {
@@ -173,7 +182,7 @@ fn end(
     }
     if launcher.send(&message).is_err() {
         // The launcher is gone, as planned when detached: its duties are ours.
-        tell_the_log(request.log.as_ref(), &message);
+        tell_the_log(&request.log, &message);
         if !keep {
             clean_up(request, entry, origin);
         }
@@ -182,16 +191,22 @@ fn end(
 }
 
 /// What the launcher would have told.
-fn tell_the_log(log: Option<&Log>, message: &MonitorMessage) {
-    let Some(log) = log else { return };
+fn tell_the_log(log: &Log, message: &MonitorMessage) {
     // There is nobody left to tell when the log is not writable.
     match message {
-        MonitorMessage::Failed(report) => drop(log.error(&report.message, &report.console)),
-        MonitorMessage::Ended { warnings, .. } => {
-            warnings.iter().for_each(|warning| drop(log.error(warning, &[])));
+        MonitorMessage::Failed(report) => {
+            let _ = open_log(log).and_then(|()| log::error(&report.message, &report.console));
         }
-        MonitorMessage::Booted | MonitorMessage::Created | MonitorMessage::Started => {}
+        MonitorMessage::Ended { warnings, .. } if !warnings.is_empty() && open_log(log).is_ok() => {
+            warnings.iter().for_each(|warning| log::warn(warning));
+        }
+        _ => {}
     }
+}
+
+/// The log, unless it has been open from the start.
+fn open_log(log: &Log) -> io::Result<()> {
+    if log.path.is_none() || log::tells_steps() { Ok(()) } else { log.open("monitor") }
 }
 
 fn mark_stopped(entry: Option<&Entry>, code: u8) {

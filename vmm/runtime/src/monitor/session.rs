@@ -27,6 +27,7 @@ use crate::status::Status;
 use crate::stdio::{self, Drained, Patience, Relays};
 use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::mark;
+use crate::{log, step};
 
 const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
@@ -172,14 +173,25 @@ impl Session<'_> {
         Broken { error, console }
     }
 
+    /// What the guest has to say, for who looks at the steps.
+    fn tell_console(&self) {
+        if log::tells_steps() {
+            for line in self.machine.console().tail(TAIL_LINES) {
+                step!("the guest's console: {}", line.trim_end());
+            }
+        }
+    }
+
     pub(super) fn process(&self) -> ProcessRef {
         ProcessRef { container: self.request.state.id.clone(), exec: None }
     }
 
     fn live(&self, mut agent: AgentClient, stdio: Stdio, prepared: Prepared) -> Result<Ended, MonitorError> {
         mark("agent-ready");
+        step!("agent ready");
         let mut relays = self.create(&mut agent, stdio)?;
         mark("container-created");
+        step!("container created");
         // An error means that the launcher is gone: then nobody wants the container.
         let gone = |_| MonitorError::LauncherGone { stage: CREATING };
         if self.request.start_later {
@@ -190,13 +202,20 @@ impl Session<'_> {
         if !self.request.start_later {
             live.start(&self.watch())?;
             mark("program-started");
+            step!("program started");
             // From here on the launcher may come and go.
             let _ = self.launcher.send(&MonitorMessage::Started);
         }
+        if self.request.detached {
+            log::leave_standard_error();
+        }
         let code = live.until_the_end()?;
         mark("program-ended");
+        step!("program ended with code {code}");
+        self.tell_console();
         let warnings = self.finish(&mut live.into_agent(), &mut relays);
         mark("output-drained");
+        step!("files written back, output drained");
         Ok(Ended { code, warnings })
     }
 
@@ -221,6 +240,7 @@ impl Session<'_> {
         }
         view::build(&share, &self.request.plan.host.view)?;
         mark("view");
+        step!("view of the container's files built");
         Ok(relays)
     }
 
@@ -229,7 +249,9 @@ impl Session<'_> {
         let identity = ProcessIdentity::of(me)
             .map_err(|source| MonitorError::Io { act: "look at this process", source })?;
         let state = self.request.state.state(status, identity);
-        Ok(self.entry.update(|_| Some(state))?)
+        self.entry.update(|_| Some(state))?;
+        step!("state recorded: {status}");
+        Ok(())
     }
 
     /// After the program's end: its output, its files. Neither changes the exit code.

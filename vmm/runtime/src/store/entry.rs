@@ -38,6 +38,11 @@ impl Entry {
         &self.directory
     }
 
+    /// Whose it is, as runc writes an owner without a name.
+    pub(crate) fn owner(&self) -> String {
+        self.held.metadata().map(|found| format!("#{}", found.uid())).unwrap_or_default()
+    }
+
     /// Whether the name still leads to this directory.
     pub(crate) fn is_current(&self) -> Result<bool, StoreError> {
         let number = |of: fs::Metadata| (of.dev(), of.ino());

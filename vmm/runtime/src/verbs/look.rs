@@ -4,16 +4,18 @@ use vmrun_proto::{ContainerFigures, ProcessInfo};
 
 use crate::control::{self, ControlReply, ControlRequest};
 use crate::error::Error;
+use crate::status::Status;
 use crate::store::Store;
 
-/// The container's processes, by pid in the guest.
+/// The container's processes, by pid in the guest. One that has stopped has none.
 ///
 /// # Errors
-/// It has ended, or its monitor or agent does not answer.
+/// Its monitor or agent does not answer.
 pub fn processes(store: &Store, id: &str) -> Result<Vec<ProcessInfo>, Error> {
-    match ask(store, id, &ControlRequest::Processes)? {
-        ControlReply::Processes(processes) => Ok(processes),
-        _ => Ok(Vec::new()),
+    match ask(store, id, &ControlRequest::Processes) {
+        Ok(ControlReply::Processes(processes)) => Ok(processes),
+        Ok(_) | Err(Error::WrongState { status: Status::Stopped, .. }) => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
 
