@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::mounts::SharedMount;
+
 /// One container as the guest shall run it.
 ///
 /// `spec` is the bundle's configuration with every host path replaced by the
@@ -18,6 +20,10 @@ pub struct ContainerPlan {
     /// virtio-fs trees to mount before the container is made.
     #[serde(default)]
     pub shares: Vec<Share>,
+    /// Mounts below them that have attributes of their own, or lie in a volume that takes along
+    /// what is mounted below.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<SharedMount>,
     /// stdio of the container's init process.
     pub io: ProcessIo,
     /// The host's path of the bundle, for hooks.

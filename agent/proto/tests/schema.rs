@@ -95,6 +95,7 @@ fn plan() -> ContainerPlan {
     ContainerPlan {
         spec,
         shares: vec![Share { tag: SHARE_TAG.into(), mountpoint: SHARE_MOUNT.into(), readonly: false }],
+        mounts: Vec::new(),
         io: ProcessIo { stdin: true, stdout: true, stderr: true, ..ProcessIo::default() },
         bundle: String::new(),
         settings: std::collections::BTreeMap::new(),
@@ -126,11 +127,15 @@ fn hellos() {
 #[test]
 fn requests() {
     request("create", Request::Create { container: "web".into(), plan: Box::new(plan()) });
-    let plan = ContainerPlan { bundle: "/var/lib/bundles/web".into(), ..plan() };
-    request("create-bundle", Request::Create { container: "web".into(), plan: Box::new(plan) });
+    let with_bundle = ContainerPlan { bundle: "/var/lib/bundles/web".into(), ..plan() };
+    request("create-bundle", Request::Create { container: "web".into(), plan: Box::new(with_bundle) });
+    let mount =
+        SharedMount { path: format!("{SHARE_MOUNT}/volumes/0/below"), attributes: mount_attr::NOEXEC };
+    let with_mounts = ContainerPlan { mounts: vec![mount], ..plan() };
+    request("create-mounts", Request::Create { container: "web".into(), plan: Box::new(with_mounts) });
     let settings = [("vm/max_map_count".to_owned(), "262144".to_owned())].into();
-    let plan = ContainerPlan { settings, ..self::plan() };
-    request("create-settings", Request::Create { container: "web".into(), plan: Box::new(plan) });
+    let with_settings = ContainerPlan { settings, ..plan() };
+    request("create-settings", Request::Create { container: "web".into(), plan: Box::new(with_settings) });
     request("start", Request::Start { container: "web".into() });
     let size = ConsoleSize { rows: 24, columns: 80 };
     let io = ProcessIo { terminal: true, console_size: Some(size), ..ProcessIo::default() };

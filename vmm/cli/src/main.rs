@@ -38,6 +38,9 @@ fn main() -> ExitCode {
         return code;
     }
     step!("command line: {}", report::command_line());
+    if let Err(error) = vmrun_runtime::keep_from_children() {
+        return report.fail("cannot begin", &error, error.exit_code());
+    }
     let store = vmrun_runtime::Store::new(args.globals.root.as_deref());
     let failure_code =
         if matches!(args.verb, Verb::Exec(_)) { Error::exec_exit_code } else { Error::exit_code };

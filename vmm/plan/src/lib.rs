@@ -19,6 +19,7 @@ mod guest;
 mod hooks;
 mod host_limits;
 mod id_map;
+mod mount_attributes;
 mod mount_options;
 mod network;
 mod refuse;
@@ -162,6 +163,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
         guest: ContainerPlan {
             spec,
             shares,
+            mounts: Vec::new(),
             io,
             bundle: bundle.dir.display().to_string(),
             settings: facts.settings.clone(),

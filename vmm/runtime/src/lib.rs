@@ -40,6 +40,7 @@ mod verbs;
 pub use assets::{AssetError, AssetOptions, Embedded};
 pub use error::{Error, chain};
 pub use exec::{ExecOptions, ProcessSource, exec, exec_main};
+pub use fds::keep_from_children;
 pub use hooks::HookError;
 pub use host_cgroup::{HostCgroupError, oom_main};
 pub use id::{ContainerId, IdError};

@@ -97,14 +97,28 @@ pub struct Volume {
     pub kind: VolumeKind,
     /// Take along what is mounted below the source.
     pub recursive: bool,
-    /// The guest may not write to it: held on the host too.
-    pub readonly: bool,
+    /// What the options change of the mount's attributes. The host holds them, too.
+    #[serde(default)]
+    pub attributes: MountChange,
+    /// What they change of it and of all that is mounted below it, after that.
+    #[serde(default)]
+    pub below: MountChange,
     /// What becomes of mounts that are made on the host later.
     #[serde(default)]
     pub propagation: Propagation,
     /// Other owners than the file system's are seen through it.
     #[serde(default)]
     pub id_map: Option<IdMap>,
+}
+
+/// A change of a mount's attributes, in the bits of `mount_setattr(2)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountChange {
+    /// These it gets.
+    pub set: u64,
+    /// These it loses before.
+    pub clear: u64,
 }
 
 /// Whether mounts that the host makes below a volume's source appear in the volume.

@@ -15,6 +15,7 @@ mod processes;
 mod program;
 mod seccomp;
 mod settings;
+mod shared_mounts;
 mod start_hooks;
 mod tmpfs;
 mod trace;

@@ -57,9 +57,12 @@ impl Server {
         let init = self.processes.get(&entry.init).and_then(|init| init.pid).unwrap_or_default();
         let kind = match exec {
             Some(process) => Kind::Exec { process, init },
-            None => {
-                Kind::Init { shares: &shares, bundle: &entry.plan.bundle, settings: &entry.plan.settings }
-            }
+            None => Kind::Init {
+                shares: &shares,
+                mounts: &entry.plan.mounts,
+                bundle: &entry.plan.bundle,
+                settings: &entry.plan.settings,
+            },
         };
         let order = Order {
             container: &process.reference.container,

@@ -134,6 +134,7 @@ impl Host {
         let plan = Box::new(ContainerPlan {
             spec,
             shares: Vec::new(),
+            mounts: Vec::new(),
             io,
             bundle: String::new(),
             settings: BTreeMap::new(),

@@ -103,6 +103,7 @@ impl ControlReply {
             Self::Ok => "done",
             Self::Processes(_) => "the processes",
             Self::Figures(_) => "the figures",
+            Self::OutOfMemory => "memory has run out",
             Self::Failed(_) => "it failed",
             Self::WrongState(_) => "the container is in another state",
         }

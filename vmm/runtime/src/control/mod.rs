@@ -120,7 +120,7 @@ impl Telling {
 }
 
 fn converse(
-    limit: Duration,
+    limit: Option<Duration>,
     entry: &Entry,
     state: &State,
     request: &ControlRequest,

@@ -10,12 +10,15 @@
 //! It has one thread of its own, which polls; the machine and the relays bring theirs. Another one
 //! answers the verbs that come between the program's end and its own.
 
+mod attributes;
 mod boot;
 mod control_server;
 pub(crate) mod failure;
 mod id_map;
+mod kernels;
 mod launcher;
 mod live;
+mod mount_table;
 mod out_of_memory;
 mod proc_view;
 mod session;
@@ -124,6 +127,7 @@ fn entry(request: &MonitorRequest) -> Option<Entry> {
 
 fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
+    fds::close_all_but(&[fds.request, fds.launcher]).map_err(failed("close what the caller left open"))?;
     let launcher = fds::inherited(fds.launcher).map_err(failed("take over the launcher's socket"))?;
     let file = fds::inherited(fds.request).map_err(failed("take over the request"))?;
     let request: MonitorRequest =

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
-use vmrun_proto::{ConsoleSize, ProcessRef, Request};
+use vmrun_proto::{ConsoleSize, ProcessRef, Request, SharedMount};
 use vmrun_spec::{Image, MonitorMessage};
 
 use super::MonitorRequest;
@@ -19,7 +19,7 @@ use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
 use super::streams::{self, HostStreams, Stdio};
-use super::view;
+use super::{tree, view};
 use crate::agent_client::{AgentClient, AgentError, Wait};
 use crate::error::chain;
 use crate::process::ProcessIdentity;
@@ -63,8 +63,8 @@ pub(crate) fn run(
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<Ended, Broken> {
-    let Booting { machine, ready } = booting;
-    let session = Session { request, entry, machine: &machine, launcher, signals };
+    let Booting { machine, ready, mounts } = booting;
+    let session = Session { request, entry, machine: &machine, mounts: &mounts, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         let agent = session.await_agent(ready)?;
         session.live(agent, stdio, prepared)
@@ -84,6 +84,7 @@ pub(super) struct Session<'s> {
     pub(super) request: &'s MonitorRequest,
     entry: &'s Entry,
     pub(super) machine: &'s Running,
+    mounts: &'s [SharedMount],
     launcher: &'s Launcher,
     pub(super) signals: &'s Signals,
 }
@@ -237,6 +238,7 @@ impl Session<'_> {
         let failed = |error| self.explain(CREATING, error);
         let mut plan = Box::new(self.request.plan.guest.clone());
         plan.settings.extend(settings);
+        plan.mounts = self.mounts.to_vec();
         let io = plan.io;
         let container = self.request.state.id.clone();
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;
@@ -247,7 +249,11 @@ impl Session<'_> {
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
         let relays = connected.map_err(|error| error.at(failed))?;
         // Now the guest has made the mount points that were missing.
-        view::build(&self.request.directory.join(SHARE_DIR), &self.request.plan.host.view)?;
+        let share = self.request.directory.join(SHARE_DIR);
+        if self.request.plan.host.view.readonly {
+            tree::close_rootfs(&share)?;
+        }
+        view::build(&share, &self.request.plan.host.view)?;
         mark("view");
         step!("view of the container's files built");
         // The guest is made: what it does from now on is the container's.

@@ -8,7 +8,7 @@ use crate::process::{END_LIMIT, ProcessHandle};
 use crate::status::{Act, Status};
 use crate::store::{Entry, State, Store, StoreError};
 use crate::verbs::OciState;
-use crate::{hooks, host_cgroup, step};
+use crate::{hooks, host_cgroup, log, step};
 
 /// How `delete` treats what is in its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
