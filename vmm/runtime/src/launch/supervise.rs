@@ -267,7 +267,7 @@ fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorR
         Outcome::Reported(MonitorMessage::Failed(report)) => Err(Error::Reported(report)),
         Outcome::Reported(MonitorMessage::Ended { code, warnings }) => {
             for warning in warnings {
-                log::warn(warning);
+                log::warn(&warning);
             }
             Ok(code)
         }
