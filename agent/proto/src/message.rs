@@ -137,7 +137,7 @@ pub enum Request {
         /// Container id.
         container: String,
     },
-    /// Write every dirty page back to the host: the VM is about to end.
+    /// The VM is about to end: kill whatever still runs, and then write every dirty page back to the host.
     Sync,
 }
 
@@ -240,6 +240,14 @@ pub enum Event {
         process: ProcessRef,
         /// How.
         status: ExitStatus,
+    },
+    /// The kernel has killed processes of a container for want of memory. One that ended the
+    /// container is told before its end.
+    OutOfMemory {
+        /// Whose.
+        container: String,
+        /// How many since the container was made.
+        kills: u64,
     },
 }
 

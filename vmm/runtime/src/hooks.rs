@@ -12,8 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vmrun_spec::Hook;
 
-use crate::signals;
+use crate::log::Listed;
 use crate::verbs::OciState;
+use crate::{signals, step};
 
 /// Why a hook failed.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,7 @@ fn run(hook: &Hook, state: &OciState, bundle: &Path) -> Result<(), HookError> {
     let text = serde_json::to_vec(state)
         .map_err(|source| HookError::Encode { field: hook.field.clone(), source })?;
     let failed = |source| HookError::Run { field: hook.field.clone(), path: hook.path.clone(), source };
+    step!("{} {} starts, arguments {}", hook.field, hook.path.display(), Listed(&hook.args));
     let mut child = spawn(hook, bundle).map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
         // A hook need not read its state.
@@ -83,6 +85,7 @@ fn run(hook: &Hook, state: &OciState, bundle: &Path) -> Result<(), HookError> {
             HookError::TimedOut { field: hook.field.clone(), path: hook.path.clone(), seconds }
         })?,
     };
+    step!("{} ended: {status}", hook.field);
     if status.success() {
         return Ok(());
     }

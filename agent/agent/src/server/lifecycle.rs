@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use oci_spec::runtime::Process;
-use vmrun_proto::{ErrorKind, ErrorReply, ProcessRef, Reply, Share, Stage, StreamKind};
+use vmrun_proto::{ErrorKind, ErrorReply, Event, ProcessRef, Reply, Share, Stage, StreamKind};
 
 use super::poller::Token;
 use super::process::State;
 use super::{ReplyTo, Server};
-use crate::container::{self, Cgroup, Kind, Order, host_user, notify_start, start_maker};
+use crate::container::{self, Cgroup, Kind, MemoryEvents, Order, host_user, notify_start, start_maker};
 use crate::report::{self, Received, Report};
 use crate::stdio::{ChildStdio, Endpoint, make_pipes};
 use crate::{log, sys};
@@ -57,7 +57,12 @@ impl Server {
         let init = self.processes.get(&entry.init).and_then(|init| init.pid).unwrap_or_default();
         let kind = match exec {
             Some(process) => Kind::Exec { process, init },
-            None => Kind::Init { shares: &shares, bundle: &entry.plan.bundle },
+            None => Kind::Init {
+                shares: &shares,
+                mounts: &entry.plan.mounts,
+                bundle: &entry.plan.bundle,
+                settings: &entry.plan.settings,
+            },
         };
         let order = Order {
             container: &process.reference.container,
@@ -134,6 +139,7 @@ impl Server {
             process.state = State::Created;
             let container = process.reference.container.clone();
             self.remember_shares(&container);
+            self.watch_memory(id, &container);
             self.reply(reply, Reply::Started { pid });
         } else {
             // The maker has let it run its program already.
@@ -148,6 +154,27 @@ impl Server {
         }
         if let Some(status) = self.unclaimed_exits.remove(&pid) {
             self.process_ended(id, status);
+        }
+    }
+
+    /// Where the kernel counts no memory nobody is killed for want of it.
+    fn watch_memory(&mut self, init: u64, container: &str) {
+        let Some(entry) = self.containers.get_mut(container) else { return };
+        let Ok(events) = MemoryEvents::open(entry.cgroup.directory()) else { return };
+        if let Err(error) = self.poller.watch_priority(&events, Token::MemoryEvents(init)) {
+            log::warn(format_args!("cannot watch the memory of {container:?}: {error}"));
+        }
+        entry.memory = Some(events);
+    }
+
+    /// Tells of kills for want of memory that were not told.
+    pub(super) fn memory_events(&mut self, init: u64) {
+        let Some(container) = self.processes.get(&init).map(|init| init.reference.container.clone()) else {
+            return;
+        };
+        let memory = self.containers.get_mut(&container).and_then(|entry| entry.memory.as_mut());
+        if let Some(kills) = memory.and_then(MemoryEvents::more_kills) {
+            self.tell(Event::OutOfMemory { container, kills });
         }
     }
 

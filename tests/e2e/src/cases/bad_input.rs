@@ -176,7 +176,7 @@ fn id_that_is_no_name_is_refused() {
         let err = String::from_utf8_lossy(&outcome.stderr);
         assert_eq!(outcome.status.code(), Some(1), "{id:?}: {err}");
         assert!(
-            err.starts_with("vmrun: cannot run") && err.contains("id") && err.contains("; "),
+            err.starts_with("vmrun: error: cannot run") && err.contains("id") && err.contains("; "),
             "{id:?}: {err}"
         );
         assert_eq!(err.lines().count(), 1, "{id:?}: {err}");

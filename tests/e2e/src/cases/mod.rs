@@ -26,5 +26,7 @@ mod python;
 mod rootfs;
 mod seccomp;
 mod sharing;
+mod store;
 mod streams;
 mod terminal;
+mod wall;

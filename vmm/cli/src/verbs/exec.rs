@@ -45,6 +45,10 @@ pub(crate) struct ExecArgs {
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
 
+    /// Unix socket that gets a descriptor of the process that stands for it
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
+
     /// User and group
     #[arg(short, long, value_name = "UID[:GID]", value_parser = user, conflicts_with = "process")]
     user: Option<(u32, Option<u32>)>,
@@ -69,7 +73,7 @@ pub(crate) struct ExecArgs {
     #[arg(long, conflicts_with = "process")]
     no_new_privs: bool,
 
-    /// Taken, but a paused container's machine is held: nothing can run in it
+    /// In a paused container, wait and run when it goes on
     #[arg(long)]
     ignore_paused: bool,
 
@@ -128,17 +132,31 @@ pub(crate) fn exec(store: &Store, args: Box<ExecArgs>) -> Result<u8, Error> {
         detach: args.detach,
         pid_file: args.pid_file,
         console_socket: args.console_socket,
+        pidfd_socket: args.pidfd_socket,
         ignore_paused: args.ignore_paused,
     };
     vmrun_runtime::exec(store, &options)
+}
+
+/// What confines nothing can be had.
+fn is_a_profile(name: Option<&str>) -> bool {
+    !matches!(name, None | Some("" | "unconfined"))
 }
 
 fn refuse_what_has_no_meaning(args: &ExecArgs) -> Result<(), Error> {
     let table = [
         (args.preserve_fds > 0, "--preserve-fds", "file descriptors cannot enter a virtual machine"),
         (args.cgroup.is_some(), "--cgroup", "the process is always in the container's cgroup"),
-        (args.apparmor.is_some(), "--apparmor", "the guest kernel has no such security module"),
-        (args.process_label.is_some(), "--process-label", "the guest kernel has no such security module"),
+        (
+            is_a_profile(args.apparmor.as_deref()),
+            "--apparmor",
+            "the guest kernel has no such security module",
+        ),
+        (
+            is_a_profile(args.process_label.as_deref()),
+            "--process-label",
+            "the guest kernel has no such security module",
+        ),
     ];
     match table.into_iter().find(|(given, ..)| *given) {
         Some((_, option, why)) => Err(Error::Option { option, why }),

@@ -33,6 +33,10 @@ pub(crate) enum ControlRequest {
     Processes,
     /// Tell its figures.
     Figures,
+    /// Tell each time that it runs out of memory, until it ends.
+    Watch,
+    /// Say when a paused container goes on.
+    AwaitResume,
 }
 
 impl ControlRequest {
@@ -44,7 +48,7 @@ impl ControlRequest {
             Self::Pause => Act::Pause,
             Self::Resume => Act::Resume,
             Self::Update(_) => Act::Update,
-            Self::Processes | Self::Figures => Act::Look,
+            Self::Processes | Self::Figures | Self::AwaitResume | Self::Watch => Act::Look,
         }
     }
 
@@ -58,16 +62,19 @@ impl ControlRequest {
             Self::Update(_) => "change the limits",
             Self::Processes => "list the processes",
             Self::Figures => "tell the figures",
+            Self::Watch => "tell when memory runs out",
+            Self::AwaitResume => "say when the container goes on",
         }
     }
 
     /// How long it may take for that: longer than its own waits for the guest, so
-    /// that it is the monitor who says that the guest does not answer.
-    pub(crate) fn limit(&self) -> Duration {
-        Duration::from_secs(match self {
-            Self::Start | Self::Pause => 70,
-            _ => 30,
-        })
+    /// that it is the monitor who says that the guest does not answer. A pause has no limit.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        match self {
+            Self::AwaitResume => None,
+            Self::Start | Self::Pause | Self::Resume => Some(Duration::from_secs(70)),
+            _ => Some(Duration::from_secs(30)),
+        }
     }
 }
 
@@ -81,8 +88,24 @@ pub(crate) enum ControlReply {
     Processes(Vec<ProcessInfo>),
     /// The figures.
     Figures(Box<ContainerFigures>),
+    /// Memory has run out: only to those who watch.
+    OutOfMemory,
     /// Not done.
     Failed(FailureReport),
     /// Not done, since the container is in another state by now.
     WrongState(Status),
+}
+
+impl ControlReply {
+    /// What it is, without what it holds.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Ok => "done",
+            Self::Processes(_) => "the processes",
+            Self::Figures(_) => "the figures",
+            Self::OutOfMemory => "memory has run out",
+            Self::Failed(_) => "it failed",
+            Self::WrongState(_) => "the container is in another state",
+        }
+    }
 }

@@ -13,9 +13,11 @@ use super::awaited::Awaited;
 use super::channel::Heard;
 use super::pid_file::PidFile;
 use super::spawn::{Monitor, spawn};
-use super::{Console, LaunchError, LaunchOptions, network};
+use super::{Console, LaunchError, LaunchOptions, network, pidfd_socket};
 use crate::error::{Error, chain};
 use crate::fds;
+use crate::hooks;
+use crate::host_cgroup::{self, NewCgroup};
 use crate::monitor::MonitorRequest;
 use crate::process::{self, ProcessIdentity};
 use crate::signals::{self, Signals};
@@ -24,7 +26,7 @@ use crate::stdio::RawMode;
 use crate::store::{ExecBase, NewEntry};
 use crate::timeline::mark;
 use crate::verbs::OciState;
-use crate::{hooks, host_cgroup};
+use crate::{log, step};
 
 /// How the conversation with the monitor ended.
 enum Outcome {
@@ -38,6 +40,7 @@ enum Outcome {
 
 pub(crate) fn supervise(
     mut new: NewEntry,
+    cgroup: NewCgroup,
     request: &MonitorRequest,
     options: &LaunchOptions,
     console: &Console,
@@ -55,6 +58,8 @@ pub(crate) fn supervise(
     };
     mark("planned");
     let monitor = spawn(request)?;
+    // From here on it goes with the container.
+    cgroup.keep();
     let mut guard = MonitorGuard { monitor: Some(monitor) };
     let result = attend(&mut guard, &mut new, request, options, signals.as_ref());
     drop(raw);
@@ -80,7 +85,7 @@ pub(crate) fn supervise(
             guard.end();
             // What could not be removed must not hide why the container was not made.
             if let Err(left) = put_away(new, request) {
-                eprintln!("vmrun: warning: {}", chain(&left));
+                log::warn(&chain(&left));
             }
             Err(error)
         }
@@ -130,6 +135,7 @@ fn attend(
     signals: Option<&Signals>,
 ) -> Result<(Outcome, Option<PidFile>), Error> {
     let pid = guard.pid()?;
+    step!("monitor started, process {pid}");
     let identity = ProcessIdentity::of(pid).map_err(LaunchError::io("look at the monitor"))?;
     // The monitor has its copies; ours would keep the other ends open.
     fds::release_standard_streams(false).map_err(LaunchError::io("release the standard streams"))?;
@@ -153,11 +159,16 @@ fn attend(
         };
         for message in messages {
             awaited = Awaited::after(&message);
+            step!("the monitor says: {message:?}");
             match &message {
                 MonitorMessage::Booted => {}
                 MonitorMessage::Created => {
+                    if let Some(socket) = &options.pidfd_socket {
+                        pidfd_socket::send(socket, pid)?;
+                    }
                     if let Some(path) = &options.pid_file {
                         pid_file = Some(PidFile::write(path, pid)?);
+                        step!("pid {pid} written to {}", path.display());
                     }
                 }
                 MonitorMessage::Started => poststart(new, request),
@@ -222,7 +233,7 @@ fn poststart(new: &NewEntry, request: &MonitorRequest) {
 /// The specification wants failures of late hooks logged and nothing more.
 fn complain(errors: &[hooks::HookError]) {
     for error in errors {
-        eprintln!("vmrun: warning: {}", chain(error));
+        log::warn(&chain(error));
     }
 }
 
@@ -230,11 +241,15 @@ fn complain(errors: &[hooks::HookError]) {
 fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     let state = new.entry().read().ok().flatten();
     // Else somebody has removed it, and its names may be another container's.
-    if new.entry().is_current()? {
-        host_cgroup::remove(request.state.cgroup.as_deref())?;
+    if new.entry().is_current()?
+        && let Some(left) = host_cgroup::remove(request.state.cgroup.as_deref())?
+    {
+        log::warn(&left.to_string());
     }
     // The hooks are whose removal it was.
-    if let (true, Some(state)) = (new.remove()?, state) {
+    let removed = new.remove()?;
+    step!("removed from the store");
+    if let (true, Some(state)) = (removed, state) {
         let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
         complain(&hooks::run_each(&state.poststop, &shown, &state.bundle));
     }
@@ -250,7 +265,12 @@ fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorR
     }
     match outcome {
         Outcome::Reported(MonitorMessage::Failed(report)) => Err(Error::Reported(report)),
-        Outcome::Reported(MonitorMessage::Ended { code }) => Ok(code),
+        Outcome::Reported(MonitorMessage::Ended { code, warnings }) => {
+            for warning in warnings {
+                log::warn(&warning);
+            }
+            Ok(code)
+        }
         _ => match (ended.signal(), ended.code()) {
             (Some(signal), _) => Err(LaunchError::Killed { who: "monitor", signal }.into()),
             (None, code) => {

@@ -25,6 +25,8 @@ pub(crate) enum MonitorError {
     Io { act: &'static str, source: io::Error },
     #[error("cannot keep the monitor on the processors of linux.resources.cpu.cpus")]
     Processors(#[source] io::Error),
+    #[error("process.oomScoreAdj: cannot set it to {score}")]
+    OomScore { score: i32, source: io::Error },
     #[error(transparent)]
     Cgroup(#[from] HostCgroupError),
     #[error(transparent)]
@@ -49,6 +51,8 @@ pub(crate) enum MonitorError {
     GuestPanicked { stage: &'static str },
     #[error("{stage}: the guest switched itself off")]
     GuestStopped { stage: &'static str },
+    #[error("{stage}: a device of the virtual machine failed: {cause}")]
+    DeviceFailed { stage: &'static str, cause: String },
     #[error("{stage}: the virtual machine failed: {cause}")]
     MachineFailed { stage: &'static str, cause: String },
     #[error("{stage}: interrupted by signal {signal}")]
@@ -96,6 +100,7 @@ impl Broken {
 impl MonitorError {
     pub(crate) fn machine_end(stage: &'static str, end: Option<MachineEnd>) -> Self {
         match end {
+            Some(MachineEnd::Device(cause)) => Self::DeviceFailed { stage, cause },
             Some(MachineEnd::Failed(cause)) => Self::MachineFailed { stage, cause },
             Some(MachineEnd::Panicked) => Self::GuestPanicked { stage },
             Some(MachineEnd::Reset) | None => Self::GuestStopped { stage },
@@ -107,6 +112,9 @@ impl MonitorError {
         Some(match self {
             Self::Signal { .. } | Self::LauncherGone { .. } => return None,
             Self::GuestPanicked { .. } | Self::GuestStopped { .. } => "the last lines of its console say why",
+            Self::DeviceFailed { .. } => {
+                "the guest's kernel, or a program with its rights, has broken the rules of the device"
+            }
             Self::MachineFailed { .. } => "run `vmrun check`",
             Self::Agent { source: AgentError::Refused(reply), .. } => match reply.kind {
                 ErrorKind::ProgramNotFound => "name a program that is in the container's root file system",
@@ -125,6 +133,9 @@ impl MonitorError {
                 "take a source on another file system, such as ext4 or XFS, or leave the mapping out"
             }
             Self::Processors(_) => ALLOWED_PROCESSORS,
+            Self::OomScore { .. } => {
+                "only with CAP_SYS_RESOURCE may it be less than the caller's: raise it or leave it out"
+            }
             other => general_step(other),
         })
     }
@@ -132,7 +143,8 @@ impl MonitorError {
     /// Whether the guest's console may tell more.
     pub(crate) fn is_the_guests(&self) -> bool {
         match self {
-            Self::GuestStopped { .. } | Self::GuestPanicked { .. } | Self::MachineFailed { .. } => true,
+            Self::GuestStopped { .. } | Self::GuestPanicked { .. } => true,
+            Self::DeviceFailed { .. } | Self::MachineFailed { .. } => true,
             Self::NotOurAgent { .. } => true,
             Self::Agent { source, .. } => !matches!(source, AgentError::Refused(_)),
             _ => false,

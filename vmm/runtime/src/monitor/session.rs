@@ -1,6 +1,7 @@
 //! One sandbox, from the guest's boot to its end. What happens while the container
 //! exists is in `live`.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
-use vmrun_proto::{ConsoleSize, ProcessRef, Request};
+use vmrun_proto::{ConsoleSize, ProcessRef, Request, SharedMount};
 use vmrun_spec::{Image, MonitorMessage};
 
 use super::MonitorRequest;
@@ -18,40 +19,59 @@ use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
 use super::streams::{self, HostStreams, Stdio};
-use super::view;
+use super::{tree, view};
 use crate::agent_client::{AgentClient, AgentError, Wait};
+use crate::error::chain;
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
-use crate::stdio::{self, Drained, Relays};
+use crate::stdio::{self, Drained, Patience, Relays};
 use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::mark;
+use crate::{host_cgroup, host_settings, log, step};
 
 const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
 const SYNC: Wait = Wait { what: "the guest to write its files back", limit: Duration::from_secs(60) };
 const HOOKS: Wait = Wait { what: "the hooks before the creation", limit: Duration::from_secs(24 * 3600) };
 
-/// How long a stream of a container that has ended may be silent before it is given up.
-const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+/// The streams of a container that has ended. Nobody is left in the guest then who could write.
+const OUTPUT: Patience =
+    Patience { silence: Duration::from_secs(5), total: Duration::from_secs(30), bytes: 64 << 20 };
+
+/// How long vCPUs may take to leave the guest.
+const HOLD_LIMIT: Duration = Duration::from_secs(1);
 
 const CREATING: &str = "making the container";
+const FINISHING: &str = "writing the program's files back";
 
-/// Carries the container to its end and gives its exit code. The machine may
-/// still run then: it ends with the process, which has nothing else to do.
+/// How a program has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Its exit code.
+    pub(crate) code: u8,
+    /// What went wrong afterwards: one line each.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Carries the container to its end. The guest stands still then; machine and devices end with the
+/// process, which has nothing else to do.
 pub(crate) fn run(
     request: &MonitorRequest,
     entry: &Entry,
     booting: Booting,
     launcher: &Launcher,
     signals: &Signals,
-) -> Result<u8, Broken> {
-    let Booting { machine, ready } = booting;
-    let session = Session { request, entry, machine: &machine, launcher, signals };
+) -> Result<Ended, Broken> {
+    let Booting { machine, ready, mounts } = booting;
+    let session = Session { request, entry, machine: &machine, mounts: &mounts, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         let agent = session.await_agent(ready)?;
         session.live(agent, stdio, prepared)
     });
+    // Nothing of the guest may happen any more when others are told of the end, and hooks run. A vCPU
+    // that a device keeps is in no guest either, and ends with the process.
+    let _ = machine.hold_within(HOLD_LIMIT);
     let result = result.map_err(|error| session.broken(error));
     // The kernel takes vCPUs, devices and memory away at once when the process
     // ends; joining each thread before would only delay that.
@@ -64,12 +84,15 @@ pub(super) struct Session<'s> {
     pub(super) request: &'s MonitorRequest,
     entry: &'s Entry,
     pub(super) machine: &'s Running,
+    mounts: &'s [SharedMount],
     launcher: &'s Launcher,
     pub(super) signals: &'s Signals,
 }
 
 /// What is set up while the guest boots.
 pub(super) struct Prepared {
+    /// What the guest's kernel is to be set to.
+    settings: BTreeMap<String, String>,
     /// The terminal whose size the container's follows.
     terminal: Option<OwnedFd>,
     pub(super) control: ControlServer,
@@ -88,7 +111,7 @@ impl Session<'_> {
             HostStreams::open(&self.request.plan.guest.io, &self.request.console, true)?.split();
         let control = ControlServer::bind()
             .map_err(StoreError::io("listen on", &self.request.directory.join(CONTROL_SOCKET)))?;
-        Ok((stdio, Prepared { terminal, control }))
+        Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control }))
     }
 
     /// The first connection is the agent's; the socket is closed then.
@@ -153,14 +176,31 @@ impl Session<'_> {
         Broken { error, console }
     }
 
+    /// What the guest has to say, for who looks at the steps.
+    fn tell_console(&self) {
+        if log::tells_steps() {
+            for line in self.machine.console().tail(TAIL_LINES) {
+                step!("the guest's console: {}", line.trim_end());
+            }
+        }
+    }
+
     pub(super) fn process(&self) -> ProcessRef {
         ProcessRef { container: self.request.state.id.clone(), exec: None }
     }
 
-    fn live(&self, mut agent: AgentClient, stdio: Stdio, prepared: Prepared) -> Result<u8, MonitorError> {
+    fn live(
+        &self,
+        mut agent: AgentClient,
+        stdio: Stdio,
+        mut prepared: Prepared,
+    ) -> Result<Ended, MonitorError> {
         mark("agent-ready");
-        let mut relays = self.create(&mut agent, stdio)?;
+        step!("agent ready");
+        let settings = std::mem::take(&mut prepared.settings);
+        let mut relays = self.create(&mut agent, stdio, settings)?;
         mark("container-created");
+        step!("container created");
         // An error means that the launcher is gone: then nobody wants the container.
         let gone = |_| MonitorError::LauncherGone { stage: CREATING };
         if self.request.start_later {
@@ -171,20 +211,34 @@ impl Session<'_> {
         if !self.request.start_later {
             live.start(&self.watch())?;
             mark("program-started");
+            step!("program started");
             // From here on the launcher may come and go.
             let _ = self.launcher.send(&MonitorMessage::Started);
         }
+        if self.request.detached {
+            log::leave_standard_error();
+        }
         let code = live.until_the_end()?;
         mark("program-ended");
-        self.finish(&mut live.into_agent(), &mut relays);
+        step!("program ended with code {code}");
+        self.tell_console();
+        let warnings = self.finish(&mut live.into_agent(), &mut relays);
         mark("output-drained");
-        Ok(code)
+        step!("files written back, output drained");
+        Ok(Ended { code, warnings })
     }
 
-    fn create(&self, agent: &mut AgentClient, stdio: Stdio) -> Result<Relays, MonitorError> {
+    fn create(
+        &self,
+        agent: &mut AgentClient,
+        stdio: Stdio,
+        settings: BTreeMap<String, String>,
+    ) -> Result<Relays, MonitorError> {
         let watch = self.watch();
         let failed = |error| self.explain(CREATING, error);
-        let plan = Box::new(self.request.plan.guest.clone());
+        let mut plan = Box::new(self.request.plan.guest.clone());
+        plan.settings.extend(settings);
+        plan.mounts = self.mounts.to_vec();
         let io = plan.io;
         let container = self.request.state.id.clone();
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;
@@ -195,8 +249,15 @@ impl Session<'_> {
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
         let relays = connected.map_err(|error| error.at(failed))?;
         // Now the guest has made the mount points that were missing.
-        view::build(&self.request.directory.join(SHARE_DIR), &self.request.plan.host.view)?;
+        let share = self.request.directory.join(SHARE_DIR);
+        if self.request.plan.host.view.readonly {
+            tree::close_rootfs(&share)?;
+        }
+        view::build(&share, &self.request.plan.host.view)?;
         mark("view");
+        step!("view of the container's files built");
+        // The guest is made: what it does from now on is the container's.
+        host_cgroup::limit_late(self.request.state.cgroup.as_deref(), &self.request.plan.host.limits)?;
         Ok(relays)
     }
 
@@ -205,17 +266,24 @@ impl Session<'_> {
         let identity = ProcessIdentity::of(me)
             .map_err(|source| MonitorError::Io { act: "look at this process", source })?;
         let state = self.request.state.state(status, identity);
-        Ok(self.entry.update(|_| Some(state))?)
+        self.entry.update(|_| Some(state))?;
+        step!("state recorded: {status}");
+        Ok(())
     }
 
     /// After the program's end: its output, its files. Neither changes the exit code.
-    fn finish(&self, agent: &mut AgentClient, relays: &mut Relays) {
-        // What cannot be written back any more is lost with the guest: nothing to be done.
-        let _ = agent.call(Request::Sync, SYNC, &[self.machine.ended_fd()]);
-        match relays.drain(SILENCE_LIMIT) {
-            // A process that outlived the program holds the stream; its output goes with it.
+    fn finish(&self, agent: &mut AgentClient, relays: &mut Relays) -> Vec<String> {
+        let synced = agent.call(Request::Sync, SYNC, &[self.machine.ended_fd()]);
+        // What cannot be written back any more is lost with the guest.
+        let lost = synced.err().map(|error| {
+            let cause = chain(&self.explain(FINISHING, error));
+            format!("{cause}; what the program wrote through mappings last may be missing in its files")
+        });
+        match relays.drain(OUTPUT) {
+            // Only a guest that makes output up, or does not answer, keeps a stream open: its loss.
             Drained::Fully | Drained::GaveUp => {}
         }
+        lost.into_iter().collect()
     }
 }
 

@@ -62,10 +62,10 @@ fn header(unique: u64, result: Result<u32, &io::Error>) -> OutHeader {
 }
 
 /// Replies with a lock; returns the reply's length.
-pub(super) fn reply(mut writer: Writer<'_>, unique: u64, result: io::Result<FileLock>) -> u32 {
+pub(super) fn reply(mut writer: Writer<'_>, unique: u64, result: &io::Result<FileLock>) -> u32 {
     let header = header(unique, result.as_ref().map(|_| LOCK_BYTES));
     let written = writer.write_obj(header).and_then(|()| match result {
-        Ok(lk) => writer.write_obj(LkOut { lk }),
+        Ok(lk) => writer.write_obj(LkOut { lk: *lk }),
         Err(_) => Ok(()),
     });
     written.map_or(0, |()| header.len)
@@ -95,7 +95,7 @@ impl Place {
     }
 
     /// Writes the reply; returns its length.
-    pub(super) fn reply(&self, memory: &Memory, unique: u64, result: io::Result<()>) -> u32 {
+    pub(super) fn reply(&self, memory: &Memory, unique: u64, result: &io::Result<()>) -> u32 {
         let header = header(unique, result.as_ref().map(|()| HEADER_BYTES));
         memory.write_obj(header, self.at).map_or(0, |()| header.len)
     }

@@ -10,20 +10,19 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
-use vhost_user_backend::bitmap::BitmapMmapRegion;
-use virtio_queue::DescriptorChain;
-use virtiofsd::descriptor_utils::{Reader, Writer};
-use virtiofsd::fuse::{InHeader, Opcode, OutHeader};
+use virtiofsd::descriptor_utils::Writer;
+use virtiofsd::fuse::OutHeader;
 use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
 use virtiofsd::server::Server;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::FsError;
 use super::lock_message::{LockMessage, Place, reply, reply_nothing};
 use super::locks::{Answer, Locks, Ticket};
+use super::request::{Request, Staging};
 use super::tree::SharedTree;
-use crate::memory::Memory;
+use super::{FsError, NAME};
+use crate::failure::FailureSink;
 use crate::virtio::queue::{ActiveQueue, QueueError};
 
 /// How long the guest may trust names and attributes that it has seen. Others on
@@ -51,17 +50,18 @@ pub(super) struct FileServer {
 }
 
 impl FileServer {
-    pub(super) fn open(directory: &Path) -> Result<Self, FsError> {
-        let failed = |source| FsError::Open { path: directory.to_owned(), source };
-        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| failed(errno.into()))?;
-        Self::with_descriptors(directory, for_the_guest(limit))
+    /// `failures` hears why if nobody waits for locks any more.
+    pub(super) fn open(directory: &Path, failures: FailureSink) -> Result<Self, FsError> {
+        let failed = |errno: nix::Error| FsError::Open { path: directory.to_owned(), source: errno.into() };
+        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+        Self::with_descriptors(directory, for_the_guest(limit), failures)
     }
 
-    fn with_descriptors(directory: &Path, count: u64) -> Result<Self, FsError> {
+    fn with_descriptors(directory: &Path, count: u64, failures: FailureSink) -> Result<Self, FsError> {
         let failed = |source| FsError::Open { path: directory.to_owned(), source };
         let for_locks = count / LOCKS_SHARE;
         let host = Arc::new(pass_through(directory, count - for_locks).map_err(failed)?);
-        let failed = |failure| log::error!("virtio-fs: nobody waits for locks any more: {failure}");
+        let failed = move |failure| failures.report(NAME, &failure);
         let locks = Arc::new(Locks::new(usize::try_from(for_locks).unwrap_or(usize::MAX), failed)?);
         let server = Server::new(SharedTree::new(Arc::clone(&host), Arc::clone(&locks)));
         Ok(Self { server, host, locks })
@@ -73,14 +73,11 @@ impl FileServer {
     }
 
     /// Serves the queues until `stop` is readable.
-    pub(super) fn serve(&self, mut queues: [ActiveQueue; 2], stop: &EventFd) {
+    pub(super) fn serve(&self, mut queues: [ActiveQueue; 2], stop: &EventFd) -> Result<(), ServeError> {
         let mut session = Session::default();
-        let served = own_credentials().and_then(|()| self.serve_until(&mut queues, &mut session, stop));
+        let served = self.serve_until(&mut queues, &mut session, stop);
         self.locks.clear(session.waiting.into_keys());
-        if let Err(error) = served {
-            log::error!("virtio-fs: the server ends: {error}");
-            queues[0].signal_needs_reset();
-        }
+        served
     }
 
     fn serve_until(
@@ -88,7 +85,10 @@ impl FileServer {
         queues: &mut [ActiveQueue; 2],
         session: &mut Session,
         stop: &EventFd,
-    ) -> io::Result<()> {
+    ) -> Result<(), ServeError> {
+        own_credentials()?;
+        let [first, second] = [Staging::new(queues[0].memory())?, Staging::new(queues[1].memory())?];
+        let mut stagings = [first, second];
         let epoll = Epoll::new()?;
         let watch =
             |event, token| epoll.ctl(ControlOperation::Add, event, EpollEvent::new(EventSet::IN, token));
@@ -105,11 +105,9 @@ impl FileServer {
             for event in &ready[..count] {
                 match event.data() {
                     STOP => return Ok(()),
-                    LOCKS => self.reply_to_waiting(queues, session).map_err(io::Error::other)?,
-                    token => {
-                        let Ok(index) = usize::try_from(token) else { continue };
-                        self.drain(queues, index, session).map_err(io::Error::other)?;
-                    }
+                    LOCKS => self.reply_to_waiting(queues, session)?,
+                    0 => self.drain(queues, &mut stagings, 0, session)?,
+                    _ => self.drain(queues, &mut stagings, 1, session)?,
                 }
             }
         }
@@ -119,13 +117,14 @@ impl FileServer {
     fn drain(
         &self,
         queues: &mut [ActiveQueue; 2],
+        stagings: &mut [Staging; 2],
         index: usize,
         session: &mut Session,
     ) -> Result<(), QueueError> {
-        self.drain_one(&mut queues[index], index, session)?;
+        self.drain_one(&mut queues[index], &mut stagings[index], index, session)?;
         if !session.interrupted.is_empty() {
             // They overtake the requests that they are about, which are in the queue by now.
-            self.drain_one(&mut queues[1], 1, session)?;
+            self.drain_one(&mut queues[1], &mut stagings[1], 1, session)?;
             for unique in std::mem::take(&mut session.interrupted) {
                 session.tickets_of(unique).for_each(|ticket| self.locks.interrupt(ticket));
             }
@@ -136,57 +135,58 @@ impl FileServer {
     fn drain_one(
         &self,
         queue: &mut ActiveQueue,
+        staging: &mut Staging,
         index: usize,
         session: &mut Session,
     ) -> Result<(), QueueError> {
         queue.clear_kick();
-        queue.drain_some(|memory, chain| self.handle(memory, chain, index, session))
+        queue.drain_some(|_, chain| {
+            let request = staging.take(chain.clone())?;
+            Ok(self.handle(request, || Place::of(index, chain), session))
+        })
     }
 
-    /// Handles one request and returns the length of the reply, or nothing if that comes later. A chain
-    /// that is no request gets no reply, which fails the guest's call with an I/O error.
+    /// Handles one request and returns the length of the reply, or nothing if that comes later. A request
+    /// that virtiofsd cannot make sense of fails the guest's call with an I/O error.
     fn handle(
         &self,
-        memory: &Memory,
-        chain: DescriptorChain<&Memory>,
-        queue: usize,
+        request: Request<'_>,
+        place: impl FnOnce() -> Option<Place>,
         session: &mut Session,
     ) -> Option<u32> {
-        let Some((header, reader, writer)) = request(memory, chain.clone()) else {
-            log::debug!("virtio-fs: dropped a malformed request");
-            return Some(0);
-        };
+        let is_answered = request.is_answered();
+        let Request { header, reader, writer } = request;
         if let Some(message) = LockMessage::read(&header, &reader) {
-            return self.handle_lock(&header, message, writer, || Place::of(queue, chain), session);
+            return self.handle_lock(header.unique, &message, writer, place, session);
         }
-        let written = self.server.handle_message(reader, writer, NO_BACKEND);
-        Some(written.ok().and_then(|length| u32::try_from(length).ok()).unwrap_or_else(|| {
-            log::debug!("virtio-fs: dropped a request that could not be answered");
-            0
-        }))
+        let spare = writer.clone();
+        Some(match self.server.handle_message(reader, writer, NO_BACKEND).map(u32::try_from) {
+            Ok(Ok(length)) => length,
+            Ok(Err(_)) | Err(_) if is_answered => refuse(spare, header.unique),
+            Ok(Err(_)) | Err(_) => 0,
+        })
     }
 
     fn handle_lock(
         &self,
-        header: &InHeader,
-        message: LockMessage,
+        unique: u64,
+        message: &LockMessage,
         writer: Writer<'_>,
         place: impl FnOnce() -> Option<Place>,
         session: &mut Session,
     ) -> Option<u32> {
-        let unique = header.unique;
         match message {
             LockMessage::Interrupt(interrupted) => {
-                session.interrupted.push(interrupted);
+                session.interrupted.push(*interrupted);
                 Some(0)
             }
-            LockMessage::Get(request) => Some(reply(writer, unique, self.locks.get(&self.host, &request))),
+            LockMessage::Get(request) => Some(reply(writer, unique, &self.locks.get(&self.host, request))),
             LockMessage::Set(request) => {
-                Some(reply_nothing(writer, unique, self.locks.set(&self.host, &request, false)))
+                Some(reply_nothing(writer, unique, self.locks.set(&self.host, request, false)))
             }
             LockMessage::Wait(request) => {
-                let Some(place) = place() else { return Some(0) };
-                match self.locks.set(&self.host, &request, true) {
+                let Some(place) = place() else { return Some(refuse(writer, unique)) };
+                match self.locks.set(&self.host, request, true) {
                     Answer::Later(ticket) => {
                         session.waiting.insert(ticket, Waiting { unique, place });
                         None
@@ -206,7 +206,7 @@ impl FileServer {
         while let Some((ticket, result)) = self.locks.take_ended() {
             let Some(Waiting { unique, place }) = session.waiting.remove(&ticket) else { continue };
             let queue = &mut queues[place.queue];
-            let length = place.reply(queue.memory(), unique, result);
+            let length = place.reply(queue.memory(), unique, &result);
             queue.push_used(place.head, length)?;
             queue.notify()?;
         }
@@ -235,6 +235,25 @@ impl Session {
         self.waiting.iter().filter(move |(_, waiting)| waiting.unique == unique).map(|(ticket, _)| *ticket)
     }
 }
+
+/// Why the server cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServeError {
+    #[error("cannot wait for requests: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+/// Answers a request with `EIO`.
+fn refuse(mut writer: Writer<'_>, unique: u64) -> u32 {
+    let reply = OutHeader { len: OUT_HEADER_BYTES, error: -libc::EIO, unique };
+    // There is room for it, or it would be no request.
+    if writer.write_obj(reply).is_ok() { OUT_HEADER_BYTES } else { 0 }
+}
+
+/// Size of `struct fuse_out_header`.
+const OUT_HEADER_BYTES: u32 = 16;
 
 /// How many of the `limit` descriptors of this process the files may take that the guest knows: when
 /// they are used up, a request fails with `ENFILE`, and the other devices go on.
@@ -270,21 +289,6 @@ pub(super) fn pass_through(directory: &Path, guest_fd_limit: u64) -> io::Result<
     Ok(fs)
 }
 
-/// The header and the two halves of a chain, if it is long enough to be a request. The server
-/// takes it for granted that a reply's header fits.
-fn request<'m>(
-    memory: &'m Memory,
-    chain: DescriptorChain<&'m Memory>,
-) -> Option<(InHeader, Reader<'m>, Writer<'m>)> {
-    let reader = Reader::<BitmapMmapRegion>::new(memory, chain.clone()).ok()?;
-    let writer = Writer::<BitmapMmapRegion>::new(memory, chain).ok()?;
-    let header: InHeader = reader.clone().read_obj().ok()?;
-    let opcode = header.opcode;
-    let unanswered = [Opcode::Forget, Opcode::BatchForget, Opcode::Interrupt];
-    let fits = writer.available_bytes() >= size_of::<OutHeader>();
-    (fits || unanswered.iter().any(|&known| known as u32 == opcode)).then_some((header, reader, writer))
-}
-
 /// No DAX window: nothing is ever mapped into the guest on request.
 const NO_BACKEND: Option<&mut ()> = None;
 
@@ -299,31 +303,43 @@ fn own_credentials() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use virtiofsd::fuse::Opcode;
     use vm_memory::{Bytes, GuestAddress};
 
     use super::super::init_request;
     use super::*;
-    use crate::virtio::test_queue::{BUFFERS, WRITE, memory, queue_with};
+    use crate::memory::Memory;
+    use crate::virtio::test_queue::{BUFFERS, Failures, WRITE, memory, queue_with};
 
-    impl FileServer {
-        fn drain_test(&self, queue: &mut ActiveQueue) -> Result<(), QueueError> {
-            let mut session = Session::default();
-            let drained = self.drain_one(queue, 1, &mut session);
-            self.locks.clear(session.waiting.into_keys());
-            drained
-        }
+    fn drain(server: &FileServer, memory: &Memory, queue: &mut ActiveQueue) -> Result<(), QueueError> {
+        drain_with(server, queue, &mut Staging::new(memory).unwrap())
+    }
+
+    fn drain_with(
+        server: &FileServer,
+        queue: &mut ActiveQueue,
+        staging: &mut Staging,
+    ) -> Result<(), QueueError> {
+        let mut session = Session::default();
+        let drained = server.drain_one(queue, staging, 1, &mut session);
+        server.locks.clear(session.waiting.into_keys());
+        drained
     }
 
     #[test]
     fn request_gets_its_reply() {
         let directory = tempfile::tempdir().unwrap();
-        let server = FileServer::open(directory.path()).unwrap();
+        let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
         let memory = memory();
         let request = init_request();
         memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
         let length = u32::try_from(request.len()).unwrap();
         let mut test = queue_with(&memory, &[(BUFFERS, length, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
-        server.drain_test(&mut test.queue).unwrap();
+        drain(&server, &memory, &mut test.queue).unwrap();
         let reply: [u32; 2] = memory.read_obj(GuestAddress(BUFFERS + 0x1000)).unwrap();
         assert_eq!(Some(reply[0]), test.used_length());
         // No error, and version 7.
@@ -333,7 +349,7 @@ mod tests {
 
     #[test]
     fn directory_that_is_not_there_cannot_be_shared() {
-        assert!(FileServer::open(Path::new("/no/such/directory")).is_err());
+        assert!(FileServer::open(Path::new("/no/such/directory"), Failures::default().sink()).is_err());
     }
 
     /// Looks `name` up in the root, and returns the error number.
@@ -344,7 +360,7 @@ mod tests {
         let request: Vec<u8> = header.into_iter().flat_map(u32::to_le_bytes).chain(name.bytes()).collect();
         memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
         let chain = [(BUFFERS, length, 0), (BUFFERS + 0x1000, 0x1000, WRITE)];
-        server.drain_test(&mut queue_with(&memory, &chain).queue).unwrap();
+        drain(server, &memory, &mut queue_with(&memory, &chain).queue).unwrap();
         -memory.read_obj::<i32>(GuestAddress(BUFFERS + 0x1004)).unwrap()
     }
 
@@ -355,7 +371,7 @@ mod tests {
             std::fs::write(directory.path().join(name), "").unwrap();
         }
         // The root has one, and one is for locks.
-        let server = FileServer::with_descriptors(directory.path(), 4).unwrap();
+        let server = FileServer::with_descriptors(directory.path(), 4, Failures::default().sink()).unwrap();
         assert_eq!(["a", "b", "c", "a"].map(|name| look_up(&server, name)), [0, 0, libc::ENFILE, 0]);
     }
 
@@ -374,16 +390,73 @@ mod tests {
             chain in prop::collection::vec((BUFFERS..0x2_1000, 0u32..0x3000, 0u16..4), 0..6),
         ) {
             let directory = tempfile::tempdir().unwrap();
-            let server = FileServer::open(directory.path()).unwrap();
+            let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
             let memory = memory();
             memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
             let mut first = queue_with(&memory, &[(BUFFERS, 56, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
-            server.drain_test(&mut first.queue).unwrap();
+            drain(&server, &memory, &mut first.queue).unwrap();
             memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
             memory.write_obj(opcode, GuestAddress(BUFFERS + 4)).unwrap();
             let mut chain = chain;
             chain.insert(0, (BUFFERS, 200, 0));
-            let _ = server.drain_test(&mut queue_with(&memory, &chain).queue);
+            let _ = drain(&server, &memory, &mut queue_with(&memory, &chain).queue);
         }
+    }
+
+    #[test]
+    fn request_that_makes_no_sense_fails_with_an_io_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
+        // A name without its end.
+        let memory = memory();
+        let request = [44u32, Opcode::Lookup as u32, 7, 0, 1, 0, 0, 0, 0, 0, 0x6161_6161];
+        let request: Vec<u8> = request.into_iter().flat_map(u32::to_le_bytes).collect();
+        memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
+        let mut test = queue_with(&memory, &[(BUFFERS, 44, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
+        drain(&server, &memory, &mut test.queue).unwrap();
+        assert_eq!(test.used_length(), Some(OUT_HEADER_BYTES));
+        let reply: OutHeader = memory.read_obj(GuestAddress(BUFFERS + 0x1000)).unwrap();
+        assert_eq!((reply.len, reply.error, reply.unique), (OUT_HEADER_BYTES, -libc::EIO, 7));
+    }
+
+    /// Without a copy virtiofsd takes what was a `FORGET` for a `READ`, panics for want of room for
+    /// the reply, or answers what nobody waits for.
+    #[test]
+    fn guest_that_changes_a_request_under_way_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
+        let (memory, over) = (memory(), AtomicBool::new(false));
+        memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
+        let mut first = queue_with(&memory, &[(BUFFERS, 56, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
+        drain(&server, &memory, &mut first.queue).unwrap();
+        let request = [80u32, Opcode::Forget as u32, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        let request: Vec<u8> = request.into_iter().flat_map(u32::to_le_bytes).collect();
+        memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    for opcode in [Opcode::Read, Opcode::Forget, Opcode::Readdir, Opcode::Forget] {
+                        memory.write_obj(opcode as u32, GuestAddress(BUFFERS + 4)).unwrap();
+                    }
+                }
+            });
+            let mut staging = Staging::new(&memory).unwrap();
+            let served: Vec<_> = (0..2000)
+                .map(|_| {
+                    let mut test = queue_with(&memory, &[(BUFFERS, 80, 0)]);
+                    let drained =
+                        catch_unwind(AssertUnwindSafe(|| drain_with(&server, &mut test.queue, &mut staging)));
+                    (drained, test.used_length())
+                })
+                .collect();
+            over.store(true, Ordering::Relaxed);
+            for (drained, used) in served {
+                // What is not a `FORGET` when it is copied is no request.
+                match drained.unwrap() {
+                    Ok(()) => assert_eq!(used, Some(0)),
+                    Err(error) => assert!(error.to_string().contains("room for the reply"), "{error}"),
+                }
+            }
+        });
     }
 }

@@ -211,10 +211,8 @@ impl Dispatcher {
         };
         match Builder::new().name("vmm-lock".to_owned()).stack_size(STACK_BYTES).spawn(wait) {
             Ok(thread) => drop(self.running.insert(ticket, Running { thread, cancelled, over })),
-            Err(error) => {
-                log::warn!("virtio-fs: cannot start a thread that waits for a lock: {error}");
-                self.results.tell(ticket, Err(io::Error::from_raw_os_error(libc::ENOLCK)));
-            }
+            // The program learns that there is no room for its lock.
+            Err(_) => self.results.tell(ticket, Err(io::Error::from_raw_os_error(libc::ENOLCK))),
         }
     }
 
