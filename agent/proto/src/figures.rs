@@ -68,6 +68,9 @@ pub struct ContainerFigures {
     pub pids: u64,
     /// `pids.max`.
     pub pids_limit: Option<u64>,
+    /// `hugetlb.SIZE.current` and `max` of `hugetlb.SIZE.events`, by their sizes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub huge_pages: BTreeMap<String, BTreeMap<String, u64>>,
     /// `io.stat`.
     pub io: Vec<DeviceFigures>,
 }

@@ -28,6 +28,7 @@
 mod figures;
 mod frame;
 mod message;
+mod mounts;
 mod plan;
 
 pub use figures::{ContainerFigures, DeviceFigures, ProcessInfo};
@@ -36,11 +37,12 @@ pub use message::{
     Envelope, ErrorKind, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Request, Stage,
     Stream, StreamKind,
 };
+pub use mounts::{SharedMount, mount_attr};
 pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
 
 /// Version of the contract. It grows when a message is added that an older peer
 /// must not be sent; fields with defaults do not change it.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Context id of the host on every virtio-vsock link (virtio 1.2, §5.10.4).
 pub const HOST_CID: u32 = 2;

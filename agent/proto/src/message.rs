@@ -246,6 +246,14 @@ pub enum Event {
         /// How.
         status: ExitStatus,
     },
+    /// The kernel has killed processes of a container for want of memory. One that ended the
+    /// container is told before its end.
+    OutOfMemory {
+        /// Whose.
+        container: String,
+        /// How many since the container was made.
+        kills: u64,
+    },
 }
 
 /// How a process ended.

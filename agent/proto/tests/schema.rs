@@ -80,6 +80,7 @@ fn figures() -> ContainerFigures {
         swap_limit_bytes: None,
         pids: 5,
         pids_limit: Some(6),
+        huge_pages: Default::default(),
         io: vec![DeviceFigures { major: 254, minor: 0, counts: one("rbytes") }],
     }
 }
@@ -94,8 +95,10 @@ fn plan() -> ContainerPlan {
     ContainerPlan {
         spec,
         shares: vec![Share { tag: SHARE_TAG.into(), mountpoint: SHARE_MOUNT.into(), readonly: false }],
+        mounts: Vec::new(),
         io: ProcessIo { stdin: true, stdout: true, stderr: true, ..ProcessIo::default() },
         bundle: String::new(),
+        settings: std::collections::BTreeMap::new(),
     }
 }
 
@@ -124,8 +127,15 @@ fn hellos() {
 #[test]
 fn requests() {
     request("create", Request::Create { container: "web".into(), plan: Box::new(plan()) });
-    let plan = ContainerPlan { bundle: "/var/lib/bundles/web".into(), ..plan() };
-    request("create-bundle", Request::Create { container: "web".into(), plan: Box::new(plan) });
+    let with_bundle = ContainerPlan { bundle: "/var/lib/bundles/web".into(), ..plan() };
+    request("create-bundle", Request::Create { container: "web".into(), plan: Box::new(with_bundle) });
+    let mount =
+        SharedMount { path: format!("{SHARE_MOUNT}/volumes/0/below"), attributes: mount_attr::NOEXEC };
+    let with_mounts = ContainerPlan { mounts: vec![mount], ..plan() };
+    request("create-mounts", Request::Create { container: "web".into(), plan: Box::new(with_mounts) });
+    let settings = [("vm/max_map_count".to_owned(), "262144".to_owned())].into();
+    let with_settings = ContainerPlan { settings, ..plan() };
+    request("create-settings", Request::Create { container: "web".into(), plan: Box::new(with_settings) });
     request("start", Request::Start { container: "web".into() });
     let size = ConsoleSize { rows: 24, columns: 80 };
     let io = ProcessIo { terminal: true, console_size: Some(size), ..ProcessIo::default() };
@@ -174,6 +184,8 @@ fn events() {
     golden("event-exited-code", &Message::Event(code));
     let signal = Event::Exited { process: exec(), status: ExitStatus::Signal(9) };
     golden("event-exited-signal", &Message::Event(signal));
+    let memory = Event::OutOfMemory { container: "web".into(), kills: 2 };
+    golden("event-out-of-memory", &Message::Event(memory));
 }
 
 #[test]

@@ -172,6 +172,12 @@ impl Error {
             Self::Control(ControlError::Silent { .. }) => Some(
                 "if it was stopped by a signal let it go on with SIGCONT, else end it with `vmrun delete --force`",
             ),
+            Self::Cgroup(HostCgroupError::Frozen { .. }) => {
+                Some("write 0 to its cgroup.freeze, or name another cgroup in linux.cgroupsPath")
+            }
+            Self::Cgroup(HostCgroupError::Limit { .. } | HostCgroupError::None { .. }) => {
+                Some("correct the limit, or leave it out")
+            }
             Self::Hook(_) => Some("correct the hook, or take it out of config.json"),
             Self::Spec(SpecError::Exists { .. }) => {
                 Some("remove it first, or name another directory with --bundle")

@@ -1,5 +1,6 @@
 //! The maker: a short-lived child that makes one process with libcontainer.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,7 +21,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{major, minor};
 use nix::unistd::{Gid, Uid, fchown};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
-use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, ProcessIo, Share, Stage};
+use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, ProcessIo, Share, SharedMount, Stage};
 
 use super::adapt::{self, Adapted};
 use super::cgroup::Cgroup;
@@ -30,7 +31,7 @@ use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
 use super::start_hooks::StartHooks;
-use super::{dev, inside, limits, tmpfs, trace, user_namespace};
+use super::{dev, inside, limits, settings, shared_mounts, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{descriptors, log, sys};
@@ -59,8 +60,12 @@ pub(crate) enum Kind<'a> {
     Init {
         /// Trees to mount first.
         shares: &'a [Share],
+        /// Mounts in them with attributes of their own.
+        mounts: &'a [SharedMount],
         /// The host's path of the bundle.
         bundle: &'a str,
+        /// Settings of the kernel.
+        settings: &'a BTreeMap<String, String>,
     },
     /// One more, which runs its program at once.
     Exec {
@@ -146,8 +151,10 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
         message: error.to_string(),
     };
     let mut adapted = match &order.kind {
-        Kind::Init { shares, bundle } => {
+        Kind::Init { shares, mounts, bundle, settings } => {
+            settings::apply(settings);
             shares.iter().try_for_each(mount_share)?;
+            shared_mounts::apply(mounts).map_err(|message| failed(Stage::Shares, message))?;
             let mut adapted = adapt::for_init(order.spec).map_err(invalid)?;
             let hooks = StartHooks::take(&mut adapted.spec, order.container, bundle);
             Adapted { program: adapted.program.with_hooks(hooks), ..adapted }

@@ -7,12 +7,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use vmrun_proto::{ErrorKind, ErrorReply, ProcessRef, Reply, Share, Stage, StreamKind};
+use vmrun_proto::{ErrorKind, ErrorReply, Event, ProcessRef, Reply, Share, Stage, StreamKind};
 
 use super::poller::Token;
 use super::process::{ContainerEntry, Exec, State};
 use super::{ReplyTo, Server};
-use crate::container::{self, Cgroup, ErrorLine, Kind, Members, Order, host_user, notify_start, start_maker};
+use crate::container::{
+    self, Cgroup, ErrorLine, Kind, Members, MemoryEvents, Order, host_user, notify_start, start_maker,
+};
 use crate::report::{self, Received, Report};
 use crate::stdio::{ChildStdio, Endpoint, make_pipes};
 use crate::{log, sys};
@@ -64,7 +66,12 @@ impl Server {
         let init = self.processes.get(&entry.init).and_then(|init| init.pid).unwrap_or_default();
         let kind = match exec {
             Some(exec) => Kind::Exec { process: &exec.spec, init, cgroup: exec.cgroup.as_deref() },
-            None => Kind::Init { shares: &shares, bundle: &entry.plan.bundle },
+            None => Kind::Init {
+                shares: &shares,
+                mounts: &entry.plan.mounts,
+                bundle: &entry.plan.bundle,
+                settings: &entry.plan.settings,
+            },
         };
         let order = Order {
             container: &process.reference.container,
@@ -152,6 +159,7 @@ impl Server {
             process.state = State::Created;
             let container = process.reference.container.clone();
             self.remember_shares(&container);
+            self.watch_memory(id, &container);
             self.reply(reply, Reply::Started { pid });
         } else {
             // The maker has let it run its program already.
@@ -166,6 +174,27 @@ impl Server {
         }
         if let Some(status) = self.unclaimed_exits.remove(&pid) {
             self.process_ended(id, status);
+        }
+    }
+
+    /// Where the kernel counts no memory nobody is killed for want of it.
+    fn watch_memory(&mut self, init: u64, container: &str) {
+        let Some(entry) = self.containers.get_mut(container) else { return };
+        let Ok(events) = MemoryEvents::open(entry.cgroup.directory()) else { return };
+        if let Err(error) = self.poller.watch_priority(&events, Token::MemoryEvents(init)) {
+            log::warn(format_args!("cannot watch the memory of {container:?}: {error}"));
+        }
+        entry.memory = Some(events);
+    }
+
+    /// Tells of kills for want of memory that were not told.
+    pub(super) fn memory_events(&mut self, init: u64) {
+        let Some(container) = self.processes.get(&init).map(|init| init.reference.container.clone()) else {
+            return;
+        };
+        let memory = self.containers.get_mut(&container).and_then(|entry| entry.memory.as_mut());
+        if let Some(kills) = memory.and_then(MemoryEvents::more_kills) {
+            self.tell(Event::OutOfMemory { container, kills });
         }
     }
 

@@ -139,6 +139,7 @@ impl Server {
             Token::Listener => self.accept(),
             Token::Connection(id) => self.connection_ready(id),
             Token::Report(id) => self.report_ready(id),
+            Token::MemoryEvents(id) => self.memory_events(id),
             Token::StreamConnection(id) | Token::StreamGuest(id) => self.stream_ready(id, event),
         }
     }

@@ -25,9 +25,11 @@ pub(crate) enum Token {
     StreamConnection(u64),
     /// The guest's end of a stdio stream.
     StreamGuest(u64),
+    /// The count of kills for want of memory, of the container with this init.
+    MemoryEvents(u64),
 }
 
-const KINDS: u64 = 6;
+const KINDS: u64 = 7;
 
 impl Token {
     fn encode(self) -> u64 {
@@ -38,6 +40,7 @@ impl Token {
             Self::Report(id) => (3, id),
             Self::StreamConnection(id) => (4, id),
             Self::StreamGuest(id) => (5, id),
+            Self::MemoryEvents(id) => (6, id),
         };
         id * KINDS + kind
     }
@@ -50,7 +53,8 @@ impl Token {
             2 => Self::Connection(id),
             3 => Self::Report(id),
             4 => Self::StreamConnection(id),
-            _ => Self::StreamGuest(id),
+            5 => Self::StreamGuest(id),
+            _ => Self::MemoryEvents(id),
         }
     }
 }
@@ -84,6 +88,11 @@ impl Poller {
     pub(crate) fn watch_changes(&self, fd: impl AsFd, token: Token) -> nix::Result<()> {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         self.epoll.add(fd, EpollEvent::new(flags, token.encode()))
+    }
+
+    /// Watches for what the kernel tells of a control file that has changed.
+    pub(crate) fn watch_priority(&self, fd: impl AsFd, token: Token) -> nix::Result<()> {
+        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLPRI | EpollFlags::EPOLLET, token.encode()))
     }
 
     /// Stops watching. A descriptor that is closed leaves by itself.
@@ -131,6 +140,7 @@ mod tests {
             Token::Report(7),
             Token::StreamConnection(u64::MAX / KINDS - 1),
             Token::StreamGuest(0),
+            Token::MemoryEvents(9),
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

@@ -15,7 +15,7 @@ use oci_spec::runtime::Process;
 use vmrun_proto::{ContainerPlan, ErrorReply, ProcessIo, ProcessRef, StreamKind};
 
 use super::ReplyTo;
-use crate::container::{Cgroup, ErrorLine};
+use crate::container::{Cgroup, ErrorLine, MemoryEvents};
 use crate::stdio::{Endpoints, kinds};
 
 /// A container.
@@ -25,6 +25,8 @@ pub(crate) struct ContainerEntry {
     pub(crate) cgroup: Cgroup,
     /// Its init process.
     pub(crate) init: u64,
+    /// Who was killed in it for want of memory; none while it is made, or where nobody counts.
+    pub(crate) memory: Option<MemoryEvents>,
     /// Who waits for it to be gone.
     pub(crate) removal: Option<ReplyTo>,
 }

@@ -1,6 +1,6 @@
 //! The host's side of the contract, for tests: one agent, plain blocking calls.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
@@ -131,7 +131,14 @@ impl Host {
             spec["root"]["path"] = json!(self.rootfs);
         }
         let spec = serde_json::from_value(spec).unwrap();
-        let plan = Box::new(ContainerPlan { spec, shares: Vec::new(), io, bundle: String::new() });
+        let plan = Box::new(ContainerPlan {
+            spec,
+            shares: Vec::new(),
+            mounts: Vec::new(),
+            io,
+            bundle: String::new(),
+            settings: BTreeMap::new(),
+        });
         match self.ask(Request::Create { container: id.into(), plan }) {
             Reply::Error(error) => Err(error),
             _ => Ok(()),

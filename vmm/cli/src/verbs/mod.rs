@@ -18,6 +18,7 @@ pub(crate) mod run;
 pub(crate) mod spec;
 pub(crate) mod start;
 pub(crate) mod state;
+mod stats;
 pub(crate) mod update;
 pub(crate) mod version;
 

@@ -33,6 +33,8 @@ pub(crate) enum ControlRequest {
     Processes,
     /// Tell its figures.
     Figures,
+    /// Tell each time that it runs out of memory, until it ends.
+    Watch,
     /// Say when a paused container goes on.
     AwaitResume,
 }
@@ -46,7 +48,7 @@ impl ControlRequest {
             Self::Pause => Act::Pause,
             Self::Resume => Act::Resume,
             Self::Update(_) => Act::Update,
-            Self::Processes | Self::Figures | Self::AwaitResume => Act::Look,
+            Self::Processes | Self::Figures | Self::AwaitResume | Self::Watch => Act::Look,
         }
     }
 
@@ -60,6 +62,7 @@ impl ControlRequest {
             Self::Update(_) => "change the limits",
             Self::Processes => "list the processes",
             Self::Figures => "tell the figures",
+            Self::Watch => "tell when memory runs out",
             Self::AwaitResume => "say when the container goes on",
         }
     }
@@ -85,6 +88,8 @@ pub(crate) enum ControlReply {
     Processes(Vec<ProcessInfo>),
     /// The figures.
     Figures(Box<ContainerFigures>),
+    /// Memory has run out: only to those who watch.
+    OutOfMemory,
     /// Not done.
     Failed(FailureReport),
     /// Not done, since the container is in another state by now.
@@ -98,6 +103,7 @@ impl ControlReply {
             Self::Ok => "done",
             Self::Processes(_) => "the processes",
             Self::Figures(_) => "the figures",
+            Self::OutOfMemory => "memory has run out",
             Self::Failed(_) => "it failed",
             Self::WrongState(_) => "the container is in another state",
         }

@@ -99,7 +99,7 @@ impl Drop for Guard {
 
 /// Runs a relay that was started by [`start`] and gives its exit code.
 pub fn exec_main(channel: RawFd) -> u8 {
-    let channel = match fds::inherited(channel) {
+    let channel = match fds::close_all_but(&[channel]).and_then(|()| fds::inherited(channel)) {
         Ok(channel) => UnixStream::from(channel),
         Err(error) => {
             // Without the socket there is only standard error.

@@ -12,6 +12,7 @@ use vmrun_plan::{Bundle, Facts};
 use vmrun_spec::VolumeKind;
 
 use super::{LaunchError, network};
+use crate::{host_settings, oom_score};
 
 const ONLINE: &str = "/sys/devices/system/cpu/online";
 
@@ -49,6 +50,8 @@ pub(super) fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
         online: online_processors(linux.and_then(|linux| linux.resources().as_ref()))?,
         rlimits: rlimits()?,
+        settings: host_settings::read(vmrun_plan::NETWORK_SETTINGS),
+        oom_score_adj: oom_score::own().map_err(LaunchError::io("look at the own oom_score_adj"))?,
         may_map_ids: geteuid().is_root(),
         sources,
         not_directories: not_directories(bundle),

@@ -29,7 +29,7 @@ use crate::log::Log;
 use crate::monitor::{ConsoleMode, MonitorRequest};
 use crate::store::{StateSource, Store};
 use crate::timeline::mark;
-use crate::{policy, stdio, step, timestamp};
+use crate::{host_cgroup, policy, stdio, step, timestamp};
 
 /// Which verb, and how long it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,9 +221,11 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
         host.volumes.len(),
         host.cgroup
     );
-    let source = state_source(&id, &bundle, &plan);
     let new = store.reserve(&id)?;
     step!("{} made in the store", store.directory(&id).display());
+    let cgroup = host_cgroup::make(host.cgroup.as_deref(), &host.limits)?;
+    step!("cgroup {:?} made, with {} limits", cgroup.path(), host.limits.len());
+    let source = state_source(&id, &bundle, &plan, cgroup.path());
     let request = MonitorRequest {
         directory: store.directory(&id),
         root: store.root().to_owned(),
@@ -238,7 +240,7 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
         keep: options.keep || options.mode.is_detached(),
         log: options.log.clone(),
     };
-    supervise::supervise(new, &request, options, &console)
+    supervise::supervise(new, cgroup, &request, options, &console)
 }
 
 fn plan(
@@ -294,7 +296,12 @@ fn console(bundle: &Bundle, options: &LaunchOptions) -> Result<Console, LaunchEr
     }
 }
 
-fn state_source(id: &ContainerId, bundle: &Bundle, plan: &SandboxPlan) -> StateSource {
+fn state_source(
+    id: &ContainerId,
+    bundle: &Bundle,
+    plan: &SandboxPlan,
+    cgroup: Option<PathBuf>,
+) -> StateSource {
     let annotations = bundle.spec.annotations().iter().flatten();
     StateSource {
         id: id.to_string(),
@@ -303,7 +310,7 @@ fn state_source(id: &ContainerId, bundle: &Bundle, plan: &SandboxPlan) -> StateS
         rootfs: bundle.rootfs.clone(),
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
         created: timestamp::now(),
-        cgroup: plan.host.cgroup.clone(),
+        cgroup,
         poststart: plan.host.hooks.poststart.clone(),
         poststop: plan.host.hooks.poststop.clone(),
     }

@@ -16,6 +16,8 @@ use super::spawn::{Monitor, spawn};
 use super::{Console, LaunchError, LaunchOptions, network, pidfd_socket};
 use crate::error::{Error, chain};
 use crate::fds;
+use crate::hooks;
+use crate::host_cgroup::{self, NewCgroup};
 use crate::monitor::MonitorRequest;
 use crate::process::{self, ProcessIdentity};
 use crate::signals::{self, Signals};
@@ -24,7 +26,7 @@ use crate::stdio::RawMode;
 use crate::store::{ExecBase, NewEntry};
 use crate::timeline::mark;
 use crate::verbs::OciState;
-use crate::{hooks, host_cgroup, log, step};
+use crate::{log, step};
 
 /// How the conversation with the monitor ended.
 enum Outcome {
@@ -38,6 +40,7 @@ enum Outcome {
 
 pub(crate) fn supervise(
     mut new: NewEntry,
+    cgroup: NewCgroup,
     request: &MonitorRequest,
     options: &LaunchOptions,
     console: &Console,
@@ -55,6 +58,8 @@ pub(crate) fn supervise(
     };
     mark("planned");
     let monitor = spawn(request)?;
+    // From here on it goes with the container.
+    cgroup.keep();
     let mut guard = MonitorGuard { monitor: Some(monitor) };
     let result = attend(&mut guard, &mut new, request, options, signals.as_ref());
     drop(raw);
@@ -236,8 +241,10 @@ fn complain(errors: &[hooks::HookError]) {
 fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     let state = new.entry().read().ok().flatten();
     // Else somebody has removed it, and its names may be another container's.
-    if new.entry().is_current()? {
-        host_cgroup::remove(request.state.cgroup.as_deref())?;
+    if new.entry().is_current()?
+        && let Some(left) = host_cgroup::remove(request.state.cgroup.as_deref())?
+    {
+        log::warn(&left.to_string());
     }
     // The hooks are whose removal it was.
     let removed = new.remove()?;
@@ -260,7 +267,7 @@ fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorR
         Outcome::Reported(MonitorMessage::Failed(report)) => Err(Error::Reported(report)),
         Outcome::Reported(MonitorMessage::Ended { code, warnings }) => {
             for warning in warnings {
-                log::warn(warning);
+                log::warn(&warning);
             }
             Ok(code)
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use vmrun_machine::{BootError, BootImages, Built, MachineError, Running};
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
-use vmrun_proto::READY_PORT;
+use vmrun_proto::{READY_PORT, SharedMount};
 use vmrun_spec::{Image, MachineSpec};
 
 use super::failure::MonitorError;
@@ -23,6 +23,8 @@ use crate::timeline::mark;
 pub(crate) struct Booting {
     pub(crate) machine: Running,
     pub(crate) ready: ReadySocket,
+    /// What the guest has to be told of the shared tree's mounts.
+    pub(crate) mounts: Vec<SharedMount>,
 }
 
 /// Where the agent reports. It is gone with this value: any process of the guest may connect
@@ -48,7 +50,7 @@ impl Drop for ReadySocket {
 
 pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booting, MonitorError> {
     let plan = &request.plan;
-    tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
+    let mounts = tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
     mark("tree");
     step!("tree built: {} and {} volumes", plan.host.rootfs.display(), plan.host.volumes.len());
     let kernel = assets::load(assets::KERNEL, &plan.machine.kernel, embedded.kernel)?;
@@ -70,7 +72,7 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     // While the guest boots.
     pages::release(embedded.kernel);
     pages::release(embedded.initramfs);
-    Ok(Booting { machine, ready })
+    Ok(Booting { machine, ready, mounts })
 }
 
 /// Says which file it is that is no kernel.

@@ -25,6 +25,8 @@ pub(crate) enum MonitorError {
     Io { act: &'static str, source: io::Error },
     #[error("cannot keep the monitor on the processors of linux.resources.cpu.cpus")]
     Processors(#[source] io::Error),
+    #[error("process.oomScoreAdj: cannot set it to {score}")]
+    OomScore { score: i32, source: io::Error },
     #[error(transparent)]
     Cgroup(#[from] HostCgroupError),
     #[error(transparent)]
@@ -135,6 +137,9 @@ impl MonitorError {
                 "take a source on another file system, such as ext4 or XFS, or leave the mapping out"
             }
             Self::Processors(_) => ALLOWED_PROCESSORS,
+            Self::OomScore { .. } => {
+                "only with CAP_SYS_RESOURCE may it be less than the caller's: raise it or leave it out"
+            }
             other => general_step(other),
         })
     }

@@ -10,8 +10,9 @@ use oci_spec::runtime::LinuxResources;
 use vmrun_proto::{ContainerFigures, Event, ExitStatus, ProcessInfo, ProcessRef, Reply, Request};
 use vmrun_spec::FailureReport;
 
-use super::control_server::Caller;
+use super::control_server::{Caller, Watcher};
 use super::failure::{Broken, MonitorError};
+use super::out_of_memory::OutOfMemory;
 use super::proc_view;
 use super::session::{Prepared, Session};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
@@ -39,6 +40,9 @@ pub(super) struct Live<'s> {
     ended_by: Option<i32>,
     /// While it is paused.
     held: Option<Held>,
+    /// Those who want to know when memory runs out.
+    watchers: Vec<Watcher>,
+    memory: OutOfMemory,
     /// The processes are still to be shown in the monitor's mount namespace.
     to_show: bool,
 }
@@ -60,7 +64,17 @@ type Answer = Result<ControlReply, MonitorError>;
 
 impl<'s> Live<'s> {
     pub(super) fn new(session: &'s Session<'s>, agent: AgentClient, prepared: Prepared) -> Self {
-        Self { session, agent, prepared, status: Status::Created, ended_by: None, held: None, to_show: false }
+        Self {
+            session,
+            agent,
+            prepared,
+            status: Status::Created,
+            ended_by: None,
+            held: None,
+            watchers: Vec::new(),
+            memory: OutOfMemory::default(),
+            to_show: false,
+        }
     }
 
     /// What there is to do after the end is the agent's; verbs come too late.
@@ -128,8 +142,13 @@ impl<'s> Live<'s> {
         {
             match event {
                 Event::Exited { process: ended, status } if ended == process => {
+                    self.memory.end(self.session.request.state.cgroup.as_deref());
                     let status = self.ended_by.map_or(status, ExitStatus::Signal);
                     return Ok(Some(status.code()));
+                }
+                Event::OutOfMemory { .. } => {
+                    self.watchers.retain(|watcher| watcher.tell(&ControlReply::OutOfMemory));
+                    self.memory.ran_out(self.session.request.state.cgroup.as_deref());
                 }
                 Event::Exited { .. } | Event::Ready { .. } => {}
             }
@@ -234,6 +253,11 @@ impl<'s> Live<'s> {
             return Ok(());
         }
         let answer = match request {
+            ControlRequest::Watch => {
+                // One that is gone already needs nothing.
+                self.watchers.extend(caller.watch().ok());
+                return Ok(());
+            }
             ControlRequest::Start => self.start_created(),
             // Its end would have been heard of.
             ControlRequest::Signal { signal: 0, .. } => Ok(ControlReply::Ok),

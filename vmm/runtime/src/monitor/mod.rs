@@ -10,12 +10,16 @@
 //! It has one thread of its own, which polls; the machine and the relays bring theirs. Another one
 //! answers the verbs that come between the program's end and its own.
 
+mod attributes;
 mod boot;
 mod control_server;
 pub(crate) mod failure;
 mod id_map;
+mod kernels;
 mod launcher;
 mod live;
+mod mount_table;
+mod out_of_memory;
 mod proc_view;
 mod session;
 pub(crate) mod streams;
@@ -35,6 +39,7 @@ use crate::error::chain;
 use crate::fds;
 use crate::host_cgroup::{self, Origin};
 use crate::log::{self, Log};
+use crate::oom_score;
 use crate::process::ProcessIdentity;
 use crate::processors;
 use crate::signals::Signals;
@@ -122,6 +127,7 @@ fn entry(request: &MonitorRequest) -> Option<Entry> {
 
 fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
+    fds::close_all_but(&[fds.request, fds.launcher]).map_err(failed("close what the caller left open"))?;
     let launcher = fds::inherited(fds.launcher).map_err(failed("take over the launcher's socket"))?;
     let file = fds::inherited(fds.request).map_err(failed("take over the request"))?;
     let request: MonitorRequest =
@@ -140,7 +146,11 @@ fn serve(
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
     let signals = Signals::take().map_err(failed("take signals"))?;
     // Before there is a thread or a page of the guest's.
-    host_cgroup::enter(request.state.cgroup.as_deref()).map_err(MonitorError::Cgroup)?;
+    if let Some(score) = request.plan.host.oom_score_adj {
+        oom_score::set(score).map_err(|source| MonitorError::OomScore { score, source })?;
+    }
+    host_cgroup::enter(request.state.cgroup.as_deref(), &request.plan.host.limits)
+        .map_err(MonitorError::Cgroup)?;
     step!("in the cgroup {:?}", request.state.cgroup);
     processors::keep_on(&request.plan.host.cpus).map_err(MonitorError::Processors)?;
     fds::raise_descriptor_limit().map_err(failed("raise the limit of open files"))?;

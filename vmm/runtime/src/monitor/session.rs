@@ -1,6 +1,7 @@
 //! One sandbox, from the guest's boot to its end. What happens while the container
 //! exists is in `live`.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
-use vmrun_proto::{ConsoleSize, ProcessRef, Request};
+use vmrun_proto::{ConsoleSize, ProcessRef, Request, SharedMount};
 use vmrun_spec::{Image, MonitorMessage};
 
 use super::MonitorRequest;
@@ -18,7 +19,7 @@ use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
 use super::streams::{self, HostStreams, Stdio};
-use super::view;
+use super::{tree, view};
 use crate::agent_client::{AgentClient, AgentError, Wait};
 use crate::error::chain;
 use crate::process::ProcessIdentity;
@@ -27,7 +28,7 @@ use crate::status::Status;
 use crate::stdio::{self, Drained, Patience, Relays};
 use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::mark;
-use crate::{log, step};
+use crate::{host_cgroup, host_settings, log, step};
 
 const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
@@ -62,8 +63,8 @@ pub(crate) fn run(
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<Ended, Broken> {
-    let Booting { machine, ready } = booting;
-    let session = Session { request, entry, machine: &machine, launcher, signals };
+    let Booting { machine, ready, mounts } = booting;
+    let session = Session { request, entry, machine: &machine, mounts: &mounts, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         let agent = session.await_agent(ready)?;
         session.live(agent, stdio, prepared)
@@ -83,12 +84,15 @@ pub(super) struct Session<'s> {
     pub(super) request: &'s MonitorRequest,
     entry: &'s Entry,
     pub(super) machine: &'s Running,
+    mounts: &'s [SharedMount],
     launcher: &'s Launcher,
     pub(super) signals: &'s Signals,
 }
 
 /// What is set up while the guest boots.
 pub(super) struct Prepared {
+    /// What the guest's kernel is to be set to.
+    settings: BTreeMap<String, String>,
     /// The terminal whose size the container's follows.
     terminal: Option<OwnedFd>,
     pub(super) control: ControlServer,
@@ -107,7 +111,7 @@ impl Session<'_> {
             HostStreams::open(&self.request.plan.guest.io, &self.request.console, true)?.split();
         let control = ControlServer::bind()
             .map_err(StoreError::io("listen on", &self.request.directory.join(CONTROL_SOCKET)))?;
-        Ok((stdio, Prepared { terminal, control }))
+        Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control }))
     }
 
     /// The first connection is the agent's; the socket is closed then.
@@ -185,10 +189,16 @@ impl Session<'_> {
         ProcessRef { container: self.request.state.id.clone(), exec: None }
     }
 
-    fn live(&self, mut agent: AgentClient, stdio: Stdio, prepared: Prepared) -> Result<Ended, MonitorError> {
+    fn live(
+        &self,
+        mut agent: AgentClient,
+        stdio: Stdio,
+        mut prepared: Prepared,
+    ) -> Result<Ended, MonitorError> {
         mark("agent-ready");
         step!("agent ready");
-        let mut relays = self.create(&mut agent, stdio)?;
+        let settings = std::mem::take(&mut prepared.settings);
+        let mut relays = self.create(&mut agent, stdio, settings)?;
         mark("container-created");
         step!("container created");
         // An error means that the launcher is gone: then nobody wants the container.
@@ -218,10 +228,17 @@ impl Session<'_> {
         Ok(Ended { code, warnings })
     }
 
-    fn create(&self, agent: &mut AgentClient, stdio: Stdio) -> Result<Relays, MonitorError> {
+    fn create(
+        &self,
+        agent: &mut AgentClient,
+        stdio: Stdio,
+        settings: BTreeMap<String, String>,
+    ) -> Result<Relays, MonitorError> {
         let watch = self.watch();
         let failed = |error| self.explain(CREATING, error);
-        let plan = Box::new(self.request.plan.guest.clone());
+        let mut plan = Box::new(self.request.plan.guest.clone());
+        plan.settings.extend(settings);
+        plan.mounts = self.mounts.to_vec();
         let io = plan.io;
         let container = self.request.state.id.clone();
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;
@@ -232,9 +249,15 @@ impl Session<'_> {
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
         let relays = connected.map_err(|error| error.at(failed))?;
         // Now the guest has made the mount points that were missing.
-        view::build(&self.request.directory.join(SHARE_DIR), &self.request.plan.host.view)?;
+        let share = self.request.directory.join(SHARE_DIR);
+        if self.request.plan.host.view.readonly {
+            tree::close_rootfs(&share)?;
+        }
+        view::build(&share, &self.request.plan.host.view)?;
         mark("view");
         step!("view of the container's files built");
+        // The guest is made: what it does from now on is the container's.
+        host_cgroup::limit_late(self.request.state.cgroup.as_deref(), &self.request.plan.host.limits)?;
         Ok(relays)
     }
 

@@ -8,7 +8,7 @@ use crate::process::{END_LIMIT, ProcessHandle};
 use crate::status::{Act, Status};
 use crate::store::{Entry, State, Store, StoreError};
 use crate::verbs::OciState;
-use crate::{hooks, host_cgroup, step};
+use crate::{hooks, host_cgroup, log, step};
 
 /// How `delete` treats what is in its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +48,9 @@ fn delete_existing(store: &Store, id: &str, options: DeleteOptions) -> Result<Ve
     // Else somebody has removed it meanwhile, and its names may be another container's.
     if entry.is_current()? {
         // Before the state that names it.
-        host_cgroup::remove(state.cgroup.as_deref())?;
+        if let Some(left) = host_cgroup::remove(state.cgroup.as_deref())? {
+            log::warn(&left.to_string());
+        }
     }
     let removed = entry.remove()?;
     step!("removed from the store: {removed}");
