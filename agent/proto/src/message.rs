@@ -1,5 +1,7 @@
 //! Messages of the control connection.
 
+use std::path::PathBuf;
+
 use oci_spec::runtime::{LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +89,9 @@ pub enum Request {
         spec: Box<Process>,
         /// Its stdio.
         io: ProcessIo,
+        /// A cgroup below the container's, without `..`, that is there and takes it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cgroup: Option<PathBuf>,
     },
     /// Send a signal.
     Signal {

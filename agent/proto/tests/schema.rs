@@ -139,7 +139,10 @@ fn requests() {
     request("start", Request::Start { container: "web".into() });
     let size = ConsoleSize { rows: 24, columns: 80 };
     let io = ProcessIo { terminal: true, console_size: Some(size), ..ProcessIo::default() };
-    request("exec", Request::Exec { process: exec(), spec: Box::new(process()), io });
+    let spec = Box::new(process());
+    request("exec", Request::Exec { process: exec(), spec: spec.clone(), io, cgroup: None });
+    let cgroup = Some("a/b".into());
+    request("exec-cgroup", Request::Exec { process: exec(), spec, io, cgroup });
     request("signal", Request::Signal { process: init(), signal: 15, all: true });
     request("resize", Request::Resize { process: exec(), size });
     request("delete", Request::Delete { container: "web".into() });

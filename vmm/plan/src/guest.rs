@@ -37,6 +37,9 @@ impl Rewrite<'_> {
             spec.set_process(Some(process));
         }
         self.kernel_objects(&mut spec);
+        if spec.hostname().as_deref() == Some("") {
+            spec.set_hostname(None);
+        }
         spec.set_hooks(hooks);
         spec
     }
@@ -64,10 +67,16 @@ impl Rewrite<'_> {
         linux.set_cgroups_path(Some(PathBuf::from(format!("/vmrun-{}", self.options.id))));
         if let Some(resources) = linux.resources() {
             let resources = without_the_hosts(resources);
-            let resources = cpuset::in_the_guest(&resources, self.cpus, self.vcpus);
+            let mut resources = cpuset::in_the_guest(&resources, self.cpus, self.vcpus);
+            // No process could be: it is no limit, as for runc.
+            if resources.pids().as_ref().is_some_and(|pids| pids.limit() == 0) {
+                resources.set_pids(None);
+            }
             linux.set_resources(Some(resources));
         }
         forget_namespace_paths(&mut linux);
+        // The default, or it was refused; the guest's kernel knows none.
+        linux.set_memory_policy(None);
         spec.set_linux(Some(linux));
     }
 }

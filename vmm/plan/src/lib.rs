@@ -14,11 +14,14 @@ mod bundle;
 mod cpu_affinity;
 mod cpu_list;
 mod cpuset;
+mod devices;
 mod exec;
+mod file_systems;
 mod guest;
 mod hooks;
 mod host_limits;
 mod id_map;
+mod left_out;
 mod mount_attributes;
 mod mount_options;
 mod network;
@@ -27,7 +30,9 @@ mod resources;
 mod rlimits;
 mod settings;
 mod size;
+mod user_namespace;
 mod validate;
+mod values;
 mod vm;
 mod volumes;
 
@@ -43,6 +48,7 @@ pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
 pub use cpuset::{in_the_guest, names_processors, online_processors, processors};
 pub use exec::{ProcessChanges, changed, exec, inherit, load_process};
+pub use file_systems::kernel_mount_points;
 pub use host_limits::{Machine, host_limits, need_no_cgroup, without_the_hosts};
 pub use mount_options::MOUNT_OPTIONS;
 pub use network::{foreign_interfaces, network_namespace};
@@ -79,6 +85,8 @@ pub struct Facts {
     pub may_map_ids: bool,
     /// What the sources of bind mounts are; a missing one is not in the map.
     pub sources: BTreeMap<PathBuf, VolumeKind>,
+    /// What is in the root file system where proc or sysfs is to be mounted, if it is no directory.
+    pub not_directories: BTreeMap<PathBuf, &'static str>,
     /// Interfaces of the network namespace that the container is to have, as it is now.
     pub interfaces: Vec<String>,
 }
@@ -131,6 +139,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     validate::validate(&bundle.spec)?;
     let cgroup = validate::cgroups_path(&bundle.spec, options.systemd_cgroup)?;
     refuse::refuse(&bundle.spec, &bundle.vm)?;
+    file_systems::check_mount_points(bundle, facts)?;
     network::only_loopback(&bundle.spec, &facts.interfaces)?;
     let resources = bundle.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let cpus = cpuset::processors(resources, &facts.online)?;

@@ -18,6 +18,19 @@ pub fn check_resources(resources: &LinuxResources) -> Result<(), PlanError> {
     let refused = [memory, cpu, block_io, adapters].into_iter().find_map(|find| find(resources));
     match refused {
         Some((field, why)) => Err(PlanError::Unsupported { field: format!("linux.resources.{field}"), why }),
+        None => unified(resources),
+    }
+}
+
+/// Each names a file of the container's cgroup, and no other.
+fn unified(resources: &LinuxResources) -> Result<(), PlanError> {
+    let mut names: Vec<_> = resources.unified().iter().flatten().map(|(name, _)| name).collect();
+    names.sort();
+    match names.into_iter().find(|name| name.is_empty() || name.contains('/')) {
+        Some(name) => {
+            let field = format!("linux.resources.unified[{name:?}]");
+            Err(PlanError::invalid(field, "is not the name of a file of the cgroup"))
+        }
         None => Ok(()),
     }
 }

@@ -214,7 +214,7 @@ impl Host {
         let reference = ProcessRef { container: container.into(), exec: Some(exec.into()) };
         let streams = Streams::open(self, container, Some(exec), input);
         let spec = Box::new(serde_json::from_value(process).unwrap());
-        match self.ask(Request::Exec { process: reference.clone(), spec, io: ALL_STREAMS }) {
+        match self.ask(Request::Exec { process: reference.clone(), spec, io: ALL_STREAMS, cgroup: None }) {
             Reply::Error(error) => return Err(error),
             reply => drop(reply),
         }
@@ -227,7 +227,7 @@ impl Host {
     pub(crate) fn start_exec(&mut self, container: &str, exec: &str, process: Value, io: ProcessIo) {
         let reference = ProcessRef { container: container.into(), exec: Some(exec.into()) };
         let spec = Box::new(serde_json::from_value(process).unwrap());
-        self.expect(Request::Exec { process: reference, spec, io });
+        self.expect(Request::Exec { process: reference, spec, io, cgroup: None });
     }
 
     /// Waits for the agent to have removed every trace of its containers.

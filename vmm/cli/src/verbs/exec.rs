@@ -1,6 +1,6 @@
 //! `vmrun exec`.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use clap::{ArgAction, Args};
 use vmrun_runtime::{Error, ExecOptions, ProcessChanges, ProcessSource, Store};
@@ -81,9 +81,9 @@ pub(crate) struct ExecArgs {
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
     preserve_fds: u32,
 
-    /// Not supported: the process is in the container's cgroup
-    #[arg(long, value_name = "PATH", hide = true)]
-    cgroup: Option<String>,
+    /// Run it in a cgroup below the container's, which is there already
+    #[arg(long, value_name = "PATH", action = ArgAction::Append, value_parser = cgroup)]
+    cgroup: Vec<PathBuf>,
 
     /// Not supported: the guest kernel has no AppArmor
     #[arg(long, value_name = "PROFILE", hide = true)]
@@ -107,6 +107,24 @@ fn user(text: &str) -> Result<(u32, Option<u32>), String> {
         Some((uid, gid)) => Ok((number(uid)?, Some(number(gid)?))),
         None => Ok((number(text)?, None)),
     }
+}
+
+/// A path below the container's cgroup. `CONTROLLER:PATH` is for cgroup v1.
+fn cgroup(text: &str) -> Result<PathBuf, String> {
+    if text.contains(':') {
+        return Err("cgroup v2, which the guest has, knows no paths for single controllers".to_owned());
+    }
+    let mut path = PathBuf::new();
+    for part in Path::new(text).components() {
+        match part {
+            Component::Normal(name) => path.push(name),
+            Component::ParentDir if !path.pop() => {
+                return Err("it is not a sub cgroup path: it leads out of the container's".to_owned());
+            }
+            _ => {}
+        }
+    }
+    Ok(path)
 }
 
 pub(crate) fn exec(store: &Store, args: Box<ExecArgs>) -> Result<u8, Error> {
@@ -134,6 +152,7 @@ pub(crate) fn exec(store: &Store, args: Box<ExecArgs>) -> Result<u8, Error> {
         console_socket: args.console_socket,
         pidfd_socket: args.pidfd_socket,
         ignore_paused: args.ignore_paused,
+        cgroup: args.cgroup.into_iter().next(),
     };
     vmrun_runtime::exec(store, &options)
 }
@@ -146,7 +165,7 @@ fn is_a_profile(name: Option<&str>) -> bool {
 fn refuse_what_has_no_meaning(args: &ExecArgs) -> Result<(), Error> {
     let table = [
         (args.preserve_fds > 0, "--preserve-fds", "file descriptors cannot enter a virtual machine"),
-        (args.cgroup.is_some(), "--cgroup", "the process is always in the container's cgroup"),
+        (args.cgroup.len() > 1, "--cgroup", "cgroup v2, which the guest has, has one for all controllers"),
         (
             is_a_profile(args.apparmor.as_deref()),
             "--apparmor",

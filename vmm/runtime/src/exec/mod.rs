@@ -56,6 +56,8 @@ pub struct ExecOptions {
     pub pidfd_socket: Option<PathBuf>,
     /// In a paused container, run it when that goes on.
     pub ignore_paused: bool,
+    /// A cgroup below the container's, without `..`.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// Where the description of the process comes from.
@@ -75,6 +77,7 @@ struct Order {
     process: ProcessRef,
     spec: Box<Process>,
     io: ProcessIo,
+    cgroup: Option<PathBuf>,
     console: ConsoleMode,
     detached: bool,
 }
@@ -106,6 +109,7 @@ pub fn exec(store: &Store, options: &ExecOptions) -> Result<u8, Error> {
         spec: Box::new(spec),
         console: console(io.terminal, options)?,
         io,
+        cgroup: options.cgroup.clone(),
         detached: options.detach,
     };
     step!("process {:?} in {}", order.process.exec, entry.directory().display());
