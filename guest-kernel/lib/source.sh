@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Where the kernel source comes from: one Debian package, held by kernel.lock.
-# Sourced by `build`.
+# Where the kernel source comes from: one Debian package, held by kernel.lock, and
+# patches. Sourced by `build`.
 
 # lock_field NAME: the value of NAME in kernel.lock.
 lock_field() { sed -n "s/^$1=//p" "${here:?}/kernel.lock"; }
@@ -25,14 +25,19 @@ fetch() {
     find "$dir" -maxdepth 1 -name "${package}_*.deb" -print -quit
 }
 
-# get_source: sets `version`, `source` and `objects`; downloads and unpacks the
-# package unless that was done before.
+# patched: names the source by its version and its patches.
+patched() {
+    echo "$version-$(cat "${here:?}"/patches/*.patch | sha256sum | cut -c 1-8)"
+}
+
+# get_source: sets `version`, `source` and `objects`; downloads, unpacks and patches
+# the package unless that was done before.
 get_source() {
     local package locked
     package=$(lock_field package)
     locked=$(lock_field version)
     version=$locked
-    if [ ! -d "${cache:?}/source/$version" ] && ! apt-cache show "$package=$version" >/dev/null 2>&1; then
+    if [ ! -d "${cache:?}/source/$(patched)" ] && ! apt-cache show "$package=$version" >/dev/null 2>&1; then
         apt_update
         if ! apt-cache show "$package=$version" >/dev/null 2>&1; then
             version=$(newest_version "$package") ||
@@ -40,15 +45,15 @@ get_source() {
             say "Debian has replaced $package $locked; taking $version, untested; lock it with: guest-kernel/build --renew-lock"
         fi
     fi
-    source=$cache/source/$version
+    source=$cache/source/$(patched)
     # shellcheck disable=SC2034  # for config.sh and build
-    objects=$cache/objects/$version
+    objects=$cache/objects/$(patched)
     [ -d "$source" ] || unpack_source "$package" "$locked"
 }
 
-# unpack_source PACKAGE LOCKED: fetches `version`, checks it, unpacks it.
+# unpack_source PACKAGE LOCKED: fetches `version`, checks it, unpacks it, patches it.
 unpack_source() {
-    local package=$1 locked=$2 new deb found
+    local package=$1 locked=$2 new deb found patch
     mkdir -p "$cache/source"
     new=$(mktemp -d "$cache/source/new.XXXXXX")
     say "getting the kernel source: $package $version, 150 MB"
@@ -63,6 +68,10 @@ unpack_source() {
     dpkg-deb -x "$deb" "$new/package"
     mkdir "$new/tree"
     tar -C "$new/tree" --strip-components=1 -xf "$new/package/usr/src/$package.tar.xz"
+    for patch in "${here:?}"/patches/*.patch; do
+        run_logged "$VMRUN_CACHE/log/kernel-patch.log" patch -d "$new/tree" -p1 --forward -i "$patch" ||
+            die "$patch does not fit $package $version; adapt it"
+    done
     mv -T "$new/tree" "$source"
     rm -rf "$new"
 }

@@ -14,6 +14,8 @@ mod id_maps;
 mod kernel;
 mod killed;
 mod lifecycle;
+mod listing;
+mod locks;
 mod look;
 mod machine;
 mod mounts;

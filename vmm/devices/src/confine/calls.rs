@@ -30,6 +30,21 @@ const ABORT: u64 = 6;
 const UNIX: u64 = 1;
 /// `FIONBIO`
 const NON_BLOCKING: u64 = 0x5421;
+/// `SIGRTMIN` of the C library: it ends a call that waits.
+const INTERRUPTS: u64 = 34;
+/// What the C library makes a thread with: the memory, the files and the signals of the process are its.
+const THREAD: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID)
+    .cast_unsigned() as u64;
+/// `PR_SET_NAME`, of the thread.
+const NAME: u64 = 15;
 
 /// What the allocator, locks, clocks and the end of a thread come down to, and what is done
 /// with open descriptors.
@@ -83,4 +98,16 @@ pub(super) const EVENT_LOOP: &[Call] = &[
     Call::OneOf(libc::SYS_ioctl, 1, &[NON_BLOCKING]),
     // Patience with a request of vsock.
     Call::Any(libc::SYS_timerfd_settime),
+];
+
+/// Threads that wait for locks of open files, and the one that starts them. `clone3` is answered with
+/// `ENOSYS` by a filter of its own: its flags are where no filter sees them.
+pub(super) const LOCKS: &[Call] = &[
+    Call::Any(libc::SYS_flock),
+    Call::OneOf(libc::SYS_tgkill, 2, &[ABORT, INTERRUPTS]),
+    Call::Any(libc::SYS_clone3),
+    Call::OneOf(libc::SYS_clone, 0, &[THREAD]),
+    Call::Any(libc::SYS_set_robust_list),
+    Call::Any(libc::SYS_rseq),
+    Call::OneOf(libc::SYS_prctl, 0, &[NAME]),
 ];

@@ -12,7 +12,17 @@ use super::calls::{Call, EVERYWHERE};
 /// Lets the calling thread make the calls of every thread and `calls`. Any other ends the
 /// process: whoever makes one is not this program any more.
 pub(super) fn install(calls: &[Call]) -> Result<(), seccompiler::Error> {
+    if calls.iter().any(|call| call.number() == libc::SYS_clone3) {
+        apply_filter(&without_clone3()?)?;
+    }
     apply_filter(&program(calls)?)
+}
+
+/// Makes the C library start threads by `clone`, whose flags a filter can see.
+fn without_clone3() -> Result<BpfProgram, BackendError> {
+    let unknown = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
+    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    SeccompFilter::new(rules, SeccompAction::Allow, unknown, TargetArch::x86_64)?.try_into()
 }
 
 fn program(calls: &[Call]) -> Result<BpfProgram, BackendError> {

@@ -8,8 +8,8 @@
 //! cannot start a program, open what it does not serve, or become anybody. Each step is the
 //! thread's own: the process's first thread, which runs hooks and mounts, is left as it is.
 //!
-//! What a confined thread starts is confined likewise, so classes cannot be left again; no
-//! class may start threads.
+//! What a confined thread starts is confined likewise, so classes cannot be left again. One class
+//! may start threads, and little else: of locks, where one thread waits for each.
 
 mod calls;
 mod capabilities;
@@ -39,6 +39,9 @@ impl ThreadClass {
     /// The files of one directory, as any of their owners.
     pub(crate) const FILE_SERVER: Self =
         Self { capabilities: capabilities::OWNERSHIP, calls: file_server::CALLS };
+
+    /// Waiting for locks, and starting threads that do.
+    pub(crate) const LOCKS: Self = Self::without_capabilities(calls::LOCKS);
 
     /// Threads that need `calls` and no capability.
     pub const fn without_capabilities(calls: &'static [Call]) -> Self {

@@ -5,6 +5,10 @@
 //! of a snapshot that is restored copy-on-write cannot be shared with a server
 //! in another process.
 
+mod handle_file;
+mod listing;
+mod lock_message;
+mod locks;
 mod page_cache;
 mod request;
 mod server;
@@ -19,6 +23,7 @@ use vmrun_spec::ShareSpec;
 use crate::failure::FailureSink;
 use crate::thread::ThreadError;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
+pub use locks::LocksError;
 use server::FileServer;
 use thread::FileThread;
 
@@ -50,6 +55,9 @@ pub enum FsError {
     /// There was no descriptor for it.
     #[error("cannot make the event that stops the file server")]
     Event(#[source] std::io::Error),
+    /// Nobody could wait for locks.
+    #[error(transparent)]
+    Locks(#[from] LocksError),
     /// Its thread could not be started.
     #[error(transparent)]
     Thread(#[from] ThreadError),
@@ -77,8 +85,7 @@ impl Fs {
         }
         config[..tag.len()].copy_from_slice(tag);
         config[TAG_BYTES..].copy_from_slice(&1u32.to_le_bytes());
-        let server = FileServer::open(&spec.directory)
-            .map_err(|source| FsError::Open { path: spec.directory.clone(), source })?;
+        let server = FileServer::open(&spec.directory, failures.clone())?;
         Ok(Self { config, thread: FileThread::start(server, failures)? })
     }
 }

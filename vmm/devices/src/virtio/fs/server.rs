@@ -1,8 +1,10 @@
 //! The FUSE server behind the queues.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
@@ -15,13 +17,21 @@ use virtiofsd::server::Server;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::lock_message::{LockMessage, Place, reply, reply_nothing};
+use super::locks::{Answer, Locks, Ticket};
 use super::request::{Request, Staging};
 use super::tree::SharedTree;
+use super::{FsError, NAME};
+use crate::failure::FailureSink;
 use crate::virtio::queue::{ActiveQueue, QueueError};
 
 /// How long the guest may trust names and attributes that it has seen. Others on
 /// the host may change the tree, so this bounds how stale the guest's view gets.
 const CACHE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One in this many of the guest's descriptors is for locks: each process has one for each file of which
+/// it has locked a range.
+const LOCKS_SHARE: u64 = 4;
 
 /// Descriptors that the guest's files leave to the rest of the process, where vsock connections need
 /// most, one each.
@@ -29,20 +39,32 @@ const RESERVED_DESCRIPTORS: u64 = 4096;
 
 /// Token of the event that ends the server; the queues' tokens are their numbers.
 const STOP: u64 = u64::MAX;
+/// Token of the event that tells of locks.
+const LOCKS: u64 = STOP - 1;
 
 /// Serves one directory.
 pub(super) struct FileServer {
     server: Server<SharedTree>,
+    host: Arc<PassthroughFs>,
+    locks: Arc<Locks>,
 }
 
 impl FileServer {
-    pub(super) fn open(directory: &Path) -> io::Result<Self> {
-        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        Self::with_descriptors(directory, for_the_guest(limit))
+    /// `failures` hears why if nobody waits for locks any more.
+    pub(super) fn open(directory: &Path, failures: FailureSink) -> Result<Self, FsError> {
+        let failed = |errno: nix::Error| FsError::Open { path: directory.to_owned(), source: errno.into() };
+        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+        Self::with_descriptors(directory, for_the_guest(limit), failures)
     }
 
-    fn with_descriptors(directory: &Path, count: u64) -> io::Result<Self> {
-        Ok(Self { server: Server::new(SharedTree::new(pass_through(directory, count)?)) })
+    fn with_descriptors(directory: &Path, count: u64, failures: FailureSink) -> Result<Self, FsError> {
+        let failed = |source| FsError::Open { path: directory.to_owned(), source };
+        let for_locks = count / LOCKS_SHARE;
+        let host = Arc::new(pass_through(directory, count - for_locks).map_err(failed)?);
+        let failed = move |failure| failures.report(NAME, &failure);
+        let locks = Arc::new(Locks::new(usize::try_from(for_locks).unwrap_or(usize::MAX), failed)?);
+        let server = Server::new(SharedTree::new(Arc::clone(&host), Arc::clone(&locks)));
+        Ok(Self { server, host, locks })
     }
 
     /// The guest's file system is gone; so are its open files.
@@ -52,50 +74,165 @@ impl FileServer {
 
     /// Serves the queues until `stop` is readable.
     pub(super) fn serve(&self, mut queues: [ActiveQueue; 2], stop: &EventFd) -> Result<(), ServeError> {
+        let mut session = Session::default();
+        let served = self.serve_until(&mut queues, &mut session, stop);
+        self.locks.clear(session.waiting.into_keys());
+        served
+    }
+
+    fn serve_until(
+        &self,
+        queues: &mut [ActiveQueue; 2],
+        session: &mut Session,
+        stop: &EventFd,
+    ) -> Result<(), ServeError> {
         own_credentials()?;
         let [first, second] = [Staging::new(queues[0].memory())?, Staging::new(queues[1].memory())?];
         let mut stagings = [first, second];
         let epoll = Epoll::new()?;
-        let watch = |event: &EventFd, token| {
-            epoll.ctl(ControlOperation::Add, event.as_raw_fd(), EpollEvent::new(EventSet::IN, token))
-        };
-        watch(stop, STOP)?;
-        watch(queues[0].kick(), 0)?;
-        watch(queues[1].kick(), 1)?;
-        let mut ready = [EpollEvent::default(); 3];
+        let watch =
+            |event, token| epoll.ctl(ControlOperation::Add, event, EpollEvent::new(EventSet::IN, token));
+        watch(stop.as_raw_fd(), STOP)?;
+        watch(self.locks.event(), LOCKS)?;
+        watch(queues[0].kick().as_raw_fd(), 0)?;
+        watch(queues[1].kick().as_raw_fd(), 1)?;
+        let mut ready = [EpollEvent::default(); 4];
         loop {
             let count = match epoll.wait(-1, &mut ready) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 result => result?,
             };
             for event in &ready[..count] {
-                if event.data() == STOP {
-                    return Ok(());
-                }
-                let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
-                if let (Some(queue), Some(staging)) = (queues.get_mut(index), stagings.get_mut(index)) {
-                    queue.clear_kick();
-                    self.drain(queue, staging)?;
+                match event.data() {
+                    STOP => return Ok(()),
+                    LOCKS => self.reply_to_waiting(queues, session)?,
+                    0 => self.drain(queues, &mut stagings, 0, session)?,
+                    _ => self.drain(queues, &mut stagings, 1, session)?,
                 }
             }
         }
     }
 
-    fn drain(&self, queue: &mut ActiveQueue, staging: &mut Staging) -> Result<(), QueueError> {
-        queue.drain(|_, chain| Ok(self.handle(staging.take(chain)?)))
+    /// Serves what is in the queue of this number.
+    fn drain(
+        &self,
+        queues: &mut [ActiveQueue; 2],
+        stagings: &mut [Staging; 2],
+        index: usize,
+        session: &mut Session,
+    ) -> Result<(), QueueError> {
+        self.drain_one(&mut queues[index], &mut stagings[index], index, session)?;
+        if !session.interrupted.is_empty() {
+            // They overtake the requests that they are about, which are in the queue by now.
+            self.drain_one(&mut queues[1], &mut stagings[1], 1, session)?;
+            for unique in std::mem::take(&mut session.interrupted) {
+                session.tickets_of(unique).for_each(|ticket| self.locks.interrupt(ticket));
+            }
+        }
+        Ok(())
     }
 
-    /// Handles one request and returns the length of the reply. A request that virtiofsd cannot make
-    /// sense of fails the guest's call with an I/O error.
-    fn handle(&self, request: Request<'_>) -> u32 {
+    fn drain_one(
+        &self,
+        queue: &mut ActiveQueue,
+        staging: &mut Staging,
+        index: usize,
+        session: &mut Session,
+    ) -> Result<(), QueueError> {
+        queue.clear_kick();
+        queue.drain_some(|_, chain| {
+            let request = staging.take(chain.clone())?;
+            Ok(self.handle(request, || Place::of(index, chain), session))
+        })
+    }
+
+    /// Handles one request and returns the length of the reply, or nothing if that comes later. A request
+    /// that virtiofsd cannot make sense of fails the guest's call with an I/O error.
+    fn handle(
+        &self,
+        request: Request<'_>,
+        place: impl FnOnce() -> Option<Place>,
+        session: &mut Session,
+    ) -> Option<u32> {
         let is_answered = request.is_answered();
         let Request { header, reader, writer } = request;
+        if let Some(message) = LockMessage::read(&header, &reader) {
+            return self.handle_lock(header.unique, &message, writer, place, session);
+        }
         let spare = writer.clone();
-        match self.server.handle_message(reader, writer, NO_BACKEND).map(u32::try_from) {
+        Some(match self.server.handle_message(reader, writer, NO_BACKEND).map(u32::try_from) {
             Ok(Ok(length)) => length,
             Ok(Err(_)) | Err(_) if is_answered => refuse(spare, header.unique),
             Ok(Err(_)) | Err(_) => 0,
+        })
+    }
+
+    fn handle_lock(
+        &self,
+        unique: u64,
+        message: &LockMessage,
+        writer: Writer<'_>,
+        place: impl FnOnce() -> Option<Place>,
+        session: &mut Session,
+    ) -> Option<u32> {
+        match message {
+            LockMessage::Interrupt(interrupted) => {
+                session.interrupted.push(*interrupted);
+                Some(0)
+            }
+            LockMessage::Get(request) => Some(reply(writer, unique, &self.locks.get(&self.host, request))),
+            LockMessage::Set(request) => {
+                Some(reply_nothing(writer, unique, self.locks.set(&self.host, request, false)))
+            }
+            LockMessage::Wait(request) => {
+                let Some(place) = place() else { return Some(refuse(writer, unique)) };
+                match self.locks.set(&self.host, request, true) {
+                    Answer::Later(ticket) => {
+                        session.waiting.insert(ticket, Waiting { unique, place });
+                        None
+                    }
+                    now @ Answer::Now(_) => Some(reply_nothing(writer, unique, now)),
+                }
+            }
         }
+    }
+
+    /// Replies to the requests whose waits are over.
+    fn reply_to_waiting(
+        &self,
+        queues: &mut [ActiveQueue; 2],
+        session: &mut Session,
+    ) -> Result<(), QueueError> {
+        while let Some((ticket, result)) = self.locks.take_ended() {
+            let Some(Waiting { unique, place }) = session.waiting.remove(&ticket) else { continue };
+            let queue = &mut queues[place.queue];
+            let length = place.reply(queue.memory(), unique, &result);
+            queue.push_used(place.head, length)?;
+            queue.notify()?;
+        }
+        Ok(())
+    }
+}
+
+/// What of the queues' service outlasts one request.
+#[derive(Debug, Default)]
+struct Session {
+    /// Requests that wait for locks.
+    waiting: HashMap<Ticket, Waiting>,
+    /// Numbers of requests whose processes have a signal.
+    interrupted: Vec<u64>,
+}
+
+/// A request that waits for a lock.
+#[derive(Debug)]
+struct Waiting {
+    unique: u64,
+    place: Place,
+}
+
+impl Session {
+    fn tickets_of(&self, unique: u64) -> impl Iterator<Item = Ticket> {
+        self.waiting.iter().filter(move |(_, waiting)| waiting.unique == unique).map(|(ticket, _)| *ticket)
     }
 }
 
@@ -176,16 +313,27 @@ mod tests {
     use super::super::init_request;
     use super::*;
     use crate::memory::Memory;
-    use crate::virtio::test_queue::{BUFFERS, WRITE, memory, queue_with};
+    use crate::virtio::test_queue::{BUFFERS, Failures, WRITE, memory, queue_with};
 
     fn drain(server: &FileServer, memory: &Memory, queue: &mut ActiveQueue) -> Result<(), QueueError> {
-        server.drain(queue, &mut Staging::new(memory).unwrap())
+        drain_with(server, queue, &mut Staging::new(memory).unwrap())
+    }
+
+    fn drain_with(
+        server: &FileServer,
+        queue: &mut ActiveQueue,
+        staging: &mut Staging,
+    ) -> Result<(), QueueError> {
+        let mut session = Session::default();
+        let drained = server.drain_one(queue, staging, 1, &mut session);
+        server.locks.clear(session.waiting.into_keys());
+        drained
     }
 
     #[test]
     fn request_gets_its_reply() {
         let directory = tempfile::tempdir().unwrap();
-        let server = FileServer::open(directory.path()).unwrap();
+        let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
         let memory = memory();
         let request = init_request();
         memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
@@ -201,7 +349,7 @@ mod tests {
 
     #[test]
     fn directory_that_is_not_there_cannot_be_shared() {
-        assert!(FileServer::open(Path::new("/no/such/directory")).is_err());
+        assert!(FileServer::open(Path::new("/no/such/directory"), Failures::default().sink()).is_err());
     }
 
     /// Looks `name` up in the root, and returns the error number.
@@ -222,8 +370,8 @@ mod tests {
         for name in ["a", "b", "c"] {
             std::fs::write(directory.path().join(name), "").unwrap();
         }
-        // The root has one.
-        let server = FileServer::with_descriptors(directory.path(), 3).unwrap();
+        // The root has one, and one is for locks.
+        let server = FileServer::with_descriptors(directory.path(), 4, Failures::default().sink()).unwrap();
         assert_eq!(["a", "b", "c", "a"].map(|name| look_up(&server, name)), [0, 0, libc::ENFILE, 0]);
     }
 
@@ -242,7 +390,7 @@ mod tests {
             chain in prop::collection::vec((BUFFERS..0x2_1000, 0u32..0x3000, 0u16..4), 0..6),
         ) {
             let directory = tempfile::tempdir().unwrap();
-            let server = FileServer::open(directory.path()).unwrap();
+            let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
             let memory = memory();
             memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
             let mut first = queue_with(&memory, &[(BUFFERS, 56, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
@@ -258,7 +406,7 @@ mod tests {
     #[test]
     fn request_that_makes_no_sense_fails_with_an_io_error() {
         let directory = tempfile::tempdir().unwrap();
-        let server = FileServer::open(directory.path()).unwrap();
+        let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
         // A name without its end.
         let memory = memory();
         let request = [44u32, Opcode::Lookup as u32, 7, 0, 1, 0, 0, 0, 0, 0, 0x6161_6161];
@@ -276,7 +424,7 @@ mod tests {
     #[test]
     fn guest_that_changes_a_request_under_way_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let server = FileServer::open(directory.path()).unwrap();
+        let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
         let (memory, over) = (memory(), AtomicBool::new(false));
         memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
         let mut first = queue_with(&memory, &[(BUFFERS, 56, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
@@ -297,7 +445,7 @@ mod tests {
                 .map(|_| {
                     let mut test = queue_with(&memory, &[(BUFFERS, 80, 0)]);
                     let drained =
-                        catch_unwind(AssertUnwindSafe(|| server.drain(&mut test.queue, &mut staging)));
+                        catch_unwind(AssertUnwindSafe(|| drain_with(&server, &mut test.queue, &mut staging)));
                     (drained, test.used_length())
                 })
                 .collect();

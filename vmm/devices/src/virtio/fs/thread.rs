@@ -113,7 +113,7 @@ mod tests {
     fn each_activation_is_served_until_its_reset() {
         let directory = tempfile::tempdir().unwrap();
         let failures = Failures::default();
-        let server = FileServer::open(directory.path()).unwrap();
+        let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
         let mut thread = FileThread::start(server, failures.sink()).unwrap();
         for _ in 0..3 {
             let [memory, unused] = [memory(), memory()];
@@ -139,7 +139,7 @@ mod tests {
     fn guest_that_breaks_a_queue_ends_the_session_with_the_reason() {
         let directory = tempfile::tempdir().unwrap();
         let failures = Failures::default();
-        let server = FileServer::open(directory.path()).unwrap();
+        let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
         let mut thread = FileThread::start(server, failures.sink()).unwrap();
         let [memory, unused] = [memory(), memory()];
         // Shorter than any header.

@@ -9,6 +9,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use delegate::delegate;
@@ -19,24 +20,30 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
 
+use super::handle_file::with_file;
+use super::listing::{Listings, Page};
+use super::locks::Locks;
 use super::page_cache::PageCache;
 
-type Node = <PassthroughFs as FileSystem>::Inode;
-type Handle = <PassthroughFs as FileSystem>::Handle;
+pub(super) type Node = <PassthroughFs as FileSystem>::Inode;
+pub(super) type Handle = <PassthroughFs as FileSystem>::Handle;
 
 /// The agent's pid in the guest, which no program in a container can have: the agent has mounted the
 /// file system, and pids are told as they are for whoever did.
 const FIRST_PROCESS: libc::pid_t = 1;
 
-/// A directory of the host, passed through but for what the guest may cache.
+/// A directory of the host, passed through but for what the guest may cache, how it lists, and locks.
 pub(super) struct SharedTree {
-    host: PassthroughFs,
+    host: Arc<PassthroughFs>,
     page_cache: PageCache,
+    listings: Listings,
+    locks: Arc<Locks>,
 }
 
 impl SharedTree {
-    pub(super) fn new(host: PassthroughFs) -> Self {
-        Self { host, page_cache: PageCache::default() }
+    /// `locks` are those of `host`'s files.
+    pub(super) fn new(host: Arc<PassthroughFs>, locks: Arc<Locks>) -> Self {
+        Self { host, page_cache: PageCache::default(), listings: Listings::default(), locks }
     }
 
     fn may_keep(&self, ctx: Context, node: Node) -> bool {
@@ -58,19 +65,32 @@ fn is_component(name: &CStr) -> bool {
     !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/')
 }
 
+/// Is not cached.
+fn no_entry() -> Entry {
+    Entry {
+        inode: 0,
+        generation: 0,
+        attr: Attr::default(),
+        attr_timeout: Duration::ZERO,
+        entry_timeout: Duration::ZERO,
+    }
+}
+
 impl FileSystem for SharedTree {
     type Inode = Node;
     type Handle = Handle;
-    type DirIter = <PassthroughFs as FileSystem>::DirIter;
+    type DirIter = Page;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
         self.page_cache.clear();
         // Where a symbolic link leads never changes: another target is another link.
-        Ok(self.host.init(capable)? | FsOptions::CACHE_SYMLINKS)
+        let cached = FsOptions::CACHE_SYMLINKS;
+        Ok(self.host.init(capable)? | cached | FsOptions::POSIX_LOCKS | FsOptions::FLOCK_LOCKS)
     }
 
     fn destroy(&self) {
         self.page_cache.clear();
+        self.listings.clear();
         self.host.destroy();
     }
 
@@ -103,6 +123,47 @@ impl FileSystem for SharedTree {
         Ok((handle, options))
     }
 
+    /// A name that is not there is told as a negative entry, which the guest takes for `ENOENT`. In a
+    /// list with attributes, where others may remove what is being listed, that leaves one entry
+    /// without attributes, where an error would end the list.
+    fn lookup(&self, ctx: Context, parent: Node, name: &CStr) -> io::Result<Entry> {
+        match self.host_under(name)?.lookup(ctx, parent, name) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(no_entry()),
+            result => result,
+        }
+    }
+
+    fn readdir(&self, ctx: Context, node: Node, handle: Handle, size: u32, offset: u64) -> io::Result<Page> {
+        with_file(&self.host, ctx, node, handle, |directory| {
+            self.listings.read(handle, directory, size, offset)
+        })
+    }
+
+    fn releasedir(&self, ctx: Context, node: Node, flags: u32, handle: Handle) -> io::Result<()> {
+        self.listings.close(handle);
+        self.host.releasedir(ctx, node, flags, handle)
+    }
+
+    fn flush(&self, ctx: Context, node: Node, handle: Handle, lock_owner: u64) -> io::Result<()> {
+        self.locks.flush(node, lock_owner);
+        self.host.flush(ctx, node, handle, lock_owner)
+    }
+
+    fn release(
+        &self,
+        ctx: Context,
+        node: Node,
+        flags: u32,
+        handle: Handle,
+        flush: bool,
+        flock_release: bool,
+        lock_owner: Option<u64>,
+    ) -> io::Result<()> {
+        self.locks.release(handle);
+        // What flock has locked goes with the host's open file.
+        self.host.release(ctx, node, flags, handle, flush, flock_release, lock_owner)
+    }
+
     fn rename(
         &self,
         ctx: Context,
@@ -118,7 +179,6 @@ impl FileSystem for SharedTree {
 
     delegate! {
         to self.host_under(name)? {
-            fn lookup(&self, ctx: Context, parent: Node, name: &CStr) -> io::Result<Entry>;
             fn symlink(&self, ctx: Context, target: &CStr, parent: Node, name: &CStr,
                 extensions: Extensions) -> io::Result<Entry>;
             fn mknod(&self, ctx: Context, parent: Node, name: &CStr, mode: u32, rdev: u32, umask: u32,
@@ -141,12 +201,9 @@ impl FileSystem for SharedTree {
             fn write<R: ZeroCopyReader>(&self, ctx: Context, node: Node, handle: Handle, from: R, size: u32,
                 offset: u64, lock_owner: Option<u64>, delayed: bool, kill_priv: bool,
                 flags: u32) -> io::Result<usize>;
-            fn flush(&self, ctx: Context, node: Node, handle: Handle, lock_owner: u64) -> io::Result<()>;
             fn fsync(&self, ctx: Context, node: Node, datasync: bool, handle: Handle) -> io::Result<()>;
             fn fallocate(&self, ctx: Context, node: Node, handle: Handle, mode: u32, offset: u64,
                 length: u64) -> io::Result<()>;
-            fn release(&self, ctx: Context, node: Node, flags: u32, handle: Handle, flush: bool,
-                flock_release: bool, lock_owner: Option<u64>) -> io::Result<()>;
             fn statfs(&self, ctx: Context, node: Node) -> io::Result<libc::statvfs64>;
             fn setxattr(&self, ctx: Context, node: Node, name: &CStr, value: &[u8], flags: u32,
                 extra_flags: SetxattrFlags) -> io::Result<()>;
@@ -154,10 +211,7 @@ impl FileSystem for SharedTree {
             fn listxattr(&self, ctx: Context, node: Node, size: u32) -> io::Result<ListxattrReply>;
             fn removexattr(&self, ctx: Context, node: Node, name: &CStr) -> io::Result<()>;
             fn opendir(&self, ctx: Context, node: Node, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
-            fn readdir(&self, ctx: Context, node: Node, handle: Handle, size: u32,
-                offset: u64) -> io::Result<Self::DirIter>;
             fn fsyncdir(&self, ctx: Context, node: Node, datasync: bool, handle: Handle) -> io::Result<()>;
-            fn releasedir(&self, ctx: Context, node: Node, flags: u32, handle: Handle) -> io::Result<()>;
             fn access(&self, ctx: Context, node: Node, mask: u32) -> io::Result<()>;
             fn lseek(&self, ctx: Context, node: Node, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
             fn copyfilerange(&self, ctx: Context, from: Node, from_handle: Handle, from_offset: u64, to: Node,

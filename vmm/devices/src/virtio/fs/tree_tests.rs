@@ -28,7 +28,8 @@ impl Host {
             fs::write(outside.path().join(file), file).unwrap();
         }
         symlink(outside.path().join("secret"), outside.path().join("tree/link")).unwrap();
-        let tree = SharedTree::new(pass_through(&outside.path().join("tree"), 1000).unwrap());
+        let host = Arc::new(pass_through(&outside.path().join("tree"), 1000).unwrap());
+        let tree = SharedTree::new(host, Arc::new(Locks::new(100, |_| ()).unwrap()));
         tree.init(FsOptions::empty()).unwrap();
         Self { outside, tree }
     }

@@ -1,0 +1,86 @@
+"""Does with locks what a line of its standard input says, and prints how that went, a line each.
+
+    open NAME [ro]                                  prints the number of the file, from 0 on
+    flock FILE sh|ex|un [nb]
+    posix|ofd FILE sh|ex|un START LENGTH [nb]
+    get|ofdget FILE START LENGTH                    prints who keeps it from an exclusive lock
+    pread FILE; pwrite FILE TEXT; dup FILE; close FILE; alarm SECONDS
+"""
+import errno
+import fcntl
+import os
+import signal
+import struct
+import sys
+
+OFD_GETLK, OFD_SETLK, OFD_SETLKW = 36, 37, 38
+KINDS = {'sh': fcntl.F_RDLCK, 'ex': fcntl.F_WRLCK, 'un': fcntl.F_UNLCK}
+FLOCKS = {'sh': fcntl.LOCK_SH, 'ex': fcntl.LOCK_EX, 'un': fcntl.LOCK_UN}
+LAYOUT = 'hhqqi4x'
+files = []
+
+
+def lock(command, fd, kind, start, length):
+    packed = struct.pack(LAYOUT, kind, os.SEEK_SET, int(start), int(length), 0)
+    return struct.unpack(LAYOUT, fcntl.fcntl(fd, command, packed))
+
+
+def act(word, *rest):
+    if word == 'open':
+        flags = os.O_RDONLY if 'ro' in rest[1:] else os.O_RDWR | os.O_CREAT
+        path = rest[0]
+        files.append(os.open(path, os.O_RDONLY if os.path.isdir(path) else flags, 0o666))
+        return len(files) - 1
+    if word == 'close':
+        return os.close(files[int(rest[0])])
+    if word == 'alarm':
+        signal.setitimer(signal.ITIMER_REAL, float(rest[0]))
+        return None
+    fd, rest = files[int(rest[0])], rest[1:]
+    if word == 'dup':
+        files.append(os.dup(fd))
+        return len(files) - 1
+    if word == 'flock':
+        return fcntl.flock(fd, FLOCKS[rest[0]] | (fcntl.LOCK_NB if 'nb' in rest else 0))
+    if word in ('posix', 'ofd'):
+        blocks = 'nb' not in rest and rest[0] != 'un'
+        commands = {'posix': (fcntl.F_SETLK, fcntl.F_SETLKW), 'ofd': (OFD_SETLK, OFD_SETLKW)}
+        lock(commands[word][blocks], fd, KINDS[rest[0]], *rest[1:3])
+        return None
+    if word in ('get', 'ofdget'):
+        command = fcntl.F_GETLK if word == 'get' else OFD_GETLK
+        kind, _, start, length, pid = lock(command, fd, fcntl.F_WRLCK, *rest[:2])
+        name = {value: name for name, value in KINDS.items()}[kind]
+        return name if name == 'un' else f'{name} {start} {length} {pid}'
+    if word == 'pread':
+        return os.pread(fd, 100, 0).decode()
+    if word == 'pwrite':
+        return os.pwrite(fd, rest[0].encode(), 0)
+    raise ValueError(word)
+
+
+class Alarm(Exception):
+    pass
+
+
+def ring(*_):
+    raise Alarm
+
+
+signal.signal(signal.SIGALRM, ring)
+
+
+def answer(line):
+    try:
+        result = act(*line.split())
+        return 'ok' if result is None else f'ok {result}'
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    except Alarm:
+        return 'alarm'
+
+
+if __name__ == '__main__':
+    print('up', flush=True)
+    for line in sys.stdin:
+        print(answer(line), flush=True)

@@ -1,0 +1,341 @@
+//! Locks that the guest takes are taken on the host's files, where everyone else's are.
+//!
+//! ```text
+//!   request ─▶ try on the host ─▶ granted ─▶ table, reply
+//!                   └ another has it ─▶ refused, or: waiter ─▶ granted ─▶ table, reply
+//!                                                      └ interrupted ─▶ reply EINTR
+//! ```
+//!
+//! The host decides, and wakes; the [table] knows whose lock is whose in the guest. Locks go when the
+//! guest unlocks, closes (each close of a descriptor names the process as the owner, and that loses
+//! its locks of the file) or gives up a handle, and all with the machine.
+
+mod host;
+mod ranges;
+mod table;
+mod waiters;
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use virtiofsd::filesystem::Context;
+use virtiofsd::fuse::{FileLock, LK_FLOCK, LkIn};
+use virtiofsd::passthrough::PassthroughFs;
+
+use self::host::{Description, Reopener, Wanted, try_flock};
+use self::ranges::{LAST, Mode, Range};
+pub(super) use self::table::Ticket;
+use self::table::{NO_PROCESS, Owner, Table, Waiting};
+pub use self::waiters::LocksError;
+use self::waiters::Waiters;
+use super::handle_file::with_file;
+use super::tree::{Handle, Node};
+use crate::thread::ThreadFailure;
+
+/// Requests that may wait at the same time: each takes three buffers of the request queue, where
+/// others need room, too.
+const MAX_WAITING: usize = 160;
+
+/// What a request comes to.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// This.
+    Now(io::Result<()>),
+    /// [`Locks::take_ended`] will tell, under this number.
+    Later(Ticket),
+}
+
+/// A request for a lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LockRequest {
+    pub(super) ctx: Context,
+    pub(super) node: Node,
+    pub(super) arguments: LkIn,
+}
+
+impl LockRequest {
+    fn handle(&self) -> Handle {
+        self.arguments.fh
+    }
+
+    fn owner(&self) -> Owner {
+        self.arguments.owner
+    }
+
+    /// What is to be locked; no mode unlocks.
+    fn range(&self) -> io::Result<(u64, u64, Option<Mode>)> {
+        let FileLock { start, end, type_, .. } = self.arguments.lk;
+        let mode = match libc::c_int::try_from(type_) {
+            Ok(libc::F_UNLCK) => None,
+            Ok(libc::F_RDLCK) => Some(Mode::Shared),
+            Ok(libc::F_WRLCK) => Some(Mode::Exclusive),
+            _ => return Err(number(libc::EINVAL)),
+        };
+        if start > end || end > LAST { Err(number(libc::EINVAL)) } else { Ok((start, end, mode)) }
+    }
+}
+
+/// The guest's locks.
+#[derive(Debug)]
+pub(super) struct Locks {
+    table: Mutex<Table<Arc<Description>>>,
+    waiting: AtomicUsize,
+    tickets: AtomicU64,
+    reopener: Reopener,
+    waiters: Waiters,
+    /// Descriptions that the locks may take.
+    max_held: usize,
+}
+
+impl Locks {
+    /// `failed` hears why when the thread ends that starts the waiting ones.
+    pub(super) fn new(
+        max_held: usize,
+        failed: impl FnOnce(ThreadFailure) + Send + 'static,
+    ) -> Result<Self, LocksError> {
+        let reopener = Reopener::new().map_err(LocksError::Descriptors)?;
+        let waiters = Waiters::start(failed)?;
+        Ok(Self {
+            table: Mutex::default(),
+            waiting: AtomicUsize::default(),
+            tickets: AtomicU64::default(),
+            reopener,
+            waiters,
+            max_held,
+        })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table<Arc<Description>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks or unlocks; what another has is waited for if it `waits`.
+    pub(super) fn set(&self, host: &PassthroughFs, request: &LockRequest, waits: bool) -> Answer {
+        let is_flock = request.arguments.lk_flags & LK_FLOCK != 0;
+        let answer = request.range().and_then(|(start, end, mode)| match mode {
+            _ if is_flock => self.flock(host, request, mode, waits),
+            None => self.unlock(request, start, end),
+            Some(mode) => self.lock(host, request, Range { start, end, mode }, waits),
+        });
+        answer.unwrap_or_else(|error| Answer::Now(Err(error)))
+    }
+
+    fn flock(
+        &self,
+        host: &PassthroughFs,
+        request: &LockRequest,
+        mode: Option<Mode>,
+        waits: bool,
+    ) -> io::Result<Answer> {
+        let tried = with_file(host, request.ctx, request.node, request.handle(), |file| {
+            match (try_flock(file, mode), mode, waits) {
+                (Err(error), Some(mode), true) if is_taken(&error) => {
+                    Ok(Some(Wanted::Flock(file.try_clone()?, mode)))
+                }
+                (result, ..) => result.map(|()| None),
+            }
+        })?;
+        match tried {
+            None => Ok(Answer::Now(Ok(()))),
+            Some(wanted) => self.wait(wanted).map(Answer::Later),
+        }
+    }
+
+    fn unlock(&self, request: &LockRequest, start: u64, end: u64) -> io::Result<Answer> {
+        let mut table = self.table();
+        let Some(holding) = table.get(request.node, request.owner()) else { return Ok(Answer::Now(Ok(()))) };
+        holding.file.unlock(start, end)?;
+        holding.ranges.unlock(start, end);
+        table.tidy(request.node, request.owner());
+        Ok(Answer::Now(Ok(())))
+    }
+
+    fn lock(
+        &self,
+        host: &PassthroughFs,
+        request: &LockRequest,
+        range: Range,
+        waits: bool,
+    ) -> io::Result<Answer> {
+        let (node, owner) = (request.node, request.owner());
+        let mut table = self.table();
+        let description = self.description(&mut table, host, request, range.mode)?;
+        let process = request.arguments.lk.pid;
+        let answer = match (description.try_lock(&range), waits) {
+            (Ok(()), _) => {
+                if let Some(holding) = table.get(node, owner) {
+                    holding.process = process;
+                    holding.ranges.lock(range);
+                }
+                Ok(Answer::Now(Ok(())))
+            }
+            (Err(error), true) if is_taken(&error) => {
+                let wait = Waiting { node, owner, range, process };
+                if table.is_deadlock(&wait) {
+                    Err(number(libc::EDEADLK))
+                } else {
+                    self.wait(Wanted::Range(description, range)).map(|ticket| {
+                        table.wait(ticket, wait);
+                        Answer::Later(ticket)
+                    })
+                }
+            }
+            (Err(error), _) => Err(error),
+        };
+        table.tidy(node, owner);
+        answer
+    }
+
+    /// By which the owner locks, and which is open for what is wanted.
+    fn description(
+        &self,
+        table: &mut Table<Arc<Description>>,
+        host: &PassthroughFs,
+        request: &LockRequest,
+        mode: Mode,
+    ) -> io::Result<Arc<Description>> {
+        let (node, owner, handle) = (request.node, request.owner(), request.handle());
+        let reopen =
+            || with_file(host, request.ctx, node, handle, |file| self.reopener.reopen(file)).map(Arc::new);
+        let known = table.get(node, owner).map(|holding| Arc::clone(&holding.file));
+        let file = match known {
+            None if table.len() >= self.max_held => return Err(number(libc::ENOLCK)),
+            None => reopen()?,
+            Some(known) if mode == Mode::Shared || known.is_writable => known,
+            Some(_) => {
+                let writable = reopen()?;
+                // What is not writable has shared locks only, which both may have for a moment.
+                if let Some(holding) = table.get(node, owner) {
+                    holding.ranges.iter().try_for_each(|range| writable.try_lock(range))?;
+                    holding.file = Arc::clone(&writable);
+                }
+                writable
+            }
+        };
+        Ok(Arc::clone(&table.hold(node, owner, handle, file).file))
+    }
+
+    fn wait(&self, wanted: Wanted) -> io::Result<Ticket> {
+        if self.waiting.load(Ordering::Relaxed) >= MAX_WAITING {
+            return Err(number(libc::ENOLCK));
+        }
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        self.waiters.wait(ticket, wanted)?;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Ok(ticket)
+    }
+
+    /// The lock that keeps the request's from being granted, or that there is none.
+    pub(super) fn get(&self, host: &PassthroughFs, request: &LockRequest) -> io::Result<FileLock> {
+        let (start, end, mode) = request.range()?;
+        let mut table = self.table();
+        let (node, owner) = (request.node, request.owner());
+        let holding = table.get(node, owner);
+        let Some(mode) = mode else {
+            // F_OFD_GETLK asks like that for the owner's own.
+            let own = holding.and_then(|holding| holding.ranges.within(start, end));
+            return Ok(told(request, own, NO_PROCESS));
+        };
+        let wanted = Range { start, end, mode };
+        let file = match holding {
+            Some(holding) => Arc::clone(&holding.file),
+            None => with_file(host, request.ctx, node, request.handle(), |file| self.reopener.reopen(file))
+                .map(Arc::new)?,
+        };
+        let found = file.conflict(&wanted)?;
+        // The host knows that there is one, the table whose it is.
+        let Some((range, process)) = found else { return Ok(told(request, None, NO_PROCESS)) };
+        let (range, process) = table.conflict(node, owner, &wanted).unwrap_or((range, process));
+        Ok(told(request, Some(range), process))
+    }
+
+    /// The guest's process `owner` has closed a descriptor of `node`: its locks go.
+    pub(super) fn flush(&self, node: Node, owner: Owner) {
+        let mut table = self.table();
+        Self::unlock_all(&mut table, node, owner);
+    }
+
+    fn unlock_all(table: &mut Table<Arc<Description>>, node: Node, owner: Owner) {
+        let Some(holding) = table.get(node, owner) else { return };
+        // Fails on no file system that has locks; the last close unlocks as well.
+        let _ = holding.file.unlock(0, LAST);
+        holding.ranges.unlock(0, LAST);
+        table.tidy(node, owner);
+    }
+
+    /// The guest has given `handle` up: what an open file description has locked goes with it.
+    pub(super) fn release(&self, handle: Handle) {
+        let mut table = self.table();
+        for (node, owner) in table.release(handle) {
+            Self::unlock_all(&mut table, node, owner);
+        }
+    }
+
+    /// Ends a wait with `EINTR`, unless it is over.
+    pub(super) fn interrupt(&self, ticket: Ticket) {
+        // If nothing can be told to them, nobody waits.
+        let _ = self.waiters.cancel(ticket);
+    }
+
+    /// Readable while [`Self::take_ended`] has something.
+    pub(super) fn event(&self) -> RawFd {
+        self.waiters.event().as_raw_fd()
+    }
+
+    /// A wait that is over.
+    pub(super) fn take_ended(&self) -> Option<(Ticket, io::Result<()>)> {
+        self.waiters.take_ended().map(|ended| self.end(ended))
+    }
+
+    fn end(&self, ended: waiters::Ended) -> (Ticket, io::Result<()>) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut table = self.table();
+        if let Some(Waiting { node, owner, range, process }) = table.end_wait(ended.ticket) {
+            if ended.result.is_ok()
+                && let Some(holding) = table.get(node, owner)
+            {
+                holding.process = process;
+                holding.ranges.lock(range);
+            }
+            table.tidy(node, owner);
+        }
+        (ended.ticket, ended.result)
+    }
+
+    /// Ends all waits and gives all ranges back. `flock`s go with the handles.
+    pub(super) fn clear(&self, under_way: impl Iterator<Item = Ticket>) {
+        under_way.for_each(|ticket| self.interrupt(ticket));
+        while self.waiting.load(Ordering::Relaxed) > 0
+            && let Some(ended) = self.waiters.next_ended()
+        {
+            // Nobody is left to be told.
+            let _ = self.end(ended);
+        }
+        *self.table() = Table::default();
+    }
+}
+
+/// What `F_GETLK` tells.
+fn told(request: &LockRequest, found: Option<Range>, process: u32) -> FileLock {
+    let Some(Range { start, end, mode }) = found else {
+        return FileLock { type_: libc::F_UNLCK.cast_unsigned(), ..request.arguments.lk };
+    };
+    let type_ = match mode {
+        Mode::Shared => libc::F_RDLCK,
+        Mode::Exclusive => libc::F_WRLCK,
+    };
+    FileLock { start, end, type_: type_.cast_unsigned(), pid: process }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
+}
+
+fn number(errno: libc::c_int) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! Locked ranges of one file: plain data.
+
+/// How a range is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Shared,
+    Exclusive,
+}
+
+/// Bytes `start` to `end`, both included, that are or shall be locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) mode: Mode,
+}
+
+/// The last byte that there can be; a lock up to it holds for what is appended, too.
+pub(super) const LAST: u64 = i64::MAX.cast_unsigned();
+
+impl Range {
+    fn overlaps(&self, start: u64, end: u64) -> bool {
+        self.start <= end && start <= self.end
+    }
+
+    /// Whether two owners cannot have both.
+    pub(super) fn conflicts(&self, other: &Self) -> bool {
+        let exclusive = self.mode == Mode::Exclusive || other.mode == Mode::Exclusive;
+        exclusive && self.overlaps(other.start, other.end)
+    }
+}
+
+/// What one owner has locked of one file: in order, without overlap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ranges(Vec<Range>);
+
+impl Ranges {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Range> {
+        self.0.iter()
+    }
+
+    /// Locks a range, whatever of it was locked before.
+    pub(super) fn lock(&mut self, new: Range) {
+        self.unlock(new.start, new.end);
+        let at = self.0.partition_point(|range| range.start < new.start);
+        self.0.insert(at, new);
+        self.join();
+    }
+
+    /// Unlocks a range; of one that reaches beyond it the rest stays.
+    pub(super) fn unlock(&mut self, start: u64, end: u64) {
+        let mut left = Vec::with_capacity(self.0.len() + 1);
+        for range in self.0.drain(..) {
+            if !range.overlaps(start, end) {
+                left.push(range);
+                continue;
+            }
+            if range.start < start {
+                left.push(Range { end: start - 1, ..range });
+            }
+            if range.end > end {
+                left.push(Range { start: end + 1, ..range });
+            }
+        }
+        self.0 = left;
+    }
+
+    /// Makes one of neighbours that are locked alike, as `fcntl` does.
+    fn join(&mut self) {
+        self.0.dedup_by(|next, range| {
+            let joins = range.mode == next.mode && range.end.checked_add(1) == Some(next.start);
+            if joins {
+                range.end = next.end;
+            }
+            joins
+        });
+    }
+
+    /// The first range that keeps another owner from `wanted`.
+    pub(super) fn conflict(&self, wanted: &Range) -> Option<Range> {
+        self.0.iter().find(|range| range.conflicts(wanted)).copied()
+    }
+
+    /// The first range of which something lies in `start` to `end`.
+    pub(super) fn within(&self, start: u64, end: u64) -> Option<Range> {
+        self.0.iter().find(|range| range.overlaps(start, end)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Mode::{Exclusive, Shared};
+    use super::*;
+
+    fn range(start: u64, end: u64, mode: Mode) -> Range {
+        Range { start, end, mode }
+    }
+
+    fn of(locks: &[Range]) -> Ranges {
+        let mut ranges = Ranges::default();
+        locks.iter().for_each(|&lock| ranges.lock(lock));
+        ranges
+    }
+
+    #[test]
+    fn unlocking_the_middle_leaves_both_ends() {
+        let mut ranges = of(&[range(0, LAST, Exclusive)]);
+        ranges.unlock(10, 19);
+        assert_eq!(ranges.0, [range(0, 9, Exclusive), range(20, LAST, Exclusive)]);
+        ranges.unlock(0, LAST);
+        assert!(ranges.is_empty());
+    }
+
+    #[test]
+    fn later_lock_wins_and_equal_neighbours_join() {
+        let ranges = of(&[range(0, 9, Shared), range(5, 6, Exclusive), range(10, 19, Shared)]);
+        assert_eq!(ranges.0, [range(0, 4, Shared), range(5, 6, Exclusive), range(7, 19, Shared)]);
+        assert_eq!(of(&[range(0, 4, Shared), range(5, 9, Shared)]).0, [range(0, 9, Shared)]);
+    }
+
+    #[test]
+    fn readers_share_and_a_writer_does_not() {
+        let ranges = of(&[range(0, 9, Shared), range(20, 29, Exclusive)]);
+        assert_eq!(ranges.conflict(&range(0, 15, Shared)), None);
+        assert_eq!(ranges.conflict(&range(9, 9, Exclusive)), Some(range(0, 9, Shared)));
+        assert_eq!(ranges.conflict(&range(0, 20, Shared)), Some(range(20, 29, Exclusive)));
+        assert_eq!(ranges.conflict(&range(10, 19, Exclusive)), None);
+    }
+
+    proptest! {
+        /// Byte by byte the same as an array of bytes.
+        #[test]
+        fn ranges_are_what_was_locked_last(
+            acts in prop::collection::vec((0u64..40, 0u64..10, 0u8..3), 0..30),
+        ) {
+            let mut ranges = Ranges::default();
+            let mut bytes = [None; 64];
+            for (start, more, act) in acts {
+                let end = start + more;
+                let mode = [None, Some(Shared), Some(Exclusive)][usize::from(act)];
+                match mode {
+                    None => ranges.unlock(start, end),
+                    Some(mode) => ranges.lock(range(start, end, mode)),
+                }
+                bytes[usize::try_from(start).unwrap()..=usize::try_from(end).unwrap()].fill(mode);
+            }
+            for (at, byte) in (0..).zip(bytes) {
+                prop_assert_eq!(ranges.within(at, at).map(|range| range.mode), byte);
+            }
+            let ordered = ranges.0.windows(2).all(|pair| pair[0].end < pair[1].start);
+            prop_assert!(ordered, "{:?}", ranges);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Who in the guest has locked what, and who waits: plain data.
+//!
+//! The host decides who gets a lock. This table is for what the host cannot know: whose of the guest's
+//! processes a lock is, which locks go when one of them closes a file, and that two of them wait for each
+//! other.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::tree::{Handle, Node};
+use super::ranges::{Range, Ranges};
+
+/// An owner of locks: a process, or an open file description.
+pub(super) type Owner = u64;
+
+/// The number of a wait.
+pub(in super::super) type Ticket = u64;
+
+/// The number of no process: of the owner that is an open file description.
+pub(super) const NO_PROCESS: u32 = u32::MAX;
+
+/// What one owner has of one file, and what it has it by.
+#[derive(Debug)]
+pub(super) struct Holding<F> {
+    pub(super) file: F,
+    pub(super) ranges: Ranges,
+    /// The process that locked last.
+    pub(super) process: u32,
+    /// Requests of it that wait.
+    waiting: usize,
+    /// Handles that it has been locked through.
+    handles: Vec<Handle>,
+}
+
+/// A request that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) node: Node,
+    pub(super) owner: Owner,
+    pub(super) range: Range,
+    pub(super) process: u32,
+}
+
+/// Locks and waits, where `F` is by what the host is asked.
+#[derive(Debug)]
+pub(super) struct Table<F> {
+    holdings: HashMap<(Node, Owner), Holding<F>>,
+    by_handle: HashMap<Handle, HashSet<(Node, Owner)>>,
+    waiting: HashMap<Ticket, Waiting>,
+}
+
+impl<F> Default for Table<F> {
+    fn default() -> Self {
+        Self { holdings: HashMap::new(), by_handle: HashMap::new(), waiting: HashMap::new() }
+    }
+}
+
+impl<F> Table<F> {
+    pub(super) fn len(&self) -> usize {
+        self.holdings.len()
+    }
+
+    pub(super) fn get(&mut self, node: Node, owner: Owner) -> Option<&mut Holding<F>> {
+        self.holdings.get_mut(&(node, owner))
+    }
+
+    /// What `owner` has of `node`, which it asks for through `handle`: `file` unless it has something.
+    pub(super) fn hold(&mut self, node: Node, owner: Owner, handle: Handle, file: F) -> &mut Holding<F> {
+        let key = (node, owner);
+        let holding = self.holdings.entry(key).or_insert_with(|| Holding {
+            file,
+            ranges: Ranges::default(),
+            process: NO_PROCESS,
+            waiting: 0,
+            handles: Vec::new(),
+        });
+        if !holding.handles.contains(&handle) {
+            holding.handles.push(handle);
+            self.by_handle.entry(handle).or_default().insert(key);
+        }
+        holding
+    }
+
+    /// Forgets what `owner` has of `node` if it has nothing and waits for nothing.
+    pub(super) fn tidy(&mut self, node: Node, owner: Owner) {
+        let key = (node, owner);
+        let idle = |holding: &Holding<F>| holding.ranges.is_empty() && holding.waiting == 0;
+        if !self.holdings.get(&key).is_some_and(idle) {
+            return;
+        }
+        for handle in self.holdings.remove(&key).map(|holding| holding.handles).unwrap_or_default() {
+            if let Some(keys) = self.by_handle.get_mut(&handle) {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    self.by_handle.remove(&handle);
+                }
+            }
+        }
+    }
+
+    /// What has been locked through `handle`, which the guest gives up.
+    pub(super) fn release(&mut self, handle: Handle) -> Vec<(Node, Owner)> {
+        if self.by_handle.is_empty() {
+            return Vec::new();
+        }
+        self.by_handle.remove(&handle).into_iter().flatten().collect()
+    }
+
+    /// The first lock of another owner of the guest that keeps `owner` from `wanted`, and whose it is.
+    pub(super) fn conflict(&self, node: Node, owner: Owner, wanted: &Range) -> Option<(Range, u32)> {
+        self.blockers(node, owner, wanted)
+            .filter_map(|(_, holding)| Some((holding.ranges.conflict(wanted)?, holding.process)))
+            .min_by_key(|(range, _)| range.start)
+    }
+
+    fn blockers<'t>(
+        &'t self,
+        node: Node,
+        owner: Owner,
+        wanted: &'t Range,
+    ) -> impl Iterator<Item = (Owner, &'t Holding<F>)> {
+        let others = self.holdings.iter().filter(move |((of, holder), _)| *of == node && *holder != owner);
+        others
+            .filter(|(_, holding)| holding.ranges.conflict(wanted).is_some())
+            .map(|((_, holder), holding)| (*holder, holding))
+    }
+
+    /// Notes that a request waits, under the number `ticket`.
+    pub(super) fn wait(&mut self, ticket: Ticket, wait: Waiting) {
+        if let Some(holding) = self.get(wait.node, wait.owner) {
+            holding.waiting += 1;
+        }
+        self.waiting.insert(ticket, wait);
+    }
+
+    /// The request does not wait any more.
+    pub(super) fn end_wait(&mut self, ticket: Ticket) -> Option<Waiting> {
+        let wait = self.waiting.remove(&ticket)?;
+        if let Some(holding) = self.get(wait.node, wait.owner) {
+            holding.waiting = holding.waiting.saturating_sub(1);
+        }
+        Some(wait)
+    }
+
+    /// Whether whoever keeps `wait` waiting waits for its process, if through others. An open file
+    /// description waits for nobody: any process that has it may unlock it.
+    pub(super) fn is_deadlock(&self, wait: &Waiting) -> bool {
+        if wait.process == NO_PROCESS {
+            return false;
+        }
+        let mut seen = HashSet::new();
+        let mut waits = vec![*wait];
+        while let Some(blocked) = waits.pop() {
+            for (holder, holding) in self.blockers(blocked.node, blocked.owner, &blocked.range) {
+                if holding.process == NO_PROCESS {
+                    continue;
+                }
+                if holder == wait.owner {
+                    return true;
+                }
+                if seen.insert(holder) {
+                    waits.extend(self.waiting.values().filter(|other| other.owner == holder));
+                }
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ranges::Mode::{Exclusive, Shared};
+    use super::super::ranges::{LAST, Mode};
+    use super::*;
+
+    const ALL: Range = Range { start: 0, end: LAST, mode: Exclusive };
+
+    fn locked(locks: &[(Node, Owner)]) -> Table<()> {
+        let mut table = Table::default();
+        for &(node, owner) in locks {
+            let holding = table.hold(node, owner, node * 100 + owner, ());
+            holding.process = u32::try_from(owner).unwrap();
+            holding.ranges.lock(ALL);
+        }
+        table
+    }
+
+    fn wait(node: Node, owner: Owner) -> Waiting {
+        Waiting { node, owner, range: ALL, process: u32::try_from(owner).unwrap() }
+    }
+
+    fn byte(at: u64, mode: Mode) -> Range {
+        Range { start: at, end: at, mode }
+    }
+
+    #[test]
+    fn conflict_is_told_with_its_process_and_never_with_oneself() {
+        let mut table = locked(&[(1, 7)]);
+        assert_eq!(table.conflict(1, 8, &byte(3, Shared)), Some((ALL, 7)));
+        assert_eq!(table.conflict(1, 7, &byte(3, Shared)), None);
+        assert_eq!(table.conflict(2, 8, &byte(3, Shared)), None);
+        table.get(1, 7).unwrap().ranges.unlock(3, 3);
+        assert_eq!(table.conflict(1, 8, &byte(3, Shared)), None);
+    }
+
+    #[test]
+    fn two_that_wait_for_each_other_are_found() {
+        let mut table = locked(&[(1, 7), (2, 8)]);
+        assert!(!table.is_deadlock(&wait(2, 7)));
+        table.wait(50, wait(2, 7));
+        assert!(table.is_deadlock(&wait(1, 8)));
+        table.end_wait(50);
+        assert!(!table.is_deadlock(&wait(1, 8)));
+    }
+
+    #[test]
+    fn circle_of_three_is_found_and_a_chain_is_none() {
+        let mut table = locked(&[(1, 7), (2, 8), (3, 9)]);
+        table.wait(50, wait(2, 7));
+        table.wait(51, wait(3, 8));
+        assert!(!table.is_deadlock(&wait(3, 7)));
+        assert!(table.is_deadlock(&wait(1, 9)));
+    }
+
+    #[test]
+    fn open_file_descriptions_make_no_circle() {
+        let mut table = locked(&[(1, 7), (2, 8)]);
+        table.wait(50, wait(2, 7));
+        let mut by_description = wait(1, 8);
+        by_description.process = NO_PROCESS;
+        assert!(!table.is_deadlock(&by_description));
+        table.get(1, 7).unwrap().process = NO_PROCESS;
+        assert!(!table.is_deadlock(&wait(1, 8)));
+    }
+
+    #[test]
+    fn holding_lives_while_it_is_locked_or_waits() {
+        let mut table = locked(&[(1, 7)]);
+        table.tidy(1, 7);
+        assert_eq!(table.len(), 1);
+        table.wait(50, wait(1, 7));
+        table.get(1, 7).unwrap().ranges.unlock(0, LAST);
+        table.tidy(1, 7);
+        assert_eq!(table.len(), 1);
+        table.end_wait(50);
+        table.tidy(1, 7);
+        assert_eq!((table.len(), table.by_handle.len()), (0, 0));
+    }
+
+    #[test]
+    fn released_handle_tells_what_was_locked_through_it() {
+        let mut table = locked(&[(1, 7), (1, 8)]);
+        assert_eq!(table.release(108), [(1, 8)]);
+        assert_eq!(table.release(108), []);
+        assert_eq!(table.release(107), [(1, 7)]);
+    }
+}
