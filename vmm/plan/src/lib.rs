@@ -128,7 +128,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     let size = size::size(bundle, facts, options, cpus.len())?;
     bundle.spec.process().iter().try_for_each(|process| cpu_affinity::check(process, size.vcpus))?;
     let volumes = volumes::volumes(bundle, facts)?;
-    let (hooks, guest_hooks) = hooks::split(bundle.spec.hooks().as_ref())?;
+    let (hooks, guest_hooks) = hooks::split(&bundle.spec)?;
     let spec = guest::Rewrite { bundle, facts, options, volumes: &volumes, cpus: &cpus, vcpus: size.vcpus };
     let spec = spec.done(guest_hooks);
     let machine = MachineSpec {

@@ -62,7 +62,11 @@ pub(super) fn start(order: &Order, pid_file: Option<&Path>) -> Result<u8, Error>
                     guard.reap()?;
                     return Err(Error::Reported(report));
                 }
-                MonitorMessage::Booted | MonitorMessage::Created | MonitorMessage::Ended { .. } => {}
+                MonitorMessage::Prepared
+                | MonitorMessage::Hooked
+                | MonitorMessage::Booted
+                | MonitorMessage::Created
+                | MonitorMessage::Ended { .. } => {}
             }
         }
     }

@@ -11,7 +11,7 @@ use vmrun_proto::READY_PORT;
 use vmrun_spec::{Image, MachineSpec};
 
 use super::failure::MonitorError;
-use super::{MonitorRequest, tree};
+use super::{MonitorRequest, hook_mounts, tree};
 use crate::assets::{self, Embedded};
 use crate::pages;
 use crate::store::StoreError;
@@ -48,6 +48,9 @@ impl Drop for ReadySocket {
 pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booting, MonitorError> {
     let plan = &request.plan;
     tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
+    if plan.host.hooks.precede_creation() {
+        hook_mounts::offer(&request.directory.join(SHARE_DIR), &plan.host)?;
+    }
     mark("tree");
     let kernel = assets::load(assets::KERNEL, &plan.machine.kernel, embedded.kernel)?;
     let initramfs = assets::load(assets::INITRAMFS, &plan.machine.initramfs, embedded.initramfs)?;

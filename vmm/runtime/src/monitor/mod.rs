@@ -13,6 +13,7 @@
 mod boot;
 mod control_server;
 pub(crate) mod failure;
+mod hook_mounts;
 mod id_map;
 mod launcher;
 mod live;
@@ -206,6 +207,7 @@ fn clean_up(request: &MonitorRequest, entry: Option<&Entry>, origin: Option<&Ori
         let state = request.state.state(Status::Stopped, identity);
         let shown = crate::verbs::OciState::of(&state);
         // Nobody is left to tell of a hook that fails.
-        let _ = crate::hooks::run_each(&request.state.poststop, &shown, &request.state.bundle);
+        let at = crate::hooks::Surroundings::callers(&request.state.bundle);
+        let _ = crate::hooks::run_each(&request.state.poststop, &shown, &at);
     }
 }

@@ -124,7 +124,7 @@ fn isolate(target: &Path, propagation: Propagation) -> io::Result<()> {
     Ok(mount(none, target, none, flags, none)?)
 }
 
-fn bind(source: &Path, target: &Path, recursive: bool) -> Result<(), TreeError> {
+pub(super) fn bind(source: &Path, target: &Path, recursive: bool) -> Result<(), TreeError> {
     let mut flags = MsFlags::MS_BIND;
     flags.set(MsFlags::MS_REC, recursive);
     let none: Option<&str> = None;
