@@ -21,6 +21,15 @@ pub struct ContainerPlan {
     /// The host's path of the bundle, for hooks.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub bundle: String,
+    /// Give the program a socket on which it can say how it is (`sd_notify(3)`): see
+    /// [`Event::Notified`](crate::Event).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub notify: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A virtio-fs tree and where the agent mounts it.

@@ -84,6 +84,7 @@ fn plan() -> ContainerPlan {
         shares: vec![Share { tag: SHARE_TAG.into(), mountpoint: SHARE_MOUNT.into(), readonly: false }],
         io: ProcessIo { stdin: true, stdout: true, stderr: true, ..ProcessIo::default() },
         bundle: String::new(),
+        notify: false,
     }
 }
 
@@ -114,6 +115,8 @@ fn requests() {
     request("create", Request::Create { container: "web".into(), plan: Box::new(plan()) });
     let plan = ContainerPlan { bundle: "/var/lib/bundles/web".into(), ..plan() };
     request("create-bundle", Request::Create { container: "web".into(), plan: Box::new(plan) });
+    let plan = ContainerPlan { notify: true, ..self::plan() };
+    request("create-notify", Request::Create { container: "web".into(), plan: Box::new(plan) });
     request("start", Request::Start { container: "web".into() });
     let size = ConsoleSize { rows: 24, columns: 80 };
     let io = ProcessIo { terminal: true, console_size: Some(size), ..ProcessIo::default() };
@@ -158,6 +161,8 @@ fn events() {
     golden("event-exited-code", &Message::Event(code));
     let signal = Event::Exited { process: exec(), status: ExitStatus::Signal(9) };
     golden("event-exited-signal", &Message::Event(signal));
+    let message = "READY=1\nSTATUS=up".to_owned();
+    golden("event-notified", &Message::Event(Event::Notified { process: init(), message }));
 }
 
 #[test]

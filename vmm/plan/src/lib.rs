@@ -93,6 +93,8 @@ pub struct Options {
     pub kernel_params: Vec<String>,
     /// `--systemd-cgroup`: how the configuration's cgroup path is to be read.
     pub systemd_cgroup: bool,
+    /// The caller wants to hear how the program is (`sd_notify(3)`).
+    pub notify: bool,
     /// Size of the terminal that the program will be shown on.
     pub console_size: Option<ConsoleSize>,
 }
@@ -146,7 +148,13 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
         vec![Share { tag: SHARE_TAG.to_owned(), mountpoint: SHARE_MOUNT.to_owned(), readonly: false }];
     Ok(SandboxPlan {
         machine,
-        guest: ContainerPlan { spec, shares, io, bundle: bundle.dir.display().to_string() },
+        guest: ContainerPlan {
+            spec,
+            shares,
+            io,
+            bundle: bundle.dir.display().to_string(),
+            notify: options.notify,
+        },
         host: HostPlan {
             rootfs: bundle.rootfs.clone(),
             view: volumes::view(bundle, &volumes),

@@ -29,7 +29,7 @@ use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
 use super::start_hooks::StartHooks;
-use super::{inside, limits, tmpfs, trace, user_namespace};
+use super::{inside, limits, notify, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{descriptors, log, sys};
@@ -60,6 +60,8 @@ pub(crate) enum Kind<'a> {
         shares: &'a [Share],
         /// The host's path of the bundle.
         bundle: &'a str,
+        /// The directory with the socket on which its program says how it is.
+        notify: Option<PathBuf>,
     },
     /// One more, which runs its program at once.
     Exec {
@@ -122,9 +124,13 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
         message: error.to_string(),
     };
     let mut adapted = match &order.kind {
-        Kind::Init { shares, bundle } => {
+        Kind::Init { shares, bundle, notify } => {
             shares.iter().try_for_each(mount_share)?;
-            let mut adapted = adapt::for_init(order.spec).map_err(invalid)?;
+            let offered = notify.as_ref().map(|directory| notify::offer(order.spec, directory)).transpose();
+            let offered = offered.map_err(|cause| {
+                invalid(adapt::AdaptError::Build { what: "mount of the notification socket", cause })
+            })?;
+            let mut adapted = adapt::for_init(offered.as_ref().unwrap_or(order.spec)).map_err(invalid)?;
             let hooks = StartHooks::take(&mut adapted.spec, order.container, bundle);
             Adapted { program: adapted.program.with_hooks(hooks), ..adapted }
         }

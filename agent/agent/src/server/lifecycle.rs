@@ -18,6 +18,9 @@ use crate::report::{self, Received, Report};
 use crate::stdio::{ChildStdio, Endpoint, make_pipes};
 use crate::{log, sys};
 
+/// Name of the directory, in a process's, with the socket on which it says how it is.
+const NOTIFY_DIRECTORY: &str = "notify";
+
 impl Server {
     /// Starts the maker of a process.
     pub(super) fn launch(&mut self, id: u64, exec: Option<&Process>) -> Result<(), ErrorReply> {
@@ -38,6 +41,11 @@ impl Server {
             .map_err(|error| about("watch the reports", &error))?;
         process.endpoints = near;
         process.report = Some(report);
+        if entry.plan.notify && exec.is_none() {
+            let socket = super::notify::bind(&process.directory.join(NOTIFY_DIRECTORY));
+            process.notify = Some(socket.map_err(|error| about("make the notification socket", &error))?);
+        }
+        self.watch_notify_socket(id).map_err(|error| about("watch the notification socket", &error))?;
         self.fork_maker(id, exec, far, &far_report).map_err(|error| about("fork", &error))?;
         drop(far_report);
         self.attach_streams(id);
@@ -57,7 +65,11 @@ impl Server {
         let init = self.processes.get(&entry.init).and_then(|init| init.pid).unwrap_or_default();
         let kind = match exec {
             Some(process) => Kind::Exec { process, init },
-            None => Kind::Init { shares: &shares, bundle: &entry.plan.bundle },
+            None => Kind::Init {
+                shares: &shares,
+                bundle: &entry.plan.bundle,
+                notify: process.notify.as_ref().map(|_| process.directory.join(NOTIFY_DIRECTORY)),
+            },
         };
         let order = Order {
             container: &process.reference.container,

@@ -4,11 +4,13 @@
 //! * `connection`: frames from and to the host,
 //! * `requests`: what the host asks,
 //! * `process`, `lifecycle`: processes from the order to the exit,
+//! * `notify`: what programs say of themselves,
 //! * `streams`: stdio connections and their relays,
 //! * `reaper`: children that have ended.
 
 mod connection;
 mod lifecycle;
+mod notify;
 mod poller;
 mod process;
 mod reaper;
@@ -134,6 +136,7 @@ impl Server {
             Token::Listener => self.accept(),
             Token::Connection(id) => self.connection_ready(id),
             Token::Report(id) => self.report_ready(id),
+            Token::Notify(id) => self.notified(id),
             Token::StreamConnection(id) | Token::StreamGuest(id) => self.stream_ready(id, event),
         }
     }

@@ -21,13 +21,15 @@ pub(crate) enum Token {
     Connection(u64),
     /// The report socket of a process.
     Report(u64),
+    /// The socket on which the program of a process says how it is.
+    Notify(u64),
     /// The connection of a stdio stream.
     StreamConnection(u64),
     /// The guest's end of a stdio stream.
     StreamGuest(u64),
 }
 
-const KINDS: u64 = 6;
+const KINDS: u64 = 7;
 
 impl Token {
     fn encode(self) -> u64 {
@@ -38,6 +40,7 @@ impl Token {
             Self::Report(id) => (3, id),
             Self::StreamConnection(id) => (4, id),
             Self::StreamGuest(id) => (5, id),
+            Self::Notify(id) => (6, id),
         };
         id * KINDS + kind
     }
@@ -50,7 +53,8 @@ impl Token {
             2 => Self::Connection(id),
             3 => Self::Report(id),
             4 => Self::StreamConnection(id),
-            _ => Self::StreamGuest(id),
+            5 => Self::StreamGuest(id),
+            _ => Self::Notify(id),
         }
     }
 }
@@ -131,6 +135,7 @@ mod tests {
             Token::Report(7),
             Token::StreamConnection(u64::MAX / KINDS - 1),
             Token::StreamGuest(0),
+            Token::Notify(9),
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

@@ -47,6 +47,7 @@ impl Server {
             State::StartFailed => tell = false,
             _ => {}
         }
+        self.notified(id);
         self.send_what_is_written(&reference);
         if tell {
             self.tell(Event::Exited { process: reference.clone(), status });

@@ -135,7 +135,11 @@ pub(crate) fn exec(store: &Store, args: Box<ExecArgs>) -> Result<u8, Error> {
 
 fn refuse_what_has_no_meaning(args: &ExecArgs) -> Result<(), Error> {
     let table = [
-        (args.preserve_fds > 0, "--preserve-fds", "file descriptors cannot enter a virtual machine"),
+        (
+            args.preserve_fds > 0,
+            "--preserve-fds",
+            "file descriptors cannot enter a virtual machine; give the program files in a volume instead",
+        ),
         (args.cgroup.is_some(), "--cgroup", "the process is always in the container's cgroup"),
         (args.apparmor.is_some(), "--apparmor", "the guest kernel has no such security module"),
         (args.process_label.is_some(), "--process-label", "the guest kernel has no such security module"),

@@ -1,6 +1,7 @@
 //! Messages on the monitor's control socket. One request a connection, one
 //! reply, in the frames of the guest protocol.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use oci_spec::runtime::LinuxResources;
@@ -16,6 +17,11 @@ use crate::status::{Act, Status};
 pub(crate) enum ControlRequest {
     /// Let the created container's program run.
     Start,
+    /// The same, and from now on tell this socket how the program is. Only of a container whose
+    /// state says that it does.
+    StartNotifying(PathBuf),
+    /// Answer when the program has said that it is ready. Likewise.
+    AwaitReady,
     /// Send a signal to the container's init process.
     Signal {
         /// Linux signal number, or 0 to see whether that process is alive.
@@ -39,19 +45,20 @@ impl ControlRequest {
     /// What it does to the container: whether it may is decided by that.
     pub(crate) fn act(&self) -> Act {
         match self {
-            Self::Start => Act::Start,
+            Self::Start | Self::StartNotifying(_) => Act::Start,
             Self::Signal { .. } => Act::Signal,
             Self::Pause => Act::Pause,
             Self::Resume => Act::Resume,
             Self::Update(_) => Act::Update,
-            Self::Processes | Self::Figures => Act::Look,
+            Self::Processes | Self::Figures | Self::AwaitReady => Act::Look,
         }
     }
 
     /// What the monitor is waited for to do.
     pub(crate) fn what(&self) -> &'static str {
         match self {
-            Self::Start => "start the program",
+            Self::Start | Self::StartNotifying(_) => "start the program",
+            Self::AwaitReady => "hear that the program is ready",
             Self::Signal { .. } => "send the signal",
             Self::Pause => "pause the container",
             Self::Resume => "let the container go on",
@@ -65,7 +72,9 @@ impl ControlRequest {
     /// that it is the monitor who says that the guest does not answer.
     pub(crate) fn limit(&self) -> Duration {
         Duration::from_secs(match self {
-            Self::Start | Self::Pause => 70,
+            Self::Start | Self::StartNotifying(_) | Self::Pause => 70,
+            // That is the program's business: as long as the container lives.
+            Self::AwaitReady => u64::from(u32::MAX),
             _ => 30,
         })
     }

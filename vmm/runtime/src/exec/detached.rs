@@ -66,6 +66,7 @@ pub(super) fn start(order: &Order, pid_file: Option<&Path>) -> Result<u8, Error>
                 | MonitorMessage::Hooked
                 | MonitorMessage::Booted
                 | MonitorMessage::Created
+                | MonitorMessage::Ready
                 | MonitorMessage::Ended { .. } => {}
             }
         }

@@ -25,7 +25,7 @@ use vmrun_proto::{ProcessIo, ProcessRef};
 pub use self::detached::exec_main;
 use crate::error::Error;
 use crate::launch::pid_file::PidFile;
-use crate::launch::{LaunchError, facts};
+use crate::launch::{LaunchError, facts, service};
 use crate::monitor::ConsoleMode;
 use crate::signals::Signals;
 use crate::status::{Act, Status};
@@ -80,6 +80,7 @@ struct Order {
 /// # Errors
 /// It could not be started.
 pub fn exec(store: &Store, options: &ExecOptions) -> Result<u8, Error> {
+    service::refuse_sockets()?;
     let (_, entry, state) = crate::verbs::find_with_state(store, &options.id)?;
     check_status(&state, options)?;
     let base = ExecBase::read(entry.directory())?;

@@ -113,7 +113,7 @@ impl Attendance<'_> {
                     Event::Exited { process, status } if process == self.order.process => {
                         return Ok(status.code());
                     }
-                    Event::Exited { .. } | Event::Ready { .. } => {}
+                    Event::Exited { .. } | Event::Notified { .. } | Event::Ready { .. } => {}
                 }
             }
             let (agent, signals) = self.poll()?;

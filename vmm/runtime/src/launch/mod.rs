@@ -10,6 +10,7 @@ pub(crate) mod channel;
 pub(crate) mod facts;
 pub(crate) mod network;
 pub(crate) mod pid_file;
+pub(crate) mod service;
 mod spawn;
 mod supervise;
 
@@ -48,9 +49,11 @@ impl LaunchMode {
     }
 
     /// The monitor's word after which the verb is done.
-    pub(crate) fn is_over_at(self, message: &MonitorMessage) -> bool {
+    /// Where somebody wants to hear that the program is ready, that is as runc does it waited for.
+    pub(crate) fn is_over_at(self, message: &MonitorMessage, notifies: bool) -> bool {
         match self {
             Self::Run => false,
+            Self::RunDetached if notifies => *message == MonitorMessage::Ready,
             Self::RunDetached => *message == MonitorMessage::Started,
             Self::Create => *message == MonitorMessage::Created,
         }
@@ -135,6 +138,14 @@ pub enum LaunchError {
         /// Their names.
         names: String,
     },
+    /// Nobody can be told how the program is.
+    #[error("cannot reach the socket {} of NOTIFY_SOCKET", .path.display())]
+    NotifySocket {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The pid file.
     #[error("cannot write the pid file {}", .path.display())]
     PidFile {
@@ -199,7 +210,9 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
     let id: ContainerId = options.id.parse()?;
     let bundle = Bundle::load(&options.bundle)?;
     let console = console(&bundle, options)?;
-    let plan = plan(store, &id, &bundle, options, embedded)?;
+    service::refuse_sockets()?;
+    let notify = service::notify_socket()?;
+    let plan = plan(store, &id, &bundle, options, notify.is_some(), embedded)?;
     let source = state_source(&id, &bundle, &plan);
     let new = store.reserve(&id)?;
     let request = MonitorRequest {
@@ -207,6 +220,7 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
         root: store.root().to_owned(),
         state: source,
         plan,
+        notify,
         console: match &console {
             Console::None | Console::Ours => ConsoleMode::Inherited,
             Console::Socket(path) => ConsoleMode::Socket(path.clone()),
@@ -224,6 +238,7 @@ fn plan(
     id: &ContainerId,
     bundle: &Bundle,
     options: &LaunchOptions,
+    notify: bool,
     embedded: Embedded,
 ) -> Result<SandboxPlan, Error> {
     let permitted = policy::permit(&vmrun_plan::boot_request(bundle)?, options.policy.as_deref())?;
@@ -244,6 +259,7 @@ fn plan(
         kernel_params: [&permitted.parameters[..], &options.kernel_params].concat(),
         console_size: our_console_size(),
         systemd_cgroup: options.systemd_cgroup,
+        notify,
     };
     Ok(vmrun_plan::plan(bundle, &facts::facts(bundle)?, &plan_options)?)
 }
@@ -284,5 +300,6 @@ fn state_source(id: &ContainerId, bundle: &Bundle, plan: &SandboxPlan) -> StateS
         cgroup: plan.host.cgroup.clone(),
         poststart: plan.host.hooks.poststart.clone(),
         poststop: plan.host.hooks.poststop.clone(),
+        notifies: plan.guest.notify,
     }
 }

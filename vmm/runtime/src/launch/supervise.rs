@@ -155,7 +155,7 @@ fn attend(
                     let _ = monitor.channel.send(LauncherMessage::HooksDone);
                 }
                 MonitorMessage::Hooked => network::still_empty(pid)?,
-                MonitorMessage::Booted => {}
+                MonitorMessage::Booted | MonitorMessage::Ready => {}
                 MonitorMessage::Created => {
                     if let Some(path) = &options.pid_file {
                         pid_file = Some(PidFile::write(path, pid)?);
@@ -166,7 +166,7 @@ fn attend(
                     return Ok((Outcome::Reported(message), pid_file));
                 }
             }
-            if options.mode.is_over_at(&message) {
+            if options.mode.is_over_at(&message, request.notify.is_some()) {
                 return Ok((Outcome::Detached, pid_file));
             }
         }

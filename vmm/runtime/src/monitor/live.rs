@@ -11,6 +11,7 @@ use vmrun_spec::FailureReport;
 
 use super::control_server::Caller;
 use super::failure::{Broken, MonitorError};
+use super::notifier::Notifier;
 use super::session::{Prepared, Session};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::control::{ControlReply, ControlRequest};
@@ -36,6 +37,8 @@ pub(super) struct Live<'s> {
     ended_by: Option<i32>,
     /// While it is paused.
     held: Option<Held>,
+    /// Whom to tell how the program is.
+    notifier: Option<Notifier>,
 }
 
 /// What is known of a paused container: while its CPUs are held nobody in the
@@ -53,7 +56,8 @@ type Answer = Result<ControlReply, MonitorError>;
 
 impl<'s> Live<'s> {
     pub(super) fn new(session: &'s Session<'s>, agent: AgentClient, prepared: Prepared) -> Self {
-        Self { session, agent, prepared, status: Status::Created, ended_by: None, held: None }
+        let notifier = session.notifier();
+        Self { session, agent, prepared, status: Status::Created, ended_by: None, held: None, notifier }
     }
 
     /// What there is to do after the end is the agent's; verbs come too late.
@@ -118,10 +122,25 @@ impl<'s> Live<'s> {
                     let status = self.ended_by.map_or(status, ExitStatus::Signal);
                     return Ok(Some(status.code()));
                 }
-                Event::Exited { .. } | Event::Ready { .. } => {}
+                Event::Notified { process: speaker, message } if speaker == process => {
+                    self.notified(&message);
+                }
+                Event::Exited { .. } | Event::Notified { .. } | Event::Ready { .. } => {}
             }
         }
         Ok(None)
+    }
+
+    /// A manager that is gone is no reason to end the container.
+    fn notified(&mut self, message: &str) {
+        let Some(notifier) = &mut self.notifier else { return };
+        let (ready, sent) = notifier.pass_on(message);
+        if let Err(error) = sent {
+            self.session.log(&format!("cannot tell NOTIFY_SOCKET how the program is: {error}"));
+        }
+        if ready {
+            self.session.ready();
+        }
     }
 
     fn poll(&self) -> Result<Ready, MonitorError> {
@@ -218,7 +237,20 @@ impl<'s> Live<'s> {
             return Ok(());
         }
         let answer = match request {
+            ControlRequest::AwaitReady => match &mut self.notifier {
+                Some(notifier) => {
+                    notifier.tell_when_ready(caller);
+                    return Ok(());
+                }
+                None => Ok(ControlReply::Ok),
+            },
             ControlRequest::Start => self.start_created(),
+            ControlRequest::StartNotifying(socket) => {
+                if let Some(notifier) = &mut self.notifier {
+                    notifier.redirect(socket);
+                }
+                self.start_created()
+            }
             // Its end would have been heard of.
             ControlRequest::Signal { signal: 0, .. } => Ok(ControlReply::Ok),
             ControlRequest::Signal { signal, all } => self.signal(signal, all),

@@ -17,6 +17,7 @@ mod hook_mounts;
 mod id_map;
 mod launcher;
 mod live;
+mod notifier;
 mod session;
 pub(crate) mod streams;
 mod tree;
@@ -57,6 +58,8 @@ pub(crate) struct MonitorRequest {
     pub(crate) state: StateSource,
     pub(crate) plan: SandboxPlan,
     pub(crate) console: ConsoleMode,
+    /// The socket on which the caller wants to hear how the program is.
+    pub(crate) notify: Option<PathBuf>,
     /// The program waits for `vmrun start`.
     pub(crate) start_later: bool,
     /// The launcher does not wait for the end.

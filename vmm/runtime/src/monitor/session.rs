@@ -18,6 +18,7 @@ use super::control_server::ControlServer;
 use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
+use super::notifier::Notifier;
 use super::streams::{self, HostStreams, Stdio};
 use super::view;
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
@@ -189,6 +190,25 @@ impl Session<'_> {
         let console =
             if error.is_the_guests() { self.machine.console().tail(TAIL_LINES) } else { Vec::new() };
         Broken { error, console }
+    }
+
+    /// Who is told how the program is, if anybody wants to hear it.
+    pub(super) fn notifier(&self) -> Option<Notifier> {
+        let socket = self.request.notify.clone()?;
+        // Else the verb stays, and it is the service's process.
+        Some(Notifier::new(socket, self.request.detached.then(std::process::id)))
+    }
+
+    /// Tells the engine's log of a failure that ends nothing.
+    pub(super) fn log(&self, message: &str) {
+        // There is nobody left to tell when it is not writable.
+        let _ = self.request.log.as_ref().map(|log| log.error(message, &[]));
+    }
+
+    /// The program has said that it is ready.
+    pub(super) fn ready(&self) {
+        // The launcher may have left.
+        let _ = self.launcher.send(&MonitorMessage::Ready);
     }
 
     pub(super) fn process(&self) -> ProcessRef {

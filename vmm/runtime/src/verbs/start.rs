@@ -10,7 +10,7 @@ use super::delete::{first_state, put_away};
 use crate::control::{self, ControlRequest};
 use crate::error::{Error, chain};
 use crate::hooks::{self, Surroundings};
-use crate::launch::network;
+use crate::launch::{network, service};
 use crate::process::ProcessHandle;
 use crate::status::{Act, Status};
 use crate::store::{Entry, State, Store, StoreError};
@@ -35,8 +35,25 @@ pub fn start(store: &Store, id: &str) -> Result<(), Error> {
     }
     // Engines may set up the network between the creation and the start.
     network::still_empty(state.monitor.pid)?;
-    control::ask(&entry, &state, &ControlRequest::Start)?;
-    poststart(&entry, &state)
+    let notify = service::notify_socket()?;
+    if notify.is_some() && !state.notifies {
+        eprintln!("vmrun: warning: the program cannot use NOTIFY_SOCKET, which was not set when its container was created");
+    }
+    let notify = notify.filter(|_| state.notifies);
+    let waits = notify.is_some();
+    let request = notify.map_or(ControlRequest::Start, ControlRequest::StartNotifying);
+    control::ask(&entry, &state, &request)?;
+    poststart(&entry, &state)?;
+    if waits { await_ready(&entry, &state) } else { Ok(()) }
+}
+
+/// As runc does it: whoever listens on the socket has heard that the program is ready, or it has
+/// ended, when the verb does.
+fn await_ready(entry: &Entry, state: &State) -> Result<(), Error> {
+    match control::ask(entry, state, &ControlRequest::AwaitReady) {
+        Err(error) if error.is_about_the_end() => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 fn poststart(entry: &Entry, state: &State) -> Result<(), Error> {
