@@ -51,9 +51,7 @@ impl Server {
         let process = self.processes.get_mut(&id)?;
         let mut bytes = [0; MAX_MESSAGE_BYTES];
         match process.notify.as_ref()?.recv(&mut bytes) {
-            Ok(length) => {
-                Some(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned())
-            }
+            Ok(length) => Some(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) => {
                 log::warn(format_args!("cannot read what {:?} notifies of: {error}", process.reference));

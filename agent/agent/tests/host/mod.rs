@@ -131,7 +131,8 @@ impl Host {
             spec["root"]["path"] = json!(self.rootfs);
         }
         let spec = serde_json::from_value(spec).unwrap();
-        let plan = Box::new(ContainerPlan { spec, shares: Vec::new(), io, bundle: String::new(), notify: false });
+        let plan =
+            Box::new(ContainerPlan { spec, shares: Vec::new(), io, bundle: String::new(), notify: false });
         match self.ask(Request::Create { container: id.into(), plan }) {
             Reply::Error(error) => Err(error),
             _ => Ok(()),

@@ -37,7 +37,9 @@ pub fn start(store: &Store, id: &str) -> Result<(), Error> {
     network::still_empty(state.monitor.pid)?;
     let notify = service::notify_socket()?;
     if notify.is_some() && !state.notifies {
-        eprintln!("vmrun: warning: the program cannot use NOTIFY_SOCKET, which was not set when its container was created");
+        eprintln!(
+            "vmrun: warning: the program cannot use NOTIFY_SOCKET, which was not set when its container was created"
+        );
     }
     let notify = notify.filter(|_| state.notifies);
     let waits = notify.is_some();
