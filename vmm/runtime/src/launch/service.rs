@@ -28,6 +28,11 @@ pub(crate) fn notify_socket() -> Result<Option<PathBuf>, LaunchError> {
     }
 }
 
+/// Whether the caller wants to hear of the program.
+pub(crate) fn is_asked_to_notify() -> bool {
+    env::var_os(NOTIFY_SOCKET).is_some_and(|name| !name.is_empty())
+}
+
 fn checked(name: &OsStr) -> Result<PathBuf, LaunchError> {
     let failed = |source| LaunchError::NotifySocket { path: name.into(), source };
     if name.as_bytes().starts_with(b"@") {

@@ -35,13 +35,12 @@ pub fn start(store: &Store, id: &str) -> Result<(), Error> {
     }
     // Engines may set up the network between the creation and the start.
     network::still_empty(state.monitor.pid)?;
-    let notify = service::notify_socket()?;
-    if notify.is_some() && !state.notifies {
+    let notify = if state.notifies { service::notify_socket()? } else { None };
+    if !state.notifies && service::is_asked_to_notify() {
         eprintln!(
-            "vmrun: warning: the program cannot use NOTIFY_SOCKET, which was not set when its container was created"
+            "vmrun: warning: NOTIFY_SOCKET has no effect: it was not set when the container was created"
         );
     }
-    let notify = notify.filter(|_| state.notifies);
     let waits = notify.is_some();
     let request = notify.map_or(ControlRequest::Start, ControlRequest::StartNotifying);
     control::ask(&entry, &state, &request)?;
