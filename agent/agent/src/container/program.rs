@@ -22,7 +22,7 @@ use vmrun_proto::{ErrorKind, Stage};
 use super::adapt::AdaptError;
 use super::start_hooks::StartHooks;
 use super::{identity, seccomp};
-use crate::{report, sys};
+use crate::report;
 
 /// Where programs are looked for when the process has no `PATH`, as `execvp` does.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
