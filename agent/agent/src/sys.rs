@@ -158,12 +158,6 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
 }
 
-/// Writes every dirty page of the file system that holds `fd` back.
-pub(crate) fn sync_file_system(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: syncfs takes a descriptor.
-    check(unsafe { libc::syncfs(fd.as_raw_fd()) })
-}
-
 /// Marks the process so that processes of the namespaces it joins cannot look into it.
 pub(crate) fn set_dumpable(dumpable: bool) -> io::Result<()> {
     // SAFETY: PR_SET_DUMPABLE takes an integer.
@@ -283,6 +277,16 @@ pub(crate) fn reap() -> Option<(i32, ExitStatus)> {
             return None;
         }
     }
+}
+
+/// Whether there are children, dead ones that have not been reaped included.
+pub(crate) fn has_children() -> bool {
+    // SAFETY: waitid may be given no place for what it finds out.
+    let found = unsafe {
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        libc::waitid(libc::P_ALL, 0, std::ptr::null_mut(), flags)
+    };
+    found == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ECHILD)
 }
 
 fn exit_status(status: i32) -> ExitStatus {

@@ -137,7 +137,7 @@ pub enum Request {
         /// Container id.
         container: String,
     },
-    /// Write every dirty page back to the host: the VM is about to end.
+    /// The VM is about to end: kill whatever still runs, and then write every dirty page back to the host.
     Sync,
 }
 

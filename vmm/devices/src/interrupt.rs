@@ -1,5 +1,6 @@
 //! How a device interrupts the guest.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
@@ -8,6 +9,7 @@ use virtio_bindings::virtio_mmio::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::failure::FailureSink;
 use crate::virtio::RegisterPage;
 
 /// The interrupt line of one device, shared by its transport and its workers,
@@ -17,12 +19,13 @@ use crate::virtio::RegisterPage;
 pub struct Interrupt {
     line: Arc<EventFd>,
     registers: Arc<RegisterPage>,
+    failures: FailureSink,
 }
 
 impl Interrupt {
     /// An interrupt that writes to `line`, which the machine ties to the interrupt controller.
-    pub fn new(line: EventFd, registers: Arc<RegisterPage>) -> Self {
-        Self { line: Arc::new(line), registers }
+    pub fn new(line: EventFd, registers: Arc<RegisterPage>, failures: FailureSink) -> Self {
+        Self { line: Arc::new(line), registers, failures }
     }
 
     /// Tells the driver that buffers were used.
@@ -30,10 +33,11 @@ impl Interrupt {
         self.raise(VIRTIO_MMIO_INT_VRING);
     }
 
-    /// Tells the driver that the device cannot go on without a reset.
-    pub fn signal_needs_reset(&self) {
+    /// The device cannot go on: tells the driver, which need not care, and the machine's owner.
+    pub fn fail(&self, device: &str, error: &dyn Error) {
         self.registers.set_bits(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_NEEDS_RESET);
         self.raise(VIRTIO_MMIO_INT_CONFIG);
+        self.failures.report(device, error);
     }
 
     /// The event that carries the interrupt to the interrupt controller.

@@ -13,11 +13,13 @@
 //! The devices know nothing of KVM (the machine wires event file descriptors)
 //! and nothing of containers. Every byte that comes from the guest is hostile:
 //! descriptor chains are validated by virtio-queue and vm-memory, headers are
-//! copied once, sums are checked, and a device that meets nonsense marks itself
-//! `DEVICE_NEEDS_RESET` (virtio 1.2, §2.1.2) and goes quiet; nothing panics.
+//! copied once, sums are checked, and nothing panics. A device that meets nonsense marks
+//! itself `DEVICE_NEEDS_RESET` (virtio 1.2, §2.1.2) and tells its [`FailureSink`] why, which ends the
+//! machine: drivers do not react, and a quiet device is a program that sleeps for ever.
 
 mod confine;
 mod event_loop;
+mod failure;
 pub mod heap;
 mod interrupt;
 mod memory;
@@ -28,6 +30,7 @@ pub mod virtio;
 
 pub use confine::{Call, ConfineError, ThreadClass};
 pub use event_loop::{EventLoop, LoopError, LoopHandle, LoopSubscriber};
+pub use failure::FailureSink;
 pub use interrupt::Interrupt;
 pub use memory::{GuestRegion, Memory};
 pub use mmio_bus::{MmioBus, MmioDevice};

@@ -1,5 +1,6 @@
 //! The one way to start a thread of the machine.
 
+use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
@@ -19,11 +20,20 @@ pub struct ThreadError {
 #[derive(Debug, thiserror::Error)]
 pub enum ThreadFailure {
     /// A bug.
-    #[error("it panicked")]
-    Panicked,
+    #[error("it panicked: {0}")]
+    Panicked(String),
     /// It did not begin.
     #[error(transparent)]
     Confine(#[from] ConfineError),
+}
+
+impl ThreadFailure {
+    /// What a caught panic said.
+    pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        Self::Panicked(text.unwrap_or("it did not say why").replace('\n', " "))
+    }
 }
 
 /// A named thread that is confined to what its class needs, and joined when this is dropped.
@@ -49,7 +59,7 @@ impl Worker {
                 match ran {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => failed(error.into()),
-                    Err(_) => failed(ThreadFailure::Panicked),
+                    Err(panic) => failed(ThreadFailure::panicked(&*panic)),
                 }
             })
             .map_err(|source| ThreadError { name: name.to_owned(), source })?;
@@ -68,5 +78,21 @@ impl Drop for Worker {
             // The panic, if there was one, has been reported by `failed`.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panic_is_told_in_its_own_words_on_one_line() {
+        let caught = |body: fn()| {
+            let panic = catch_unwind(body).unwrap_err();
+            ThreadFailure::panicked(&*panic).to_string()
+        };
+        assert_eq!(caught(|| panic!("plain")), "it panicked: plain");
+        assert_eq!(caught(|| panic!("{}\nlines", 2)), "it panicked: 2 lines");
+        assert_eq!(caught(|| std::panic::panic_any(7)), "it panicked: it did not say why");
     }
 }

@@ -32,6 +32,7 @@ pub struct ConsoleLog {
 struct LogState {
     file: File,
     file_bytes: u64,
+    file_ends_line: bool,
     line: Vec<u8>,
     tail: VecDeque<u8>,
     panicked: bool,
@@ -41,8 +42,14 @@ impl ConsoleLog {
     /// Makes the log file, or empties it.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = File::create(path)?;
-        let state =
-            LogState { file, file_bytes: 0, line: Vec::new(), tail: VecDeque::new(), panicked: false };
+        let state = LogState {
+            file,
+            file_bytes: 0,
+            file_ends_line: true,
+            line: Vec::new(),
+            tail: VecDeque::new(),
+            panicked: false,
+        };
         Ok(Self { state: Arc::new(Mutex::new(state)) })
     }
 
@@ -59,6 +66,17 @@ impl ConsoleLog {
             .filter(|line| !line.trim().is_empty())
             .collect();
         all[all.len().saturating_sub(lines)..].to_vec()
+    }
+
+    /// Adds a line of the machine's own, which says what became of the guest. It has its place in the
+    /// file even where the guest has filled that.
+    pub fn note(&self, line: &str) {
+        let mut state = self.lock();
+        state.finish_line();
+        // What the guest has left unfinished, in the file or in what is remembered, is finished.
+        let ended = state.file_ends_line && state.tail.back().is_none_or(|&byte| byte == b'\n');
+        let start = if ended { "" } else { "\n" };
+        state.keep(format!("{start}vmrun: {line}\n").into_bytes());
     }
 
     /// The guest kernel has printed that it panics.
@@ -85,10 +103,23 @@ impl LogState {
         self.panicked |= line.windows(PANIC_MARK.len()).any(|window| window == PANIC_MARK);
         let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
         if self.file_bytes.saturating_add(length) <= MAX_FILE_BYTES {
-            // The console must never stop the guest: a full disk costs log lines.
-            let _ = self.file.write_all(&line);
             self.file_bytes = self.file_bytes.saturating_add(length);
+            self.keep(line);
+        } else {
+            self.remember(line);
         }
+    }
+
+    fn keep(&mut self, line: Vec<u8>) {
+        // The console must never stop the guest: a full disk costs log lines.
+        let _ = self.file.write_all(&line);
+        if let Some(&last) = line.last() {
+            self.file_ends_line = last == b'\n';
+        }
+        self.remember(line);
+    }
+
+    fn remember(&mut self, line: Vec<u8>) {
         self.tail.extend(line);
         let excess = self.tail.len().saturating_sub(TAIL_BYTES);
         self.tail.drain(..excess);
@@ -187,5 +218,8 @@ mod tests {
         }
         assert!(std::fs::metadata(&path).unwrap().len() <= MAX_FILE_BYTES);
         assert!(log.lock().tail.len() <= TAIL_BYTES);
+        log.note("virtio-rng: broken");
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with("xx\nvmrun: virtio-rng: broken\n"));
+        assert_eq!(log.tail(1), ["vmrun: virtio-rng: broken"]);
     }
 }

@@ -84,9 +84,9 @@ impl Built {
         let (kernel, initramfs) = loaded.unwrap_or_else(|panic| resume_unwind(panic))?;
         kvm::set_memory(&vm, &memory)?;
 
-        let end = EndSignal::new().map_err(DeviceError::Event)?;
         let console = ConsoleLog::create(&spec.console_log)
             .map_err(|source| DeviceError::Console { path: spec.console_log.clone(), source })?;
+        let end = EndSignal::new(console.clone()).map_err(DeviceError::Event)?;
         let Devices { bus, windows, events } = attach(spec, &vm, &memory, &end)?;
 
         let cmdline = cmdline(&windows, &spec.cmdline)?;
@@ -103,7 +103,7 @@ impl Built {
             set_boot_state(first, Entry { rip: kernel.entry, rsi: layout::ZERO_PAGE })?;
         }
         let routed = Arc::clone(&vm);
-        let io_apic = IoApic::new(inputs, move |routing| routed.set_gsi_routing(routing).is_ok());
+        let io_apic = IoApic::new(inputs, move |routing| Ok(routed.set_gsi_routing(routing)?));
         Ok(Self { vcpus, bus: IoBus::new(bus, io_apic, console.clone()), events, console, end, vm, memory })
     }
 

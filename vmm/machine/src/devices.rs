@@ -8,7 +8,7 @@ use vmrun_devices::virtio::fs::Fs;
 use vmrun_devices::virtio::rng::Rng;
 use vmrun_devices::virtio::vsock::Vsock;
 use vmrun_devices::virtio::{ACKNOWLEDGE_USED, MmioTransport, NOTIFY_OFFSET, TRANSPORT_BYTES, VirtioDevice};
-use vmrun_devices::{EventLoop, LoopHandle, Memory, MmioBus, MmioDevice};
+use vmrun_devices::{EventLoop, FailureSink, LoopHandle, Memory, MmioBus, MmioDevice};
 use vmrun_spec::MachineSpec;
 
 use crate::boot::Window;
@@ -32,14 +32,15 @@ pub(crate) fn attach(
     memory: &Memory,
     end: &EndSignal,
 ) -> Result<Devices, DeviceError> {
-    let failed = end.clone();
+    let (failed, device_failed) = (end.clone(), end.clone());
+    let failures = FailureSink::new(move |why| device_failed.set(MachineEnd::Device(why)));
     let events = EventLoop::start(move |why| {
         failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")));
     })?;
     let unread = EventFd::new(EFD_NONBLOCK).map_err(DeviceError::Event)?;
     let bus = MmioBus::new(layout::MMIO, TRANSPORT_BYTES);
-    let mut attached = Attacher { vm, memory, bus, windows: Vec::new(), unread };
-    for device in devices(spec, &events.handle())? {
+    let mut attached = Attacher { vm, memory, bus, windows: Vec::new(), unread, failures: failures.clone() };
+    for device in devices(spec, &events.handle(), &failures)? {
         attached.add(device)?;
     }
     Ok(Devices { bus: attached.bus, windows: attached.windows, events })
@@ -64,11 +65,15 @@ pub(crate) fn device_count(spec: &MachineSpec) -> u8 {
 }
 
 /// The one list of devices. The guest's kernel probes them in this order.
-fn devices(spec: &MachineSpec, events: &LoopHandle) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
+fn devices(
+    spec: &MachineSpec,
+    events: &LoopHandle,
+    failures: &FailureSink,
+) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> =
         vec![Box::new(Vsock::new(&spec.vsock, events.clone())?), Box::new(Rng::new(events.clone()))];
     for share in &spec.shares {
-        devices.push(Box::new(Fs::new(share)?));
+        devices.push(Box::new(Fs::new(share, failures.clone())?));
     }
     Ok(devices)
 }
@@ -80,6 +85,7 @@ struct Attacher<'a> {
     windows: Vec<Window>,
     /// Takes the writes that mean nothing to anybody, inside KVM: nobody reads it.
     unread: EventFd,
+    failures: FailureSink,
 }
 
 impl Attacher<'_> {
@@ -87,7 +93,7 @@ impl Attacher<'_> {
         let irq = layout::FIRST_IRQ + u32::try_from(self.windows.len()).unwrap_or(layout::LAST_IRQ);
         let line = EventFd::new(EFD_NONBLOCK).map_err(DeviceError::Event)?;
         self.vm.register_irqfd(&line, irq).map_err(KvmError::call("tie an event to an interrupt"))?;
-        let transport = MmioTransport::new(device, self.memory.clone(), line)?;
+        let transport = MmioTransport::new(device, self.memory.clone(), line, self.failures.clone())?;
         let transport = Arc::new(Mutex::new(transport));
         let address =
             self.bus.add(Arc::<Mutex<MmioTransport>>::clone(&transport) as Arc<Mutex<dyn MmioDevice>>);

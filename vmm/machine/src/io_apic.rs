@@ -10,6 +10,8 @@
 //! All inputs are edge-triggered, as virtio-mmio needs them; there is no end of
 //! interrupt to wait for.
 
+use std::io;
+
 use crate::layout;
 use kvm_bindings::{
     KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
@@ -35,7 +37,12 @@ const MASKED: u64 = 1 << 16;
 const READ_ONLY: u64 = 1 << 12 | 1 << 14;
 
 /// Takes the routes of all inputs that are not masked.
-type Router = Box<dyn Fn(&KvmIrqRouting) -> bool + Send>;
+type Router = Box<dyn Fn(&KvmIrqRouting) -> io::Result<()> + Send>;
+
+/// Interrupts of the guest would be lost, and whatever waits for them would sleep for ever.
+#[derive(Debug, thiserror::Error)]
+#[error("the guest has programmed an interrupt that KVM cannot route: {0}")]
+pub(crate) struct RouteError(io::Error);
 
 /// The chip.
 pub(crate) struct IoApic {
@@ -52,9 +59,11 @@ impl std::fmt::Debug for IoApic {
 }
 
 impl IoApic {
-    /// A chip with `inputs` inputs, all masked; `router` hands routes to KVM and
-    /// says whether it took them.
-    pub(crate) fn new(inputs: u8, router: impl Fn(&KvmIrqRouting) -> bool + Send + 'static) -> Self {
+    /// A chip with `inputs` inputs, all masked; `router` hands routes to KVM.
+    pub(crate) fn new(
+        inputs: u8,
+        router: impl Fn(&KvmIrqRouting) -> io::Result<()> + Send + 'static,
+    ) -> Self {
         Self { router: Box::new(router), id: 0, select: 0, entries: vec![MASKED; inputs.into()] }
     }
 
@@ -71,13 +80,14 @@ impl IoApic {
     }
 
     /// The guest writes a register.
-    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
-        let Ok(data) = <[u8; 4]>::try_from(data) else { return };
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), RouteError> {
+        let Ok(data) = <[u8; 4]>::try_from(data) else { return Ok(()) };
         match offset {
             REGISTER_SELECT => self.select = data[0],
-            WINDOW => self.write_indirect(u32::from_le_bytes(data)),
+            WINDOW => return self.write_indirect(u32::from_le_bytes(data)),
             _ => {}
         }
+        Ok(())
     }
 
     fn read_indirect(&self) -> u32 {
@@ -91,19 +101,20 @@ impl IoApic {
         }
     }
 
-    fn write_indirect(&mut self, value: u32) {
+    fn write_indirect(&mut self, value: u32) -> Result<(), RouteError> {
         if self.select == ID {
             self.id = value & 0x0f00_0000;
-            return;
+            return Ok(());
         }
-        let Some((index, shift)) = self.entry() else { return };
+        let Some((index, shift)) = self.entry() else { return Ok(()) };
         let entry = &mut self.entries[index];
         let before = *entry;
         *entry = (before & !(0xffff_ffff << shift) | u64::from(value) << shift) & !READ_ONLY;
         // What changes behind a mask does not reach KVM, so programming an input costs one route.
         if *entry != before && before & *entry & MASKED == 0 {
-            self.route();
+            self.route()?;
         }
+        Ok(())
     }
 
     /// The redirection entry that is selected, and where its half starts.
@@ -114,14 +125,12 @@ impl IoApic {
     }
 
     /// Tells KVM where the interrupts go that are not masked.
-    fn route(&self) {
+    fn route(&self) -> Result<(), RouteError> {
         let unmasked = (0..).zip(&self.entries).filter(|(_, entry)| *entry & MASKED == 0);
         let routes: Vec<_> = unmasked.map(|(gsi, &entry)| msi_route(gsi, entry)).collect();
-        let taken = KvmIrqRouting::from_entries(&routes).is_ok_and(|routing| (self.router)(&routing));
-        if !taken {
-            // The guest asked for something that no local APIC takes: its interrupt is lost.
-            log::warn!("the guest programmed an interrupt that cannot be routed");
-        }
+        let routing =
+            KvmIrqRouting::from_entries(&routes).map_err(|error| io::Error::other(format!("{error:?}")));
+        routing.and_then(|routing| (self.router)(&routing)).map_err(RouteError)
     }
 }
 
@@ -166,18 +175,18 @@ mod tests {
         let notes = Arc::clone(&seen);
         let router = move |routing: &KvmIrqRouting| {
             notes.lock().unwrap().push(routing.as_slice().iter().map(|entry| entry.gsi).collect());
-            true
+            Ok(())
         };
         (IoApic::new(inputs, router), seen)
     }
 
     fn write(chip: &mut IoApic, register: u8, value: u32) {
-        chip.write(REGISTER_SELECT, &u32::from(register).to_le_bytes());
-        chip.write(WINDOW, &value.to_le_bytes());
+        chip.write(REGISTER_SELECT, &u32::from(register).to_le_bytes()).unwrap();
+        chip.write(WINDOW, &value.to_le_bytes()).unwrap();
     }
 
     fn read(chip: &mut IoApic, register: u8) -> u32 {
-        chip.write(REGISTER_SELECT, &u32::from(register).to_le_bytes());
+        chip.write(REGISTER_SELECT, &u32::from(register).to_le_bytes()).unwrap();
         let mut data = [0; 4];
         chip.read(WINDOW, &mut data);
         u32::from_le_bytes(data)
@@ -216,7 +225,7 @@ mod tests {
         ) {
             let (mut chip, _) = chip(inputs);
             for (offset, mut data, is_write) in accesses {
-                if is_write { chip.write(offset, &data) } else { chip.read(offset, &mut data) }
+                if is_write { chip.write(offset, &data).unwrap() } else { chip.read(offset, &mut data) }
             }
         }
     }

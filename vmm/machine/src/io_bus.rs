@@ -45,7 +45,11 @@ impl IoBus {
 
     pub(crate) fn mmio_write(&self, address: u64, data: &[u8]) -> Outcome {
         match io_apic_offset(address) {
-            Some(offset) => self.io_apic().write(offset, data),
+            Some(offset) => {
+                if let Err(error) = self.io_apic().write(offset, data) {
+                    return Outcome::End(MachineEnd::Failed(error.to_string()));
+                }
+            }
             None => self.mmio.write(address, data),
         }
         Outcome::Continue
@@ -104,7 +108,21 @@ mod tests {
 
     fn bus(directory: &std::path::Path) -> IoBus {
         let console = ConsoleLog::create(&directory.join("console.log")).unwrap();
-        IoBus::new(MmioBus::new(layout::MMIO, 0x1000), IoApic::new(1, |_| true), console)
+        IoBus::new(
+            MmioBus::new(layout::MMIO, 0x1000),
+            IoApic::new(1, |_| Err(std::io::Error::other("no room"))),
+            console,
+        )
+    }
+
+    #[test]
+    fn interrupt_that_cannot_be_routed_ends_the_machine() {
+        let directory = tempfile::tempdir().unwrap();
+        let bus = bus(directory.path());
+        let write = |at, value: u32| bus.mmio_write(u64::from(layout::IO_APIC) + at, &value.to_le_bytes());
+        assert_eq!(write(0, 0x10), Outcome::Continue);
+        let Outcome::End(MachineEnd::Failed(why)) = write(0x10, 0x30) else { panic!("it goes on") };
+        assert!(why.ends_with("cannot route: no room"), "{why}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvm_ioctls::VmFd;
 use vmrun_devices::{ConsoleLog, EventLoop, Memory};
@@ -66,6 +67,12 @@ impl Running {
     /// Holds every vCPU: the guest stands still. Its devices go on with what they have.
     pub fn hold(&self) {
         self.vcpus.iter().for_each(VcpuThread::hold);
+    }
+
+    /// Holds every vCPU, and waits until all have left the guest; false when one does not within `limit`.
+    pub fn hold_within(&self, limit: Duration) -> bool {
+        self.hold();
+        self.vcpus.iter().all(|vcpu| vcpu.await_outside(limit))
     }
 
     /// Lets the vCPUs go on.

@@ -23,6 +23,9 @@ pub enum MonitorMessage {
     Ended {
         /// The monitor's exit code too.
         code: u8,
+        /// What went wrong afterwards and changes nothing about that.
+        #[serde(default)]
+        warnings: Vec<String>,
     },
     /// The sandbox could not be made, or broke; cleaning up is the launcher's now.
     Failed(FailureReport),

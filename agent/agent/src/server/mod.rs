@@ -5,10 +5,12 @@
 //! * `requests`: what the host asks,
 //! * `process`, `lifecycle`: processes from the order to the exit,
 //! * `notify`: what programs say of themselves,
+//! * `ending`: the last of all,
 //! * `streams`: stdio connections and their relays,
 //! * `reaper`: children that have ended.
 
 mod connection;
+mod ending;
 mod lifecycle;
 mod notify;
 mod poller;
@@ -79,6 +81,8 @@ pub(crate) struct Server {
     dying_cgroups: Vec<Cgroup>,
     /// What is mounted, by mount point.
     shares: BTreeMap<String, Share>,
+    /// Who waits until everything is written back.
+    syncing: Option<ReplyTo>,
 }
 
 impl Server {
@@ -108,6 +112,7 @@ impl Server {
             unclaimed_exits: HashMap::new(),
             dying_cgroups: Vec::new(),
             shares: BTreeMap::new(),
+            syncing: None,
         };
         server.add_connection(control, Role::Control).map_err(ServerError::SetUp)?;
         Ok(server)

@@ -22,6 +22,7 @@ impl Server {
             self.unclaimed_exits.clear();
         }
         self.remove_dying_cgroups();
+        self.finish_sync();
     }
 
     /// A process that the agent knows by its pid has ended.

@@ -1,6 +1,5 @@
 //! What the host asks of the agent.
 
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -53,7 +52,7 @@ impl Server {
                 let figures = |cgroup: &Cgroup| Reply::Figures(Box::new(figures(cgroup.directory())));
                 self.cgroup(&container).map(|cgroup| Some(figures(cgroup)))
             }
-            Request::Sync => self.sync().map(|()| Some(Reply::Ok)),
+            Request::Sync => Ok(self.begin_sync(reply)),
         };
         match done {
             Ok(Some(answer)) => self.reply(reply, answer),
@@ -198,19 +197,6 @@ impl Server {
         let pids =
             self.cgroup(id)?.processes().map_err(|error| failed("list the processes of", id, &error))?;
         Ok(Some(Reply::Processes(describe_processes(pids))))
-    }
-
-    /// Waits for the host, and for nothing in the guest: the VM is about to end.
-    fn sync(&mut self) -> Result<(), ErrorReply> {
-        for mountpoint in self.shares.keys() {
-            let synced = File::open(mountpoint).and_then(|share| sys::sync_file_system(share.as_fd()));
-            synced.map_err(|error| ErrorReply {
-                kind: ErrorKind::Failed,
-                stage: Stage::Running,
-                message: format!("cannot write {mountpoint:?} back to the host: {error}"),
-            })?;
-        }
-        Ok(())
     }
 
     fn known(&self, reference: &ProcessRef) -> Result<u64, ErrorReply> {

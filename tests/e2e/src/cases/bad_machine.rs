@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Bundle, Outcome, Run, Scratch, end_of, place};
+use crate::support::{Bundle, Crime, Outcome, Run, Scratch, end_of, place, rogue_kernel};
 
 /// `vmrun run` in a mount namespace of its own, after these commands of a shell.
 fn run_after(preparation: &str) -> Outcome {
@@ -108,6 +108,29 @@ fn kernel_that_panics_shows_its_last_words() {
             err.lines().any(|line| line.starts_with("  | ") && line.contains("Kernel panic")),
             "{outcome:?}"
         );
+    }
+}
+
+#[test]
+fn device_whose_rules_the_guest_breaks_ends_the_machine_with_its_reason() {
+    let scratch = Scratch::new();
+    // In the order of the machine's devices.
+    for (device, queues, crime, says) in [
+        (0, 3, Crime::ShortBuffer, "virtio-vsock: the guest sent a vsock packet without a header"),
+        (1, 1, Crime::QueueNowhere, "virtio-rng: the guest sent a queue that is not valid"),
+        (1, 1, Crime::TooManyBuffers, "virtio-rng: the guest's virtqueue is broken"),
+        (2, 2, Crime::TooManyBuffers, "virtio-fs: the guest's virtqueue is broken"),
+        (2, 2, Crime::ShortBuffer, "virtio-fs: the guest sent a file system request without a header"),
+    ] {
+        let kernel = scratch.file("kernel", rogue_kernel(device, queues, crime));
+        let log = scratch.join("log");
+        let bundle = Bundle::shell("echo ran");
+        let outcome =
+            Run::of(&bundle).option("--kernel").option(&kernel).option("--log").option(&log).finish();
+        outcome.fails_with(1, &["cannot run", "booting the guest", "device", says, "; "]);
+        assert!(outcome.err().contains(&format!("  | vmrun: {says}")), "{outcome:?}");
+        assert!(fs::read_to_string(&log).unwrap().contains(says));
+        fs::remove_file(&log).unwrap();
     }
 }
 

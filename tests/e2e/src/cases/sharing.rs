@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process::Command;
 
 use rustix::fs::{XattrFlags, getxattr, setxattr};
+use serde_json::json;
 
 use crate::support::{BOTH, Bundle, Run, Scratch};
 
@@ -192,6 +193,67 @@ print(open('/data/left', 'rb').read(8))
     }
 }
 
+/// A writer that is not the container's first process and never ends by itself.
+const LASTING_WRITER: &str = r"
+import ctypes, mmap, os, signal
+ready, told = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if LEAVES:
+        assert ctypes.CDLL(None).mount(b'none', b'/tmp', b'cgroup2', 0, None) == 0
+        with open('/tmp/cgroup.procs', 'w') as procs:
+            procs.write('0')
+    fd = os.open('/data/file', os.O_RDWR | os.O_CREAT, 0o644)
+    os.ftruncate(fd, 4 << 20)
+    view = mmap.mmap(fd, 4 << 20)
+    for at in range(0, 4 << 20, 4096):
+        view[at:at + 8] = b'%08d' % at
+    os.write(told, b'x')
+    signal.pause()
+os.read(ready, 1)
+";
+
+#[track_caller]
+fn has_all_that_was_written(scratch: &Scratch) {
+    let content = fs::read(scratch.join("file")).unwrap();
+    assert_eq!(content.len(), 4 << 20);
+    for at in (0..4 << 20).step_by(4096) {
+        assert_eq!(content[at..at + 8], *format!("{at:08}").as_bytes());
+    }
+}
+
+#[test]
+fn mapping_of_a_writer_that_outlives_the_first_process_is_on_the_host_at_the_end() {
+    let program = LASTING_WRITER.replace("LEAVES", "False");
+    // With a pid namespace the kernel ends it, without one whoever sees the first process end.
+    for namespaces in [&["mount", "uts", "pid"][..], &["mount", "uts"]] {
+        let namespaces: Vec<_> = namespaces.iter().map(|name| json!({ "type": name })).collect();
+        for runtime in BOTH {
+            let scratch = Scratch::new();
+            let bundle = Bundle::python(&program).set("/linux/namespaces", json!(namespaces)).bind(
+                scratch.path(),
+                "/data",
+                &[],
+            );
+            bundle.run_on(runtime).prints("");
+            has_all_that_was_written(&scratch);
+        }
+    }
+}
+
+#[test]
+fn mapping_of_a_writer_that_has_left_the_cgroup_is_on_the_host_at_the_end() {
+    let program = LASTING_WRITER.replace("LEAVES", "True");
+    let scratch = Scratch::new();
+    // Without a cgroup namespace it sees the guest's, whose root takes everybody.
+    let bundle = Bundle::python(&program)
+        .set("/linux/namespaces", json!([{ "type": "mount" }, { "type": "uts" }]))
+        .capabilities(&["CAP_SYS_ADMIN"])
+        .bind(scratch.path(), "/data", &[]);
+    bundle.run().prints("");
+    has_all_that_was_written(&scratch);
+}
+
 #[test]
 fn synced_data_is_on_the_host_while_the_program_runs() {
     let scratch = Scratch::new();
@@ -241,7 +303,7 @@ print(content())
 fn data_is_on_the_host_when_the_program_is_killed() {
     let scratch = Scratch::new();
     let bundle = Bundle::shell("echo data >/data/file; kill -9 $$")
-        .set("/linux/namespaces", serde_json::json!([{ "type": "mount" }, { "type": "uts" }]))
+        .set("/linux/namespaces", json!([{ "type": "mount" }, { "type": "uts" }]))
         .bind(scratch.path(), "/data", &[]);
     bundle.run().exits(137);
     assert_eq!(scratch.text("file"), "data\n");

@@ -81,4 +81,6 @@ pub(super) const EVENT_LOOP: &[Call] = &[
     Call::Any(libc::SYS_shutdown),
     Call::Any(libc::SYS_getsockopt),
     Call::OneOf(libc::SYS_ioctl, 1, &[NON_BLOCKING]),
+    // Patience with a request of vsock.
+    Call::Any(libc::SYS_timerfd_settime),
 ];

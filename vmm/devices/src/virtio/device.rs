@@ -4,7 +4,7 @@ use crate::event_loop::LoopError;
 use crate::interrupt::Interrupt;
 use crate::memory::Memory;
 use crate::thread::ThreadError;
-use crate::virtio::queue::ActiveQueue;
+use crate::virtio::queue::{ActiveQueue, QueueError};
 
 /// A virtio device, without the transport that carries it.
 ///
@@ -18,6 +18,9 @@ use crate::virtio::queue::ActiveQueue;
 pub trait VirtioDevice: Send {
     /// Device id (virtio 1.2, §5).
     fn device_type(&self) -> u32;
+
+    /// What failures call it.
+    fn name(&self) -> &'static str;
 
     /// Device-specific feature bits; the transport adds those of the ring.
     fn features(&self) -> u64 {
@@ -63,6 +66,9 @@ pub enum ActivateError {
         /// What was there.
         found: usize,
     },
+    /// The driver's queues are none.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// The event loop did not take the device.
     #[error("cannot put the device onto the event loop")]
     Loop(#[from] LoopError),

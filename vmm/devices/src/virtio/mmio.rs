@@ -32,11 +32,12 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::{Error as RingError, Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::failure::FailureSink;
 use crate::interrupt::Interrupt;
 use crate::memory::Memory;
 use crate::mmio_bus::MmioDevice;
-use crate::virtio::device::{Activation, VirtioDevice};
-use crate::virtio::queue::ActiveQueue;
+use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
+use crate::virtio::queue::{ActiveQueue, QueueError};
 use crate::virtio::register_page::RegisterPage;
 
 /// Offset of `QueueNotify`: a 32-bit write of the queue's number.
@@ -98,8 +99,14 @@ pub enum TransportError {
 }
 
 impl MmioTransport {
-    /// Registers for `device`, whose interrupts are written to `line`.
-    pub fn new(device: Box<dyn VirtioDevice>, memory: Memory, line: EventFd) -> Result<Self, TransportError> {
+    /// Registers for `device`, whose interrupts are written to `line`. Why it cannot go on, if ever,
+    /// goes to `failures`.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        memory: Memory,
+        line: EventFd,
+        failures: FailureSink,
+    ) -> Result<Self, TransportError> {
         let queues =
             device.queue_sizes().iter().map(|&size| Queue::new(size)).collect::<Result<Vec<_>, _>>()?;
         let kicks = queues.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<Result<Vec<_>, _>>();
@@ -107,7 +114,7 @@ impl MmioTransport {
         let transport = Self {
             device,
             memory,
-            interrupt: Interrupt::new(line, Arc::clone(&registers)),
+            interrupt: Interrupt::new(line, Arc::clone(&registers), failures),
             registers,
             queues,
             kicks: kicks.map_err(TransportError::Event)?,
@@ -277,22 +284,28 @@ impl MmioTransport {
     }
 
     fn activate(&mut self) {
+        match self.try_activate() {
+            Ok(()) => self.active = true,
+            Err(error) => self.interrupt.fail(self.device.name(), &error),
+        }
+    }
+
+    fn try_activate(&mut self) -> Result<(), ActivateError> {
         let event_idx = self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.queues.len());
         for (queue, kick) in self.queues.iter_mut().zip(&self.kicks) {
-            let Ok(fresh) = Queue::new(queue.max_size()) else { return };
+            let fresh = Queue::new(queue.max_size()).map_err(QueueError::from)?;
             let mut queue = std::mem::replace(queue, fresh);
             queue.set_event_idx(event_idx);
-            let Ok(kick) = kick.try_clone() else {
-                self.interrupt.signal_needs_reset();
-                return;
-            };
             if !queue.is_valid(&self.memory) {
-                log::warn!("virtio device {}: the driver's queue is not valid", self.device.device_type());
-                self.interrupt.signal_needs_reset();
-                return;
+                return Err(QueueError::Nonsense("a queue that is not valid").into());
             }
-            queues.push(ActiveQueue::new(queue, kick, self.interrupt.clone(), self.memory.clone()));
+            queues.push(ActiveQueue::new(
+                queue,
+                kick.try_clone()?,
+                self.interrupt.clone(),
+                self.memory.clone(),
+            ));
         }
         let activation = Activation {
             queues,
@@ -300,13 +313,7 @@ impl MmioTransport {
             interrupt: self.interrupt.clone(),
             features: self.driver_features,
         };
-        match self.device.activate(activation) {
-            Ok(()) => self.active = true,
-            Err(error) => {
-                log::error!("virtio device {}: {error}", self.device.device_type());
-                self.interrupt.signal_needs_reset();
-            }
-        }
+        self.device.activate(activation)
     }
 
     fn reset(&mut self) {

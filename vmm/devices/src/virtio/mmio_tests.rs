@@ -7,12 +7,14 @@ use vm_memory::GuestAddress;
 
 use super::*;
 use crate::virtio::ActivateError;
+use crate::virtio::test_queue::Failures;
 
 #[derive(Default)]
 struct Log {
     activations: usize,
     resets: usize,
     features: u64,
+    failures: Failures,
 }
 
 struct Fake {
@@ -23,6 +25,9 @@ struct Fake {
 impl VirtioDevice for Fake {
     fn device_type(&self) -> u32 {
         4
+    }
+    fn name(&self) -> &'static str {
+        "fake"
     }
     fn features(&self) -> u64 {
         1 << 5
@@ -50,8 +55,9 @@ fn transport() -> (MmioTransport, Arc<Mutex<Log>>) {
     let memory = Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let line = EventFd::new(EFD_NONBLOCK).unwrap();
     let log = Arc::new(Mutex::new(Log::default()));
+    let failures = log.lock().unwrap().failures.sink();
     let device = Fake { log: Arc::clone(&log), active: None };
-    (MmioTransport::new(Box::new(device), memory, line).unwrap(), log)
+    (MmioTransport::new(Box::new(device), memory, line, failures).unwrap(), log)
 }
 
 fn read(transport: &mut MmioTransport, register: u32) -> u32 {
@@ -124,7 +130,7 @@ fn features_that_were_not_offered_are_refused() {
 }
 
 #[test]
-fn queue_outside_memory_makes_the_device_need_a_reset() {
+fn queue_outside_memory_is_a_failure_of_the_device() {
     let (mut transport, log) = transport();
     negotiate(&mut transport, 1);
     set_up_queues(&mut transport);
@@ -132,6 +138,8 @@ fn queue_outside_memory_makes_the_device_need_a_reset() {
     write(&mut transport, VIRTIO_MMIO_STATUS, 15);
     assert_eq!(log.lock().unwrap().activations, 0);
     assert_ne!(read(&mut transport, VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET, 0);
+    let failures = log.lock().unwrap().failures.told();
+    assert_eq!(failures, ["fake: the guest sent a queue that is not valid"]);
 }
 
 #[test]

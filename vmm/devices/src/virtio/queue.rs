@@ -1,15 +1,23 @@
 //! A virtqueue in the hands of the device that serves it.
 
+use std::error::Error;
+
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::interrupt::Interrupt;
 use crate::memory::Memory;
 
-/// The guest broke the rules of the ring, or gave addresses outside its memory.
+/// The guest broke the rules of a queue.
 #[derive(Debug, thiserror::Error)]
-#[error("the guest's virtqueue is broken: {0}")]
-pub struct QueueError(#[from] virtio_queue::Error);
+pub enum QueueError {
+    /// Those of the ring, or it gave addresses outside its memory.
+    #[error("the guest's virtqueue is broken: {0}")]
+    Ring(#[from] virtio_queue::Error),
+    /// A chain of descriptors that is nothing that the device knows.
+    #[error("the guest sent {0}")]
+    Nonsense(&'static str),
+}
 
 /// A queue with the event by which the driver kicks it and the way to interrupt the driver.
 #[derive(Debug)]
@@ -29,6 +37,11 @@ impl ActiveQueue {
     /// Readable when the driver has put buffers into the queue.
     pub fn kick(&self) -> &EventFd {
         &self.kick
+    }
+
+    /// The memory that its chains point into.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Swallows the kicks so far.
@@ -66,37 +79,74 @@ impl ActiveQueue {
         Ok(self.queue.enable_notification(&self.memory)?)
     }
 
-    /// Hands every available chain to `serve`, which returns how many bytes it
-    /// wrote, until the queue is empty and the driver knows that it must kick.
-    pub fn drain<F>(&mut self, mut serve: F) -> Result<(), QueueError>
+    /// Hands the available chains to `serve`, which returns how many bytes it wrote, until the queue
+    /// is empty and the driver knows that it must kick.
+    ///
+    /// A driver that fills the queue as fast as it is emptied gets a queue's length at a time: the
+    /// queue is kicked then, and whoever else waits for the thread has its turn before.
+    pub fn drain<F, E>(&mut self, mut serve: F) -> Result<(), E>
     where
-        F: FnMut(&Memory, DescriptorChain<&Memory>) -> u32,
+        F: FnMut(&Memory, DescriptorChain<&Memory>) -> Result<u32, E>,
+        E: From<QueueError>,
     {
+        self.drain_some(|memory, chain| serve(memory, chain).map(Some))
+    }
+
+    /// The same, but a chain for which `serve` returns nothing is kept: [`Self::push_used`] returns it.
+    pub fn drain_some<F, E>(&mut self, mut serve: F) -> Result<(), E>
+    where
+        F: FnMut(&Memory, DescriptorChain<&Memory>) -> Result<Option<u32>, E>,
+        E: From<QueueError>,
+    {
+        let mut turns = self.queue.size();
         loop {
-            self.queue.disable_notification(&self.memory)?;
-            while let Some(chain) = self.queue.iter(&self.memory)?.next() {
+            self.queue.disable_notification(&self.memory).map_err(QueueError::from)?;
+            while turns > 0
+                && let Some(chain) = self.queue.iter(&self.memory).map_err(QueueError::from)?.next()
+            {
+                turns -= 1;
                 let head = chain.head_index();
-                let written = serve(&self.memory, chain);
-                self.queue.add_used(&self.memory, head, written)?;
+                let Some(written) = serve(&self.memory, chain)? else { continue };
+                self.push_used(head, written)?;
                 // With EVENT_IDX this interrupts only where the driver asked for it.
-                if self.queue.needs_notification(&self.memory)? {
-                    self.interrupt.signal_used();
-                }
+                self.notify()?;
             }
-            if !self.queue.enable_notification(&self.memory)? {
+            if turns == 0 {
+                // Fails only when the counter is full: it is kicked already.
+                let _ = self.kick.write(1);
+                return Ok(());
+            }
+            if !self.rearm()? {
                 return Ok(());
             }
         }
     }
 
-    /// The driver must reset the device: the queue cannot be trusted any more.
-    pub fn fail(&self, device: &str, error: &QueueError) {
-        log::warn!("{device}: {error}; the device waits for a reset");
-        self.signal_needs_reset();
+    /// The device cannot go on: the driver must reset it, and the machine's owner learns why.
+    pub fn fail(&self, device: &str, error: &dyn Error) {
+        self.interrupt.fail(device, error);
     }
+}
 
-    /// Tells the driver that it must reset the device.
-    pub fn signal_needs_reset(&self) {
-        self.interrupt.signal_needs_reset();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::test_queue::{BUFFERS, memory, queue_with_chains};
+
+    #[test]
+    fn turn_of_a_queue_ends_after_its_length() {
+        let memory = memory();
+        let chain = [(BUFFERS, 8, 0)];
+        let mut test = queue_with_chains(&memory, &[&chain[..]; 16]);
+        let mut served = 0;
+        let mut serve = |_: &Memory, _: DescriptorChain<&Memory>| {
+            served += 1;
+            Ok::<_, QueueError>(0)
+        };
+        test.queue.drain(&mut serve).unwrap();
+        assert_eq!(test.queue.kick().read().unwrap(), 1);
+        test.queue.drain(&mut serve).unwrap();
+        assert_eq!(served, 16);
+        assert!(test.queue.kick().read().is_err(), "an empty queue is not kicked");
     }
 }

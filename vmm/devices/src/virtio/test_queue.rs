@@ -1,6 +1,6 @@
 //! A driver's side of a queue, for tests of what devices do with its chains.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
@@ -8,6 +8,7 @@ use virtio_queue::mock::MockSplitQueue;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::failure::FailureSink;
 use crate::interrupt::Interrupt;
 use crate::memory::Memory;
 use crate::virtio::RegisterPage;
@@ -18,6 +19,9 @@ pub(crate) const BUFFERS: u64 = 0x8000;
 
 /// `VIRTQ_DESC_F_WRITE`
 pub(crate) const WRITE: u16 = 2;
+
+/// `VIRTQ_DESC_F_NEXT`
+const NEXT: u16 = 1;
 
 /// One buffer of a chain: address, length, flags.
 pub(crate) type Buffer = (u64, u32, u16);
@@ -32,31 +36,60 @@ pub(crate) struct TestQueue {
     pub(crate) queue: ActiveQueue,
     memory: Memory,
     used: GuestAddress,
+    failures: Failures,
+}
+
+/// What devices have said that they cannot go on for.
+#[derive(Clone, Default)]
+pub(crate) struct Failures(Arc<Mutex<Vec<String>>>);
+
+impl Failures {
+    /// The way in.
+    pub(crate) fn sink(&self) -> FailureSink {
+        let told = Arc::clone(&self.0);
+        FailureSink::new(move |reason| told.lock().unwrap().push(reason))
+    }
+
+    /// What has been said so far.
+    pub(crate) fn told(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
 }
 
 /// A queue in which the driver has made `chain` available.
 pub(crate) fn queue_with(memory: &Memory, chain: &[Buffer]) -> TestQueue {
+    queue_with_chains(memory, &[chain])
+}
+
+/// A queue in which the driver has made these chains available, 16 descriptors in all.
+pub(crate) fn queue_with_chains(memory: &Memory, chains: &[&[Buffer]]) -> TestQueue {
     let driver = MockSplitQueue::new(memory, 16);
-    let count = u16::try_from(chain.len()).unwrap();
-    let descriptors: Vec<RawDescriptor> = (1..)
-        .zip(chain)
-        .map(|(next, &(address, length, flags))| {
-            let more = if next < count { 1 } else { 0 };
-            Descriptor::new(address, length, flags | more, next).into()
-        })
-        .collect();
-    if !descriptors.is_empty() {
-        driver.build_desc_chain(&descriptors).unwrap();
+    let mut descriptors: Vec<RawDescriptor> = Vec::new();
+    for chain in chains {
+        for (left, &(address, length, flags)) in (0..chain.len()).rev().zip(*chain) {
+            let next = u16::try_from(descriptors.len() + 1).unwrap();
+            let flags = if left > 0 { flags | NEXT } else { flags & !NEXT };
+            descriptors.push(Descriptor::new(address, length, flags, next).into());
+        }
     }
-    let interrupt =
-        Interrupt::new(EventFd::new(EFD_NONBLOCK).unwrap(), Arc::new(RegisterPage::new().unwrap()));
+    if !descriptors.is_empty() {
+        driver.build_multiple_desc_chains(&descriptors).unwrap();
+    }
+    let failures = Failures::default();
+    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let interrupt = Interrupt::new(line, Arc::new(RegisterPage::new().unwrap()), failures.sink());
     let kick = EventFd::new(EFD_NONBLOCK).unwrap();
     let used = driver.used_addr();
     let queue = ActiveQueue::new(driver.create_queue().unwrap(), kick, interrupt, memory.clone());
-    TestQueue { queue, memory: memory.clone(), used }
+    TestQueue { queue, memory: memory.clone(), used, failures }
 }
 
 impl TestQueue {
+    /// What the device says that it cannot go on for.
+    pub(crate) fn failures(&self) -> Failures {
+        self.failures.clone()
+    }
+
     /// Length of the first element of the used ring, once there is one.
     pub(crate) fn used_length(&self) -> Option<u32> {
         let index: u16 = self.memory.read_obj(GuestAddress(self.used.0 + 2)).unwrap();

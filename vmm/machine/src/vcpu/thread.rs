@@ -1,8 +1,9 @@
 //! The thread of one vCPU.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::Killable;
@@ -26,6 +27,28 @@ pub(crate) struct VcpuThread {
 struct Orders {
     stop: AtomicBool,
     hold: AtomicBool,
+    outside: Outside,
+}
+
+/// Whether the vCPU is known to be outside the guest, where it stays until it gets another order.
+#[derive(Debug, Default)]
+struct Outside {
+    known: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Outside {
+    fn set(&self, outside: bool) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = outside;
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is; false when that takes longer than `limit`.
+    fn await_true(&self, limit: Duration) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(known, limit, |outside| !*outside);
+        waited.is_ok_and(|(known, _)| *known)
+    }
 }
 
 impl Orders {
@@ -38,6 +61,7 @@ impl Orders {
             if !self.hold.load(Ordering::Acquire) {
                 return true;
             }
+            self.outside.set(true);
             // Whoever changes an order unparks; a park that ends early looks again.
             std::thread::park();
         }
@@ -55,7 +79,9 @@ impl VcpuThread {
             &format!("vcpu{id}"),
             VCPU,
             move || {
-                if let Some(cause) = run(vcpu, &bus, &obeyed) {
+                let cause = run(vcpu, &bus, &obeyed);
+                obeyed.outside.set(true);
+                if let Some(cause) = cause {
                     end.set(bus.explain(cause));
                 }
             },
@@ -70,8 +96,14 @@ impl VcpuThread {
         self.kick();
     }
 
+    /// Waits until it has left the guest as ordered; false when that takes longer than `limit`.
+    pub(crate) fn await_outside(&self, limit: Duration) -> bool {
+        self.orders.outside.await_true(limit)
+    }
+
     /// Lets it enter the guest again.
     pub(crate) fn release(&self) {
+        self.orders.outside.set(false);
         self.orders.hold.store(false, Ordering::Release);
         self.unpark();
     }
@@ -157,4 +189,25 @@ fn internal_error(vcpu: &mut VcpuFd) -> MachineEnd {
     };
     let place = vcpu.get_regs().map(|regs| format!(" at {:#x}", regs.rip)).unwrap_or_default();
     MachineEnd::Failed(format!("KVM {what} (KVM_EXIT_INTERNAL_ERROR, suberror {suberror}{place})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vcpu_that_is_held_is_outside_until_it_is_released() {
+        let orders = Arc::new(Orders::default());
+        assert!(orders.go_on());
+        assert!(!orders.outside.await_true(Duration::ZERO));
+        orders.hold.store(true, Ordering::Release);
+        let obeyed = Arc::clone(&orders);
+        let vcpu = std::thread::spawn(move || obeyed.go_on());
+        assert!(orders.outside.await_true(Duration::from_secs(60)));
+        orders.outside.set(false);
+        orders.hold.store(false, Ordering::Release);
+        vcpu.thread().unpark();
+        assert!(vcpu.join().unwrap());
+        assert!(!orders.outside.await_true(Duration::ZERO));
+    }
 }

@@ -18,7 +18,7 @@ use crate::monitor::ConsoleMode;
 use crate::monitor::failure::{Broken, MonitorError};
 use crate::monitor::streams::{self, HostStreams};
 use crate::signals::{self, Signals};
-use crate::stdio::{self, Drained};
+use crate::stdio::{self, Drained, Patience};
 
 const EXEC: Wait = Wait { what: "the agent to start the process", limit: Duration::from_secs(60) };
 const SIGNAL: Wait = Wait { what: "the agent to send a signal", limit: Duration::from_secs(10) };
@@ -29,9 +29,10 @@ const SIZE_LIMIT: u8 = 100;
 
 const RUNNING: &str = "running the process";
 
-/// How long a stream may be silent after the process's end. All that the process
-/// wrote is on its way by then; what its children write later nobody waits for.
-const SILENCE_LIMIT: Duration = Duration::from_secs(1);
+/// The streams after the process's end. All that the process wrote is on its way by then; what its
+/// children write later nobody waits for.
+const OUTPUT: Patience =
+    Patience { silence: Duration::from_secs(1), total: Duration::from_secs(10), bytes: 64 << 20 };
 
 /// Runs the process to its end; `started` is called once it runs.
 pub(super) fn relay(
@@ -62,7 +63,7 @@ pub(super) fn relay(
     let mut relays = connected.map_err(|error| failed(error.at(|error| at(STARTING, error))))?;
     started()?;
     let code = Attendance { order, signals, terminal, agent }.until_the_end().map_err(failed)?;
-    match relays.drain(SILENCE_LIMIT) {
+    match relays.drain(OUTPUT) {
         // A child of the process holds the stream; its output goes where the stream goes.
         Drained::Fully | Drained::GaveUp => {}
     }

@@ -260,7 +260,12 @@ fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorR
     }
     match outcome {
         Outcome::Reported(MonitorMessage::Failed(report)) => Err(Error::Reported(report)),
-        Outcome::Reported(MonitorMessage::Ended { code }) => Ok(code),
+        Outcome::Reported(MonitorMessage::Ended { code, warnings }) => {
+            for warning in warnings {
+                eprintln!("vmrun: warning: {warning}");
+            }
+            Ok(code)
+        }
         _ => match (ended.signal(), ended.code()) {
             (Some(signal), _) => Err(LaunchError::Killed { who: "monitor", signal }.into()),
             (None, code) => {

@@ -55,6 +55,8 @@ pub(crate) enum MonitorError {
     GuestPanicked { stage: &'static str },
     #[error("{stage}: the guest switched itself off")]
     GuestStopped { stage: &'static str },
+    #[error("{stage}: a device of the virtual machine failed: {cause}")]
+    DeviceFailed { stage: &'static str, cause: String },
     #[error("{stage}: the virtual machine failed: {cause}")]
     MachineFailed { stage: &'static str, cause: String },
     #[error("{stage}: interrupted by signal {signal}")]
@@ -102,6 +104,7 @@ impl Broken {
 impl MonitorError {
     pub(crate) fn machine_end(stage: &'static str, end: Option<MachineEnd>) -> Self {
         match end {
+            Some(MachineEnd::Device(cause)) => Self::DeviceFailed { stage, cause },
             Some(MachineEnd::Failed(cause)) => Self::MachineFailed { stage, cause },
             Some(MachineEnd::Panicked) => Self::GuestPanicked { stage },
             Some(MachineEnd::Reset) | None => Self::GuestStopped { stage },
@@ -113,6 +116,9 @@ impl MonitorError {
         Some(match self {
             Self::Signal { .. } | Self::LauncherGone { .. } | Self::Hook(_) => return None,
             Self::GuestPanicked { .. } | Self::GuestStopped { .. } => "the last lines of its console say why",
+            Self::DeviceFailed { .. } => {
+                "the guest's kernel, or a program with its rights, has broken the rules of the device"
+            }
             Self::MachineFailed { .. } => "run `vmrun check`",
             Self::Agent { source: AgentError::Refused(reply), .. } => match reply.kind {
                 ErrorKind::ProgramNotFound => "name a program that is in the container's root file system",
@@ -138,7 +144,8 @@ impl MonitorError {
     /// Whether the guest's console may tell more.
     pub(crate) fn is_the_guests(&self) -> bool {
         match self {
-            Self::GuestStopped { .. } | Self::GuestPanicked { .. } | Self::MachineFailed { .. } => true,
+            Self::GuestStopped { .. } | Self::GuestPanicked { .. } => true,
+            Self::DeviceFailed { .. } | Self::MachineFailed { .. } => true,
             Self::NotOurAgent { .. } => true,
             Self::Agent { source, .. } => !matches!(source, AgentError::Refused(_)),
             _ => false,

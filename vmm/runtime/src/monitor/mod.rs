@@ -44,6 +44,7 @@ use crate::store::{Entry, StateSource, Store, StoreError};
 use crate::timeline::mark;
 use failure::{Broken, MonitorError};
 use launcher::Launcher;
+use session::Ended;
 
 /// The verb by which the launcher starts the monitor; nobody types it.
 pub(crate) const HIDDEN_VERB: &str = "__monitor";
@@ -126,13 +127,13 @@ fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
     Ok((request, Launcher::new(launcher.into(), last)))
 }
 
-/// From the request to the program's exit code.
+/// From the request to the program's end.
 fn serve(
     request: &MonitorRequest,
     entry: &Entry,
     launcher: &Launcher,
     embedded: Embedded,
-) -> Result<u8, Broken> {
+) -> Result<Ended, Broken> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
     let signals = Signals::take().map_err(failed("take signals"))?;
     // Before there is a thread or a page of the guest's.
@@ -154,10 +155,10 @@ fn end(
     entry: Option<&Entry>,
     launcher: &Launcher,
     origin: Option<&Origin>,
-    result: Result<u8, Broken>,
+    result: Result<Ended, Broken>,
 ) -> u8 {
     let (message, code) = match result {
-        Ok(code) => (MonitorMessage::Ended { code }, code),
+        Ok(Ended { code, warnings }) => (MonitorMessage::Ended { code, warnings }, code),
         Err(error) => {
             let report = error.report();
             let code = report.exit_code;
@@ -172,15 +173,25 @@ fn end(
     }
     if launcher.send(&message).is_err() {
         // The launcher is gone, as planned when detached: its duties are ours.
-        if let MonitorMessage::Failed(report) = &message {
-            // There is nobody left to tell when the log is not writable.
-            let _ = request.log.as_ref().map(|log| log.error(&report.message, &report.console));
-        }
+        tell_the_log(request.log.as_ref(), &message);
         if !keep {
             clean_up(request, entry, origin);
         }
     }
     code
+}
+
+/// What the launcher would have told.
+fn tell_the_log(log: Option<&Log>, message: &MonitorMessage) {
+    let Some(log) = log else { return };
+    // There is nobody left to tell when the log is not writable.
+    match message {
+        MonitorMessage::Failed(report) => drop(log.error(&report.message, &report.console)),
+        MonitorMessage::Ended { warnings, .. } => {
+            warnings.iter().for_each(|warning| drop(log.error(warning, &[])));
+        }
+        MonitorMessage::Booted | MonitorMessage::Created | MonitorMessage::Started => {}
+    }
 }
 
 fn mark_stopped(entry: Option<&Entry>, code: u8) {

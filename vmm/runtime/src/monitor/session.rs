@@ -22,11 +22,12 @@ use super::notifier::Notifier;
 use super::streams::{self, HostStreams, Stdio};
 use super::view;
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
+use crate::error::chain;
 use crate::hooks::{self, Surroundings};
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
-use crate::stdio::{self, Drained, Relays};
+use crate::stdio::{self, Drained, Patience, Relays};
 use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::mark;
 use crate::verbs::OciState;
@@ -37,21 +38,35 @@ const SYNC: Wait = Wait { what: "the guest to write its files back", limit: Dura
 const HOOKS: Wait =
     Wait { what: "the hooks that run before the creation", limit: Duration::from_secs(24 * 3600) };
 
-/// How long a stream of a container that has ended may be silent before it is given up.
-const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+/// The streams of a container that has ended. Nobody is left in the guest then who could write.
+const OUTPUT: Patience =
+    Patience { silence: Duration::from_secs(5), total: Duration::from_secs(30), bytes: 64 << 20 };
+
+/// How long vCPUs may take to leave the guest.
+const HOLD_LIMIT: Duration = Duration::from_secs(1);
 
 const HOOKING: &str = "running the hooks before the creation";
 const CREATING: &str = "making the container";
+const FINISHING: &str = "writing the program's files back";
 
-/// Carries the container to its end and gives its exit code. The machine may
-/// still run then: it ends with the process, which has nothing else to do.
+/// How a program has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Its exit code.
+    pub(crate) code: u8,
+    /// What went wrong afterwards: one line each.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Carries the container to its end. The guest stands still then; machine and devices end with the
+/// process, which has nothing else to do.
 pub(crate) fn run(
     request: &MonitorRequest,
     entry: &Entry,
     booting: Booting,
     launcher: &Launcher,
     signals: &Signals,
-) -> Result<u8, Broken> {
+) -> Result<Ended, Broken> {
     let Booting { machine, ready } = booting;
     let session = Session { request, entry, machine: &machine, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
@@ -61,6 +76,9 @@ pub(crate) fn run(
         let agent = session.await_agent(ready)?;
         session.live(agent, stdio, prepared)
     });
+    // Nothing of the guest may happen any more when others are told of the end, and hooks run. A vCPU
+    // that a device keeps is in no guest either, and ends with the process.
+    let _ = machine.hold_within(HOLD_LIMIT);
     let result = result.map_err(|error| session.broken(error));
     // The kernel takes vCPUs, devices and memory away at once when the process
     // ends; joining each thread before would only delay that.
@@ -215,7 +233,7 @@ impl Session<'_> {
         ProcessRef { container: self.request.state.id.clone(), exec: None }
     }
 
-    fn live(&self, mut agent: AgentClient, stdio: Stdio, prepared: Prepared) -> Result<u8, MonitorError> {
+    fn live(&self, mut agent: AgentClient, stdio: Stdio, prepared: Prepared) -> Result<Ended, MonitorError> {
         mark("agent-ready");
         let mut relays = self.create(&mut agent, stdio)?;
         mark("container-created");
@@ -234,9 +252,9 @@ impl Session<'_> {
         }
         let code = live.until_the_end()?;
         mark("program-ended");
-        self.finish(&mut live.into_agent(), &mut relays);
+        let warnings = self.finish(&mut live.into_agent(), &mut relays);
         mark("output-drained");
-        Ok(code)
+        Ok(Ended { code, warnings })
     }
 
     fn create(&self, agent: &mut AgentClient, stdio: Stdio) -> Result<Relays, MonitorError> {
@@ -264,13 +282,18 @@ impl Session<'_> {
     }
 
     /// After the program's end: its output, its files. Neither changes the exit code.
-    fn finish(&self, agent: &mut AgentClient, relays: &mut Relays) {
-        // What cannot be written back any more is lost with the guest: nothing to be done.
-        let _ = agent.call(Request::Sync, SYNC, &[self.machine.ended_fd()]);
-        match relays.drain(SILENCE_LIMIT) {
-            // A process that outlived the program holds the stream; its output goes with it.
+    fn finish(&self, agent: &mut AgentClient, relays: &mut Relays) -> Vec<String> {
+        let synced = agent.call(Request::Sync, SYNC, &[self.machine.ended_fd()]);
+        // What cannot be written back any more is lost with the guest.
+        let lost = synced.err().map(|error| {
+            let cause = chain(&self.explain(FINISHING, error));
+            format!("{cause}; what the program wrote through mappings last may be missing in its files")
+        });
+        match relays.drain(OUTPUT) {
+            // Only a guest that makes output up, or does not answer, keeps a stream open: its loss.
             Drained::Fully | Drained::GaveUp => {}
         }
+        lost.into_iter().collect()
     }
 }
 

@@ -6,9 +6,11 @@
 //! its flags changed.
 
 mod console;
+mod patience;
 mod relay;
 mod tty;
 
 pub(crate) use console::{ConsoleError, open_console};
+pub(crate) use patience::Patience;
 pub(crate) use relay::{Drained, Relays};
 pub(crate) use tty::{RawMode, size};

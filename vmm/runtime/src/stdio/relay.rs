@@ -10,16 +10,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_proto::StreamKind;
+
+use super::patience::{Patience, Waiting};
 
 /// Size of a copy: large enough that system calls do not count, small enough for four of them.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// A relay needs its buffer on the heap and little else.
 const STACK_BYTES: usize = 128 << 10;
+
+/// How often it is looked who keeps whom waiting, while somebody does.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// The relays of one process.
 #[derive(Debug)]
@@ -44,7 +49,7 @@ struct Progress {
 pub(crate) enum Drained {
     /// It did.
     Fully,
-    /// Something in the guest keeps a stream open and says nothing.
+    /// Something in the guest keeps a stream open: see [`Patience`].
     GaveUp,
 }
 
@@ -82,23 +87,24 @@ impl Relays {
         Ok(())
     }
 
-    /// Waits until all output is out. A slow reader on the host is waited for
-    /// without limit, a stream from the guest that is silent for `silence` is given up.
-    pub(crate) fn drain(&mut self, silence: Duration) -> Drained {
-        let mut seen = self.progress.bytes.load(Ordering::Relaxed);
+    /// Waits until all output is out. A slow reader on the host is waited for without limit, the
+    /// guest's end of a stream with patience.
+    pub(crate) fn drain(&mut self, patience: Patience) -> Drained {
+        let mut waiting = Waiting::new(patience, self.progress.bytes.load(Ordering::Relaxed));
         while !self.open_outputs.is_empty() {
-            match self.finished.recv_timeout(silence) {
+            let begun = Instant::now();
+            match self.finished.recv_timeout(waiting.step().min(LOOK)) {
                 Ok(kind) => {
                     self.open_outputs.remove(&kind);
+                    continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => {
-                    let bytes = self.progress.bytes.load(Ordering::Relaxed);
-                    if bytes == seen && self.progress.writing.load(Ordering::Relaxed) == 0 {
-                        return Drained::GaveUp;
-                    }
-                    seen = bytes;
-                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let bytes = self.progress.bytes.load(Ordering::Relaxed);
+            let reader_is_behind = self.progress.writing.load(Ordering::Relaxed) > 0;
+            if !waiting.goes_on(begun.elapsed(), bytes, reader_is_behind) {
+                return Drained::GaveUp;
             }
         }
         Drained::Fully
@@ -161,6 +167,9 @@ fn wait_or_fail(error: io::Error, fd: &impl AsFd, flags: PollFlags) -> io::Resul
 mod tests {
     use super::*;
 
+    const PATIENCE: Patience =
+        Patience { silence: Duration::from_secs(5), total: Duration::from_secs(30), bytes: 1 << 30 };
+
     fn pair() -> (UnixStream, UnixStream) {
         UnixStream::pair().unwrap()
     }
@@ -180,7 +189,7 @@ mod tests {
             all
         });
         writer.join().unwrap();
-        assert_eq!(relays.drain(Duration::from_secs(5)), Drained::Fully);
+        assert_eq!(relays.drain(PATIENCE), Drained::Fully);
         assert!(reading.join().unwrap() == sent);
     }
 
@@ -209,7 +218,19 @@ mod tests {
         relays.output(StreamKind::Stdout, ours.into(), out.into()).unwrap();
         drop(reader);
         (&guest).write_all(b"x").unwrap();
-        assert_eq!(relays.drain(Duration::from_secs(5)), Drained::Fully);
+        assert_eq!(relays.drain(PATIENCE), Drained::Fully);
         assert_eq!((&guest).write(b"y").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn guest_that_does_not_stop_is_given_up() {
+        let (guest, ours) = pair();
+        let (out, reader) = pair();
+        let mut relays = Relays::new();
+        relays.output(StreamKind::Stdout, ours.into(), out.into()).unwrap();
+        let pouring = thread::spawn(move || while (&guest).write(&[b'y'; 4096]).is_ok() {});
+        let reading = thread::spawn(move || io::copy(&mut &reader, &mut io::sink()));
+        assert_eq!(relays.drain(Patience { bytes: 1 << 20, ..PATIENCE }), Drained::GaveUp);
+        drop((relays, pouring, reading));
     }
 }

@@ -6,6 +6,7 @@
 //! in another process.
 
 mod page_cache;
+mod request;
 mod server;
 mod thread;
 mod tree;
@@ -15,10 +16,14 @@ use std::path::PathBuf;
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use vmrun_spec::ShareSpec;
 
+use crate::failure::FailureSink;
 use crate::thread::ThreadError;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
 use server::FileServer;
 use thread::FileThread;
+
+/// What failures call it.
+const NAME: &str = "virtio-fs";
 
 /// High-priority (forget, interrupt) and request queue. The driver keeps
 /// up to half a queue of requests under way.
@@ -63,8 +68,8 @@ impl std::fmt::Debug for Fs {
 }
 
 impl Fs {
-    /// A device that shares `spec.directory`.
-    pub fn new(spec: &ShareSpec) -> Result<Self, FsError> {
+    /// A device that shares `spec.directory`; `failures` hears why when its thread ends.
+    pub fn new(spec: &ShareSpec, failures: FailureSink) -> Result<Self, FsError> {
         let mut config = [0; CONFIG_BYTES];
         let tag = spec.tag.as_bytes();
         if tag.is_empty() || tag.len() > TAG_BYTES {
@@ -74,13 +79,17 @@ impl Fs {
         config[TAG_BYTES..].copy_from_slice(&1u32.to_le_bytes());
         let server = FileServer::open(&spec.directory)
             .map_err(|source| FsError::Open { path: spec.directory.clone(), source })?;
-        Ok(Self { config, thread: FileThread::start(server)? })
+        Ok(Self { config, thread: FileThread::start(server, failures)? })
     }
 }
 
 impl VirtioDevice for Fs {
     fn device_type(&self) -> u32 {
         VIRTIO_ID_FS
+    }
+
+    fn name(&self) -> &'static str {
+        NAME
     }
 
     fn queue_sizes(&self) -> &[u16] {

@@ -8,17 +8,15 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
-use vhost_user_backend::bitmap::BitmapMmapRegion;
-use virtio_queue::DescriptorChain;
-use virtiofsd::descriptor_utils::{Reader, Writer};
-use virtiofsd::fuse::{InHeader, Opcode, OutHeader};
+use virtiofsd::descriptor_utils::Writer;
+use virtiofsd::fuse::OutHeader;
 use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
 use virtiofsd::server::Server;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::request::{Request, Staging};
 use super::tree::SharedTree;
-use crate::memory::Memory;
 use crate::virtio::queue::{ActiveQueue, QueueError};
 
 /// How long the guest may trust names and attributes that it has seen. Others on
@@ -53,14 +51,10 @@ impl FileServer {
     }
 
     /// Serves the queues until `stop` is readable.
-    pub(super) fn serve(&self, mut queues: [ActiveQueue; 2], stop: &EventFd) {
-        if let Err(error) = own_credentials().and_then(|()| self.serve_until(&mut queues, stop)) {
-            log::error!("virtio-fs: the server ends: {error}");
-            queues[0].signal_needs_reset();
-        }
-    }
-
-    fn serve_until(&self, queues: &mut [ActiveQueue; 2], stop: &EventFd) -> io::Result<()> {
+    pub(super) fn serve(&self, mut queues: [ActiveQueue; 2], stop: &EventFd) -> Result<(), ServeError> {
+        own_credentials()?;
+        let [first, second] = [Staging::new(queues[0].memory())?, Staging::new(queues[1].memory())?];
+        let mut stagings = [first, second];
         let epoll = Epoll::new()?;
         let watch = |event: &EventFd, token| {
             epoll.ctl(ControlOperation::Add, event.as_raw_fd(), EpollEvent::new(EventSet::IN, token))
@@ -78,34 +72,51 @@ impl FileServer {
                 if event.data() == STOP {
                     return Ok(());
                 }
-                let Some(queue) = usize::try_from(event.data()).ok().and_then(|index| queues.get_mut(index))
-                else {
-                    continue;
-                };
-                queue.clear_kick();
-                self.drain(queue).map_err(io::Error::other)?;
+                let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
+                if let (Some(queue), Some(staging)) = (queues.get_mut(index), stagings.get_mut(index)) {
+                    queue.clear_kick();
+                    self.drain(queue, staging)?;
+                }
             }
         }
     }
 
-    fn drain(&self, queue: &mut ActiveQueue) -> Result<(), QueueError> {
-        queue.drain(|memory, chain| self.handle(memory, chain))
+    fn drain(&self, queue: &mut ActiveQueue, staging: &mut Staging) -> Result<(), QueueError> {
+        queue.drain(|_, chain| Ok(self.handle(staging.take(chain)?)))
     }
 
-    /// Handles one request and returns the length of the reply. A chain that is
-    /// no request gets no reply, which fails the guest's call with an I/O error.
-    fn handle(&self, memory: &Memory, chain: DescriptorChain<&Memory>) -> u32 {
-        let Some((reader, writer)) = request(memory, chain) else {
-            log::debug!("virtio-fs: dropped a malformed request");
-            return 0;
-        };
-        let written = self.server.handle_message(reader, writer, NO_BACKEND);
-        written.ok().and_then(|length| u32::try_from(length).ok()).unwrap_or_else(|| {
-            log::debug!("virtio-fs: dropped a request that could not be answered");
-            0
-        })
+    /// Handles one request and returns the length of the reply. A request that virtiofsd cannot make
+    /// sense of fails the guest's call with an I/O error.
+    fn handle(&self, request: Request<'_>) -> u32 {
+        let is_answered = request.is_answered();
+        let Request { header, reader, writer } = request;
+        let spare = writer.clone();
+        match self.server.handle_message(reader, writer, NO_BACKEND).map(u32::try_from) {
+            Ok(Ok(length)) => length,
+            Ok(Err(_)) | Err(_) if is_answered => refuse(spare, header.unique),
+            Ok(Err(_)) | Err(_) => 0,
+        }
     }
 }
+
+/// Why the server cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServeError {
+    #[error("cannot wait for requests: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+/// Answers a request with `EIO`.
+fn refuse(mut writer: Writer<'_>, unique: u64) -> u32 {
+    let reply = OutHeader { len: OUT_HEADER_BYTES, error: -libc::EIO, unique };
+    // There is room for it, or it would be no request.
+    if writer.write_obj(reply).is_ok() { OUT_HEADER_BYTES } else { 0 }
+}
+
+/// Size of `struct fuse_out_header`.
+const OUT_HEADER_BYTES: u32 = 16;
 
 /// How many of the `limit` descriptors of this process the files may take that the guest knows: when
 /// they are used up, a request fails with `ENFILE`, and the other devices go on.
@@ -141,18 +152,6 @@ pub(super) fn pass_through(directory: &Path, guest_fd_limit: u64) -> io::Result<
     Ok(fs)
 }
 
-/// The two halves of a chain, if it is long enough to be a request. The server
-/// takes it for granted that a reply's header fits.
-fn request<'m>(memory: &'m Memory, chain: DescriptorChain<&'m Memory>) -> Option<(Reader<'m>, Writer<'m>)> {
-    let reader = Reader::<BitmapMmapRegion>::new(memory, chain.clone()).ok()?;
-    let writer = Writer::<BitmapMmapRegion>::new(memory, chain).ok()?;
-    let header: InHeader = reader.clone().read_obj().ok()?;
-    let opcode = header.opcode;
-    let unanswered = opcode == Opcode::Forget as u32 || opcode == Opcode::BatchForget as u32;
-    let fits = writer.available_bytes() >= size_of::<OutHeader>();
-    (unanswered || fits).then_some((reader, writer))
-}
-
 /// No DAX window: nothing is ever mapped into the guest on request.
 const NO_BACKEND: Option<&mut ()> = None;
 
@@ -167,11 +166,21 @@ fn own_credentials() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use virtiofsd::fuse::Opcode;
     use vm_memory::{Bytes, GuestAddress};
 
     use super::super::init_request;
     use super::*;
+    use crate::memory::Memory;
     use crate::virtio::test_queue::{BUFFERS, WRITE, memory, queue_with};
+
+    fn drain(server: &FileServer, memory: &Memory, queue: &mut ActiveQueue) -> Result<(), QueueError> {
+        server.drain(queue, &mut Staging::new(memory).unwrap())
+    }
 
     #[test]
     fn request_gets_its_reply() {
@@ -182,7 +191,7 @@ mod tests {
         memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
         let length = u32::try_from(request.len()).unwrap();
         let mut test = queue_with(&memory, &[(BUFFERS, length, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
-        server.drain(&mut test.queue).unwrap();
+        drain(&server, &memory, &mut test.queue).unwrap();
         let reply: [u32; 2] = memory.read_obj(GuestAddress(BUFFERS + 0x1000)).unwrap();
         assert_eq!(Some(reply[0]), test.used_length());
         // No error, and version 7.
@@ -203,7 +212,7 @@ mod tests {
         let request: Vec<u8> = header.into_iter().flat_map(u32::to_le_bytes).chain(name.bytes()).collect();
         memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
         let chain = [(BUFFERS, length, 0), (BUFFERS + 0x1000, 0x1000, WRITE)];
-        server.drain(&mut queue_with(&memory, &chain).queue).unwrap();
+        drain(server, &memory, &mut queue_with(&memory, &chain).queue).unwrap();
         -memory.read_obj::<i32>(GuestAddress(BUFFERS + 0x1004)).unwrap()
     }
 
@@ -237,12 +246,69 @@ mod tests {
             let memory = memory();
             memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
             let mut first = queue_with(&memory, &[(BUFFERS, 56, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
-            server.drain(&mut first.queue).unwrap();
+            drain(&server, &memory, &mut first.queue).unwrap();
             memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
             memory.write_obj(opcode, GuestAddress(BUFFERS + 4)).unwrap();
             let mut chain = chain;
             chain.insert(0, (BUFFERS, 200, 0));
-            let _ = server.drain(&mut queue_with(&memory, &chain).queue);
+            let _ = drain(&server, &memory, &mut queue_with(&memory, &chain).queue);
         }
+    }
+
+    #[test]
+    fn request_that_makes_no_sense_fails_with_an_io_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = FileServer::open(directory.path()).unwrap();
+        // A name without its end.
+        let memory = memory();
+        let request = [44u32, Opcode::Lookup as u32, 7, 0, 1, 0, 0, 0, 0, 0, 0x6161_6161];
+        let request: Vec<u8> = request.into_iter().flat_map(u32::to_le_bytes).collect();
+        memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
+        let mut test = queue_with(&memory, &[(BUFFERS, 44, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
+        drain(&server, &memory, &mut test.queue).unwrap();
+        assert_eq!(test.used_length(), Some(OUT_HEADER_BYTES));
+        let reply: OutHeader = memory.read_obj(GuestAddress(BUFFERS + 0x1000)).unwrap();
+        assert_eq!((reply.len, reply.error, reply.unique), (OUT_HEADER_BYTES, -libc::EIO, 7));
+    }
+
+    /// Without a copy virtiofsd takes what was a `FORGET` for a `READ`, panics for want of room for
+    /// the reply, or answers what nobody waits for.
+    #[test]
+    fn guest_that_changes_a_request_under_way_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = FileServer::open(directory.path()).unwrap();
+        let (memory, over) = (memory(), AtomicBool::new(false));
+        memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
+        let mut first = queue_with(&memory, &[(BUFFERS, 56, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
+        drain(&server, &memory, &mut first.queue).unwrap();
+        let request = [80u32, Opcode::Forget as u32, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        let request: Vec<u8> = request.into_iter().flat_map(u32::to_le_bytes).collect();
+        memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    for opcode in [Opcode::Read, Opcode::Forget, Opcode::Readdir, Opcode::Forget] {
+                        memory.write_obj(opcode as u32, GuestAddress(BUFFERS + 4)).unwrap();
+                    }
+                }
+            });
+            let mut staging = Staging::new(&memory).unwrap();
+            let served: Vec<_> = (0..2000)
+                .map(|_| {
+                    let mut test = queue_with(&memory, &[(BUFFERS, 80, 0)]);
+                    let drained =
+                        catch_unwind(AssertUnwindSafe(|| server.drain(&mut test.queue, &mut staging)));
+                    (drained, test.used_length())
+                })
+                .collect();
+            over.store(true, Ordering::Relaxed);
+            for (drained, used) in served {
+                // What is not a `FORGET` when it is copied is no request.
+                match drained.unwrap() {
+                    Ok(()) => assert_eq!(used, Some(0)),
+                    Err(error) => assert!(error.to_string().contains("room for the reply"), "{error}"),
+                }
+            }
+        });
     }
 }

@@ -15,11 +15,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::FsError;
 use super::server::FileServer;
+use super::{FsError, NAME};
 use crate::confine::ThreadClass;
+use crate::failure::FailureSink;
 use crate::interrupt::Interrupt;
-use crate::thread::Worker;
+use crate::thread::{ThreadFailure, Worker};
 use crate::virtio::device::ActivateError;
 use crate::virtio::queue::ActiveQueue;
 
@@ -44,12 +45,13 @@ pub(super) struct FileThread {
 }
 
 impl FileThread {
-    pub(super) fn start(server: FileServer) -> Result<Self, FsError> {
+    /// Starts it; `failures` hears why if it ends before its time.
+    pub(super) fn start(server: FileServer, failures: FailureSink) -> Result<Self, FsError> {
         let stop = Arc::new(EventFd::new(EFD_NONBLOCK).map_err(FsError::Event)?);
         let stopped = Arc::clone(&stop);
         let (sessions, incoming) = channel();
         let work = move || serve_all(&server, incoming, &stopped);
-        let failed = |failure| log::error!("virtio-fs: the server's thread failed: {failure}");
+        let failed = move |failure| failures.report(NAME, &failure);
         let worker = Worker::start("vmm-fs", ThreadClass::FILE_SERVER, work, failed)?;
         Ok(Self { over: None, stop, sessions, _worker: worker })
     }
@@ -87,9 +89,10 @@ impl Drop for FileThread {
 
 fn serve_all(server: &FileServer, sessions: Receiver<Session>, stop: &EventFd) {
     for Session { queues, interrupt, _over } in sessions {
-        if catch_unwind(AssertUnwindSafe(|| server.serve(queues, stop))).is_err() {
-            log::error!("virtio-fs: the server panicked; the device waits for a reset");
-            interrupt.signal_needs_reset();
+        match catch_unwind(AssertUnwindSafe(|| server.serve(queues, stop))) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => interrupt.fail(NAME, &error),
+            Err(panic) => interrupt.fail(NAME, &ThreadFailure::panicked(&*panic)),
         }
         server.forget();
     }
@@ -104,12 +107,14 @@ mod tests {
     use super::super::init_request;
     use super::*;
     use crate::virtio::RegisterPage;
-    use crate::virtio::test_queue::{BUFFERS, WRITE, memory, queue_with};
+    use crate::virtio::test_queue::{BUFFERS, Failures, WRITE, memory, queue_with};
 
     #[test]
     fn each_activation_is_served_until_its_reset() {
         let directory = tempfile::tempdir().unwrap();
-        let mut thread = FileThread::start(FileServer::open(directory.path()).unwrap()).unwrap();
+        let failures = Failures::default();
+        let server = FileServer::open(directory.path()).unwrap();
+        let mut thread = FileThread::start(server, failures.sink()).unwrap();
         for _ in 0..3 {
             let [memory, unused] = [memory(), memory()];
             let request = init_request();
@@ -119,12 +124,32 @@ mod tests {
             let queues = [queue_with(&unused, &[]).queue, queue_with(&memory, &chain).queue];
             queues[1].kick().write(1).unwrap();
             let line = EventFd::new(EFD_NONBLOCK).unwrap();
-            let interrupt = Interrupt::new(line, Arc::new(RegisterPage::new().unwrap()));
+            let interrupt = Interrupt::new(line, Arc::new(RegisterPage::new().unwrap()), failures.sink());
             thread.serve(queues, interrupt).unwrap();
             while memory.read_obj::<u32>(GuestAddress(BUFFERS + 0x1010)).unwrap() != 7 {
+                assert!(failures.told().is_empty(), "{:?}", failures.told());
                 yield_now();
             }
             thread.stop();
         }
+        assert!(failures.told().is_empty());
+    }
+
+    #[test]
+    fn guest_that_breaks_a_queue_ends_the_session_with_the_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let failures = Failures::default();
+        let server = FileServer::open(directory.path()).unwrap();
+        let mut thread = FileThread::start(server, failures.sink()).unwrap();
+        let [memory, unused] = [memory(), memory()];
+        // Shorter than any header.
+        let queues = [queue_with(&unused, &[]).queue, queue_with(&memory, &[(BUFFERS, 8, 0)]).queue];
+        queues[1].kick().write(1).unwrap();
+        let line = EventFd::new(EFD_NONBLOCK).unwrap();
+        let interrupt = Interrupt::new(line, Arc::new(RegisterPage::new().unwrap()), failures.sink());
+        thread.serve(queues, interrupt).unwrap();
+        // Returns when the session is over, which nobody has asked for.
+        let _ = thread.over.take().unwrap().recv();
+        assert_eq!(failures.told(), ["virtio-fs: the guest sent a file system request without a header"]);
     }
 }

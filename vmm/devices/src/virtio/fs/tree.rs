@@ -24,6 +24,10 @@ use super::page_cache::PageCache;
 type Node = <PassthroughFs as FileSystem>::Inode;
 type Handle = <PassthroughFs as FileSystem>::Handle;
 
+/// The agent's pid in the guest, which no program in a container can have: the agent has mounted the
+/// file system, and pids are told as they are for whoever did.
+const FIRST_PROCESS: libc::pid_t = 1;
+
 /// A directory of the host, passed through but for what the guest may cache.
 pub(super) struct SharedTree {
     host: PassthroughFs,
@@ -68,6 +72,13 @@ impl FileSystem for SharedTree {
     fn destroy(&self) {
         self.page_cache.clear();
         self.host.destroy();
+    }
+
+    /// A program that asks for it gets its data onto the host's disk. The guest's first process asks at
+    /// the end, for what the guest has to reach the host: that has been written when this comes, and
+    /// survives the guest in the host's page cache, as what programs on the host leave behind does.
+    fn syncfs(&self, ctx: Context, node: Node) -> io::Result<()> {
+        if ctx.pid == FIRST_PROCESS { Ok(()) } else { self.host.syncfs(ctx, node) }
     }
 
     fn forget(&self, ctx: Context, node: Node, count: u64) {
@@ -151,7 +162,6 @@ impl FileSystem for SharedTree {
             fn lseek(&self, ctx: Context, node: Node, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
             fn copyfilerange(&self, ctx: Context, from: Node, from_handle: Handle, from_offset: u64, to: Node,
                 to_handle: Handle, to_offset: u64, length: u64, flags: u64) -> io::Result<usize>;
-            fn syncfs(&self, ctx: Context, node: Node) -> io::Result<()>;
         }
     }
 }

@@ -8,10 +8,13 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_queue::DescriptorChain;
 use vm_memory::Bytes;
 
-use crate::event_loop::LoopHandle;
+use crate::event_loop::{LoopError, LoopHandle};
 use crate::memory::Memory;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
-use crate::virtio::queue::ActiveQueue;
+use crate::virtio::queue::{ActiveQueue, QueueError};
+
+/// What failures call it.
+const NAME: &str = "virtio-rng";
 
 const QUEUE_SIZES: [u16; 1] = [64];
 
@@ -38,6 +41,10 @@ impl VirtioDevice for Rng {
         VIRTIO_ID_RNG
     }
 
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
     fn queue_sizes(&self) -> &[u16] {
         &QUEUE_SIZES
     }
@@ -62,19 +69,23 @@ struct RngWorker {
 
 impl MutEventSubscriber for RngWorker {
     fn init(&mut self, ops: &mut EventOps) {
-        if ops.add(Events::new(self.queue.kick(), EventSet::IN)).is_err() {
-            log::error!("virtio-rng: cannot watch the queue");
+        if let Err(error) = ops.add(Events::new(self.queue.kick(), EventSet::IN)) {
+            self.queue.fail(NAME, &LoopError::from(error));
         }
     }
 
     fn process(&mut self, _events: Events, ops: &mut EventOps) {
         self.queue.clear_kick();
-        if let Err(error) = self.queue.drain(fill) {
-            self.queue.fail("virtio-rng", &error);
-            // The driver must reset; until then kicks mean nothing.
+        if let Err(error) = self.queue.drain(serve) {
+            self.queue.fail(NAME, &error);
+            // Until the machine has ended kicks mean nothing.
             let _ = ops.remove(Events::new(self.queue.kick(), EventSet::IN));
         }
     }
+}
+
+fn serve(memory: &Memory, chain: DescriptorChain<&Memory>) -> Result<u32, QueueError> {
+    Ok(fill(memory, chain))
 }
 
 /// Fills the chain's writable buffers and returns how many bytes were written.
@@ -112,7 +123,7 @@ mod tests {
         let memory = memory();
         let limit = u32::try_from(MAX_REQUEST_BYTES).unwrap();
         let mut test = queue_with(&memory, &[(BUFFERS, 100, WRITE), (BUFFERS + 0x1000, limit, WRITE)]);
-        test.queue.drain(fill).unwrap();
+        test.queue.drain(serve).unwrap();
         assert_eq!(test.used_length(), Some(limit));
         let mut bytes = [0; 100];
         memory.read_slice(&mut bytes, GuestAddress(BUFFERS)).unwrap();
@@ -123,7 +134,7 @@ mod tests {
     fn buffer_that_the_device_must_not_write_is_left_alone() {
         let memory = memory();
         let mut test = queue_with(&memory, &[(BUFFERS, 100, 0)]);
-        test.queue.drain(fill).unwrap();
+        test.queue.drain(serve).unwrap();
         assert_eq!(test.used_length(), Some(0));
         assert_eq!(memory.read_obj::<u64>(GuestAddress(BUFFERS)).unwrap(), 0);
     }
@@ -132,7 +143,7 @@ mod tests {
         #[test]
         fn arbitrary_chains_never_panic(chain in prop::collection::vec((any::<u64>(), any::<u32>(), 0u16..8), 0..8)) {
             let memory = memory();
-            let _ = queue_with(&memory, &chain).queue.drain(fill);
+            let _ = queue_with(&memory, &chain).queue.drain(serve);
         }
     }
 }

@@ -5,8 +5,10 @@
 //!   Requested                   (REQUEST arrives, host side connects)
 //!      | RESPONSE                  |
 //!      +------> Established <------+
-//!                   | RST, or SHUTDOWN of both directions
-//!                   v
+//!      |            | RST, or SHUTDOWN of both directions,
+//!      |            | or both ends of the host's stream are closed and it is read to its end
+//!      | the client is gone, or its patience
+//!      +----------> v
 //!                Draining: the guest is gone; what it had sent still goes to
 //!                   |      the host's reader
 //!                   v
@@ -147,10 +149,35 @@ impl<S: HostStream> Connection<S> {
     pub(super) fn host_event(&mut self, readable: bool, writable: bool, hangup: bool) {
         self.readable |= readable || hangup;
         self.host_hangup |= hangup;
+        if hangup && self.state == State::Requested {
+            return self.abandon();
+        }
         if writable || hangup {
             self.writable = true;
             self.flush();
         }
+        self.end_if_deserted();
+    }
+
+    /// Nothing from the host is left for the guest, and nothing from the guest reaches anybody.
+    fn end_if_deserted(&mut self) {
+        let nothing_to_read = self.host_eof || self.guest_deaf;
+        if self.host_hangup && nothing_to_read && self.state == State::Established {
+            self.reset();
+        }
+    }
+
+    /// The guest has not answered the host client's request.
+    pub(super) fn is_requested(&self) -> bool {
+        self.state == State::Requested
+    }
+
+    /// Gives a request up. Nothing is owed to the guest: if it answers after all, it is told then
+    /// that there is no such connection.
+    pub(super) fn abandon(&mut self) {
+        self.due = Due::default();
+        self.state = State::Draining;
+        self.end_of_guest();
     }
 
     /// Nothing is left to do: the stream may be closed.
@@ -224,6 +251,7 @@ impl<S: HostStream> Connection<S> {
         } else if self.guest_eof {
             self.end_of_guest();
         }
+        self.end_if_deserted();
     }
 
     /// Ends the connection towards the guest; the buffer still goes to the host.

@@ -1,11 +1,15 @@
 //! Packets between the queues and the muxer.
 
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_queue::DescriptorChain;
 use virtio_vsock::packet::{PKT_HEADER_SIZE, VsockPacket};
@@ -13,8 +17,8 @@ use vmrun_spec::VsockSpec;
 
 use super::header::Header;
 use super::muxer::{Muxer, Token, Watch};
-use super::{HOST_CID, MAX_PACKET_BYTES};
-use crate::event_loop::LoopHandle;
+use super::{HOST_CID, MAX_PACKET_BYTES, NAME};
+use crate::event_loop::{LoopError, LoopHandle};
 use crate::memory::Memory;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
 use crate::virtio::queue::{ActiveQueue, QueueError};
@@ -22,12 +26,13 @@ use crate::virtio::queue::{ActiveQueue, QueueError};
 /// Receive, transmit, event.
 const QUEUE_SIZES: [u16; 3] = [256, 256, 8];
 
-/// Tokens of the event loop: three queues, the listener, then the streams.
+/// Tokens of the event loop: three queues, the listener, the timer, then the streams.
 const RX_KICK: u32 = 0;
 const TX_KICK: u32 = 1;
 const EVENT_KICK: u32 = 2;
 const LISTENER: u32 = 3;
-const FIRST_STREAM: u32 = 4;
+const TIMER: u32 = 4;
+const FIRST_STREAM: u32 = 5;
 
 /// Why the device could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +48,9 @@ pub enum VsockError {
         /// Why.
         source: io::Error,
     },
+    /// There was no descriptor for it.
+    #[error("cannot make the timer of vsock requests")]
+    Timer(#[source] io::Error),
 }
 
 /// The device.
@@ -54,6 +62,8 @@ pub struct Vsock {
     /// Bound at once, so that a client that comes early waits instead of failing, and for
     /// all activations: those come on a vCPU's thread, which may not make sockets.
     listener: Arc<UnixListener>,
+    /// Likewise.
+    timer: Arc<TimerFd>,
     worker: Option<SubscriberId>,
 }
 
@@ -63,12 +73,16 @@ impl Vsock {
         if u64::from(spec.cid) <= HOST_CID {
             return Err(VsockError::ReservedCid(spec.cid));
         }
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let timer =
+            TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(|errno| VsockError::Timer(errno.into()))?;
         let listener = Arc::new(listen(spec)?);
         Ok(Self {
             events,
             config: u64::from(spec.cid).to_le_bytes(),
             spec: spec.clone(),
             listener,
+            timer: Arc::new(timer),
             worker: None,
         })
     }
@@ -96,6 +110,10 @@ impl VirtioDevice for Vsock {
         VIRTIO_ID_VSOCK
     }
 
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
     fn queue_sizes(&self) -> &[u16] {
         &QUEUE_SIZES
     }
@@ -108,8 +126,9 @@ impl VirtioDevice for Vsock {
         let [rx, tx, event] = activation.take_queues()?;
         let muxer = Muxer::new(self.spec.cid, &self.spec.socket, Arc::clone(&self.listener));
         let scratch = vec![0; usize::try_from(MAX_PACKET_BYTES).unwrap_or_default()].into_boxed_slice();
-        self.worker =
-            Some(self.events.add(Box::new(VsockWorker { rx, tx, event, muxer, scratch, failed: false }))?);
+        let timer = Timer { descriptor: Arc::clone(&self.timer), armed: false };
+        let worker = VsockWorker { rx, tx, event, muxer, timer, scratch, failed: false };
+        self.worker = Some(self.events.add(Box::new(worker))?);
         Ok(())
     }
 
@@ -127,9 +146,38 @@ struct VsockWorker {
     /// Never written to: the guest's context id does not change while it runs.
     event: ActiveQueue,
     muxer: Muxer,
+    timer: Timer,
     /// Room for the data of one packet.
     scratch: Box<[u8]>,
     failed: bool,
+}
+
+/// Wakes the event loop when a client has waited long enough.
+#[derive(Debug)]
+struct Timer {
+    descriptor: Arc<TimerFd>,
+    armed: bool,
+}
+
+impl Timer {
+    /// It has gone off, or has not: either way it is quiet now.
+    fn clear(&mut self) -> io::Result<()> {
+        self.descriptor.unset()?;
+        self.armed = false;
+        Ok(())
+    }
+
+    /// Makes it go off at `deadline`, unless it goes off before that anyway.
+    fn arm(&mut self, deadline: Instant, now: Instant) -> io::Result<()> {
+        if !self.armed {
+            // Not zero, which would disarm it, and not before the deadline.
+            let left = deadline.saturating_duration_since(now) + std::time::Duration::from_millis(1);
+            let once = Expiration::OneShot(TimeSpec::from_duration(left));
+            self.descriptor.set(once, TimerSetTimeFlags::empty())?;
+            self.armed = true;
+        }
+        Ok(())
+    }
 }
 
 impl MutEventSubscriber for VsockWorker {
@@ -142,9 +190,10 @@ impl MutEventSubscriber for VsockWorker {
             ops.add(Events::with_data(self.tx.kick(), TX_KICK, EventSet::IN)),
             ops.add(Events::with_data(self.event.kick(), EVENT_KICK, EventSet::IN)),
             ops.add(listener),
+            ops.add(Events::with_data(&self.timer.descriptor.as_fd(), TIMER, EventSet::IN)),
         ];
         if let Some(error) = added.into_iter().find_map(Result::err) {
-            log::error!("virtio-vsock: cannot watch the device's events: {error}");
+            self.rx.fail(NAME, &LoopError::from(error));
         }
     }
 
@@ -156,7 +205,7 @@ impl MutEventSubscriber for VsockWorker {
             }
             TX_KICK => {
                 self.tx.clear_kick();
-                self.serve_transmit()
+                self.serve_transmit().map_err(WorkerError::from)
             }
             EVENT_KICK => {
                 self.event.clear_kick();
@@ -166,6 +215,7 @@ impl MutEventSubscriber for VsockWorker {
                 self.muxer.clients_arrived();
                 Ok(())
             }
+            TIMER => self.expire(),
             stream => {
                 self.stream_event(stream - FIRST_STREAM, events.event_set());
                 Ok(())
@@ -174,19 +224,36 @@ impl MutEventSubscriber for VsockWorker {
         self.deliver(result, ops);
         // Behind all that may have freed a descriptor for them.
         if self.muxer.clients_wait() {
-            self.muxer.accept();
-            self.deliver(Ok(()), ops);
+            let now = Instant::now();
+            self.muxer.accept(now);
+            let armed = self.arm(now);
+            self.deliver(armed, ops);
         }
     }
 }
 
 impl VsockWorker {
-    /// Gives the guest what is due and the event loop its streams, unless a queue is broken.
-    fn deliver(&mut self, served: Result<(), QueueError>, ops: &mut EventOps) {
-        let result = if self.failed { Ok(()) } else { served.and_then(|()| self.fill_receive()) };
+    /// Ends the requests whose time is over.
+    fn expire(&mut self) -> Result<(), WorkerError> {
+        self.timer.clear()?;
+        let now = Instant::now();
+        self.muxer.expire(now);
+        self.arm(now)
+    }
+
+    fn arm(&mut self, now: Instant) -> Result<(), WorkerError> {
+        if let Some(deadline) = self.muxer.next_deadline() {
+            self.timer.arm(deadline, now)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the guest what is due and the event loop its streams, unless the device has failed.
+    fn deliver(&mut self, served: Result<(), WorkerError>, ops: &mut EventOps) {
+        let result = if self.failed { Ok(()) } else { served.and_then(|()| Ok(self.fill_receive()?)) };
         if let Err(error) = result {
             self.failed = true;
-            self.rx.fail("virtio-vsock", &error);
+            self.rx.fail(NAME, &error);
         }
         self.update_watches(ops);
     }
@@ -204,9 +271,9 @@ impl VsockWorker {
             match read_packet(memory, chain, scratch) {
                 Packet::Whole(header, data) => muxer.guest_packet(&header, data),
                 Packet::Short(header) => muxer.guest_nonsense(&header),
-                Packet::NoHeader => log::debug!("virtio-vsock: dropped a packet without a header"),
+                Packet::NoHeader => return Err(QueueError::Nonsense("a vsock packet without a header")),
             }
-            0
+            Ok(0)
         })
     }
 
@@ -221,7 +288,7 @@ impl VsockWorker {
                 break;
             };
             let head = chain.head_index();
-            match write_packet(&mut self.muxer, memory, chain) {
+            match write_packet(&mut self.muxer, memory, chain)? {
                 Some(length) => {
                     self.rx.push_used(head, length)?;
                     used = true;
@@ -237,15 +304,16 @@ impl VsockWorker {
     }
 
     fn update_watches(&mut self, ops: &mut EventOps) {
-        for watch in self.muxer.take_watches() {
+        let watches = self.muxer.take_watches();
+        for watch in watches {
             match watch {
                 Watch::Add(token) => {
                     let Some(stream) = self.muxer.stream(token) else { continue };
                     let set =
                         EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
                     let events = Events::with_data(stream, token.wrapping_add(FIRST_STREAM), set);
-                    if let Err(error) = ops.add(events) {
-                        log::error!("virtio-vsock: cannot watch a connection: {error}");
+                    if ops.add(events).is_err() {
+                        self.muxer.unwatched(token);
                     }
                 }
                 Watch::Remove(stream) => {
@@ -255,6 +323,15 @@ impl VsockWorker {
             }
         }
     }
+}
+
+/// Why the device cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum WorkerError {
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error("cannot set the timer of vsock requests: {0}")]
+    Timer(#[from] io::Error),
 }
 
 /// What the guest put into a transmit chain.
@@ -279,26 +356,21 @@ fn read_packet<'s>(memory: &Memory, chain: DescriptorChain<&Memory>, scratch: &'
     if reader.read_exact(data).is_ok() { Packet::Whole(header, data) } else { Packet::Short(header) }
 }
 
-/// Writes the next packet into the guest's buffer; `None` if there is none after
-/// all. A buffer that is not one takes nothing and goes back to the guest.
-fn write_packet(muxer: &mut Muxer, memory: &Memory, mut chain: DescriptorChain<&Memory>) -> Option<u32> {
-    let mut packet = match VsockPacket::from_rx_virtq_chain(memory, &mut chain, MAX_PACKET_BYTES) {
-        Ok(packet) => packet,
-        Err(error) => {
-            log::debug!("virtio-vsock: dropped a malformed receive buffer: {error}");
-            return Some(0);
-        }
-    };
-    let Some(room) = packet.data_slice().filter(|room| !room.is_empty()) else {
-        // No data would ever fit, and a connection that has some would be due for ever.
-        log::debug!("virtio-vsock: dropped a receive buffer without room for data");
-        return Some(0);
-    };
-    let header = muxer.next_packet(room)?;
-    if packet.set_header_from_raw(&header.to_bytes()).is_err() {
-        return Some(0);
-    }
-    u32::try_from(PKT_HEADER_SIZE).ok()?.checked_add(header.len)
+/// Writes the next packet into the guest's buffer; `None` if there is none after all.
+fn write_packet(
+    muxer: &mut Muxer,
+    memory: &Memory,
+    mut chain: DescriptorChain<&Memory>,
+) -> Result<Option<u32>, QueueError> {
+    const NO_BUFFER: QueueError = QueueError::Nonsense("a vsock receive buffer that is none");
+    let mut packet =
+        VsockPacket::from_rx_virtq_chain(memory, &mut chain, MAX_PACKET_BYTES).map_err(|_| NO_BUFFER)?;
+    // Without room no data would ever fit, and a connection that has some would be due for ever.
+    let room = packet.data_slice().filter(|room| !room.is_empty()).ok_or(NO_BUFFER)?;
+    let Some(header) = muxer.next_packet(room) else { return Ok(None) };
+    packet.set_header_from_raw(&header.to_bytes()).map_err(|_| NO_BUFFER)?;
+    let header_bytes = u32::try_from(PKT_HEADER_SIZE).map_err(|_| NO_BUFFER)?;
+    Ok(Some(header_bytes.saturating_add(header.len)))
 }
 
 #[cfg(test)]

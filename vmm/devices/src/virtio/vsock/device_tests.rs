@@ -17,6 +17,11 @@ use super::*;
 use crate::event_loop::LoopSubscriber;
 use crate::virtio::test_queue::{BUFFERS, Buffer, WRITE, memory, queue_with};
 
+fn timer() -> Timer {
+    let descriptor = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).unwrap();
+    Timer { descriptor: Arc::new(descriptor), armed: false }
+}
+
 /// A device whose guest offers `chain` to receive into.
 fn worker(muxer: Muxer, rx: &Memory, chain: &[Buffer]) -> VsockWorker {
     let idle = memory();
@@ -25,6 +30,7 @@ fn worker(muxer: Muxer, rx: &Memory, chain: &[Buffer]) -> VsockWorker {
         tx: queue_with(&idle, &[]).queue,
         event: queue_with(&idle, &[]).queue,
         muxer,
+        timer: timer(),
         scratch: Box::default(),
         failed: false,
     }
@@ -40,7 +46,7 @@ fn read(memory: &Memory, chain: &[Buffer]) -> Option<Result<Vec<u8>, ()>> {
             Packet::Short(_) => Some(Err(())),
             Packet::NoHeader => None,
         };
-        0
+        Ok::<_, QueueError>(0)
     });
     drained.ok().and(result)
 }
@@ -72,7 +78,7 @@ fn header_that_promises_more_than_there_is_or_may_be_is_short() {
 }
 
 #[test]
-fn receive_buffer_without_room_for_data_goes_back_and_holds_nothing_up() {
+fn receive_buffer_without_room_for_data_is_nonsense() {
     let host = TestHost::new();
     let mut muxer = host.muxer();
     guest_sends(&mut muxer, 7, op::REQUEST, &[]);
@@ -82,11 +88,40 @@ fn receive_buffer_without_room_for_data_goes_back_and_holds_nothing_up() {
 
     let memory = memory();
     let mut worker = worker(muxer, &memory, &[(BUFFERS, 44, WRITE), (BUFFERS + 0x1000, 0, WRITE)]);
-    worker.fill_receive().unwrap();
-    assert!(worker.rx.pop().unwrap().is_none());
-    // The data waits for a better one.
-    let packet = next(&mut worker.muxer).unwrap();
-    assert_eq!((packet.op, packet.len), (op::RW, 4));
+    assert!(worker.fill_receive().unwrap_err().to_string().contains("receive buffer"));
+}
+
+#[test]
+fn packet_without_a_header_fails_the_device_and_is_told() {
+    let host = TestHost::new();
+    let [idle, busy] = [memory(), memory()];
+    let mut worker = worker(host.muxer(), &idle, &[]);
+    let tx = queue_with(&busy, &[(BUFFERS, 43, 0)]);
+    let failures = tx.failures();
+    worker.tx = tx.queue;
+    let served = worker.serve_transmit();
+    assert!(served.is_err());
+    worker.tx.fail(NAME, &served.unwrap_err());
+    assert_eq!(failures.told(), ["virtio-vsock: the guest sent a vsock packet without a header"]);
+}
+
+#[test]
+fn timer_goes_off_for_the_first_deadline_and_is_quiet_without_one() {
+    let host = TestHost::new();
+    let mut worker = worker(host.muxer(), &memory(), &[]);
+    let now = Instant::now();
+    worker.arm(now).unwrap();
+    assert!(!worker.timer.armed);
+    let _client = UnixStream::connect(host.socket()).unwrap();
+    worker.muxer.clients_arrived();
+    // Long ago: its time is over.
+    let long_ago = now.checked_sub(2 * super::super::REQUEST_LIMIT).unwrap();
+    worker.muxer.accept(long_ago);
+    worker.arm(now).unwrap();
+    assert!(worker.timer.armed);
+    worker.expire().unwrap();
+    assert!(!worker.timer.armed);
+    assert_eq!(worker.muxer.next_deadline(), None);
 }
 
 /// Takes all descriptors that the process may have.

@@ -24,7 +24,12 @@ mod muxer;
 #[cfg(test)]
 mod test_host;
 
+use std::time::Duration;
+
 pub use device::{Vsock, VsockError};
+
+/// What failures call the device.
+const NAME: &str = "virtio-vsock";
 
 /// Context id of the host.
 const HOST_CID: u64 = 2;
@@ -36,6 +41,10 @@ const BUFFER_BYTES: u32 = 256 << 10;
 /// Largest payload of one packet, bytes, as in the Linux driver
 /// (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`).
 const MAX_PACKET_BYTES: u32 = 64 << 10;
+
+/// How long a client on the host may take to say what it wants, and the guest to answer that. What
+/// opens connections here is less patient, so this ends what nobody waits for any more.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// Most connections at a time that clients on the host open, those in their handshake included: each
 /// costs a file descriptor.

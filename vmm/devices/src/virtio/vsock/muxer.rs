@@ -5,11 +5,12 @@
 //! owners queue up and take turns, a packet each, so that no connection starves.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use vm_memory::VolatileSlice;
@@ -18,7 +19,7 @@ use vm_memory::bitmap::BitmapSlice;
 use super::connection::Connection;
 use super::handshake::{Handshake, take_line};
 use super::header::{Header, TYPE_STREAM, op};
-use super::{HOST_CID, MAX_CONNECTIONS, MAX_GUEST_CONNECTIONS};
+use super::{HOST_CID, MAX_CONNECTIONS, MAX_GUEST_CONNECTIONS, REQUEST_LIMIT};
 
 /// Names a stream towards the event loop. Never reused.
 pub(super) type Token = u32;
@@ -80,6 +81,8 @@ pub(super) struct Muxer {
     turns: VecDeque<Turn>,
     waiting: HashSet<Token>,
     watches: Vec<Watch>,
+    /// When the patience with each client's request ends, first things first.
+    deadlines: VecDeque<(Instant, Token)>,
     next_token: Token,
     next_port: u32,
 }
@@ -98,6 +101,7 @@ impl Muxer {
             turns: VecDeque::new(),
             waiting: HashSet::new(),
             watches: Vec::new(),
+            deadlines: VecDeque::new(),
             next_token: 0,
             next_port: FIRST_EPHEMERAL_PORT,
         }
@@ -133,32 +137,83 @@ impl Muxer {
         self.clients != Clients::Taken
     }
 
-    /// Takes the clients that wait, as many as can be.
-    pub(super) fn accept(&mut self) {
+    /// Takes the clients that wait, as many as can be. For the others it is as if the guest were slow:
+    /// they are tried again at each event.
+    pub(super) fn accept(&mut self, now: Instant) {
         while self.clients_wait() {
             match self.listener.accept() {
-                Ok((stream, _)) => self.welcome(stream),
+                Ok((stream, _)) => self.welcome(stream, now),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => self.clients = Clients::Taken,
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
-                    _ => return self.cannot_accept(&error),
+                    _ => {
+                        self.clients = Clients::Stuck;
+                        return;
+                    }
                 },
             }
         }
     }
 
-    fn cannot_accept(&mut self, error: &io::Error) {
-        if self.clients != Clients::Stuck {
-            log::warn!("virtio-vsock: clients on the host have to wait: {error}");
-            self.clients = Clients::Stuck;
-        }
-    }
-
-    fn welcome(&mut self, stream: UnixStream) {
+    fn welcome(&mut self, stream: UnixStream, now: Instant) {
         let opened_by_host = self.streams.len() - self.opened_by_guest.len();
         if opened_by_host < MAX_CONNECTIONS && stream.set_nonblocking(true).is_ok() {
             let token = self.add(Stream::Handshake(stream));
+            // They come in the order of their ends, since each gets the same time.
+            self.deadlines.push_back((now + REQUEST_LIMIT, token));
             self.handshake(token);
+        }
+    }
+
+    /// When [`Self::expire`] has something to do, if nothing happens until then.
+    pub(super) fn next_deadline(&mut self) -> Option<Instant> {
+        while let Some(&(deadline, token)) = self.deadlines.front() {
+            if self.is_pending(token) {
+                return Some(deadline);
+            }
+            self.deadlines.pop_front();
+        }
+        None
+    }
+
+    /// Closes the clients whose request has not been answered in time.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some(deadline) = self.next_deadline()
+            && deadline <= now
+            && let Some((_, token)) = self.deadlines.pop_front()
+        {
+            self.give_up(token);
+        }
+    }
+
+    /// Whether the client of this token waits for the guest, or the guest for the client's words.
+    fn is_pending(&self, token: Token) -> bool {
+        match self.streams.get(&token) {
+            Some(Stream::Handshake(_)) => true,
+            Some(Stream::Connected(_, connection)) => connection.is_requested(),
+            None => false,
+        }
+    }
+
+    fn give_up(&mut self, token: Token) {
+        match self.streams.get_mut(&token) {
+            Some(Stream::Handshake(_)) => self.remove(token),
+            Some(Stream::Connected(_, connection)) => {
+                connection.abandon();
+                self.settle(token);
+            }
+            None => {}
+        }
+    }
+
+    /// The event loop could not watch this stream: nobody would ever hear of it again.
+    pub(super) fn unwatched(&mut self, token: Token) {
+        match self.streams.get_mut(&token) {
+            Some(Stream::Connected(_, connection)) => {
+                connection.reset();
+                self.settle(token);
+            }
+            _ => self.remove(token),
         }
     }
 
@@ -277,7 +332,6 @@ impl Muxer {
     /// Connects to the listener of `port` on the host, without ever waiting for it.
     fn connect(&self, port: u32) -> Option<UnixStream> {
         if self.opened_by_guest.len() >= MAX_GUEST_CONNECTIONS {
-            log::debug!("virtio-vsock: the guest has all the connections that it may open");
             return None;
         }
         let mut path = self.path.clone().into_os_string();

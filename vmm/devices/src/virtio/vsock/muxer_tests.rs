@@ -58,7 +58,7 @@ fn guest_that_opens_and_leaves_connections_takes_none_of_the_hosts() {
     let mut client = UnixStream::connect(host.socket()).unwrap();
     client.write_all(b"CONNECT 5\n").unwrap();
     muxer.clients_arrived();
-    muxer.accept();
+    muxer.accept(Instant::now());
     let request = next(&mut muxer).unwrap();
     assert_eq!((request.op, request.dst_port), (op::REQUEST, 5));
 }
@@ -105,4 +105,110 @@ fn guest_that_takes_no_packets_leaves_no_turns_behind() {
         guest_sends(&mut muxer, port, op::RW, &[]);
     }
     assert!(muxer.turns.len() <= 2 * MAX_CONNECTIONS);
+}
+
+/// A client that has asked for port 5 of the guest, at `now`.
+fn client(host: &TestHost, muxer: &mut Muxer, now: Instant) -> UnixStream {
+    let mut client = UnixStream::connect(host.socket()).unwrap();
+    client.write_all(b"CONNECT 5\n").unwrap();
+    muxer.clients_arrived();
+    muxer.accept(now);
+    client
+}
+
+fn guest_answers(muxer: &mut Muxer, request: &Header, op: u16) {
+    let answer = Header {
+        src_cid: request.dst_cid,
+        dst_cid: request.src_cid,
+        src_port: request.dst_port,
+        dst_port: request.src_port,
+        type_: TYPE_STREAM,
+        buf_alloc: 4096,
+        op,
+        ..Header::default()
+    };
+    muxer.guest_packet(&answer, &[]);
+}
+
+#[test]
+fn request_that_the_guest_never_answers_ends_after_its_limit() {
+    let host = TestHost::new();
+    let mut muxer = host.muxer();
+    let start = Instant::now();
+    let mut first = client(&host, &mut muxer, start);
+    let request = next(&mut muxer).unwrap();
+    let later = start + REQUEST_LIMIT / 2;
+    // The guest takes no packets: this request does not even reach it. A third says nothing at all.
+    let mut second = client(&host, &mut muxer, later);
+    let mut silent = UnixStream::connect(host.socket()).unwrap();
+    muxer.clients_arrived();
+    muxer.accept(later);
+
+    assert_eq!(muxer.next_deadline(), Some(start + REQUEST_LIMIT));
+    muxer.expire(start + REQUEST_LIMIT);
+    assert_eq!(muxer.next_deadline(), Some(later + REQUEST_LIMIT));
+    muxer.expire(later + REQUEST_LIMIT);
+    assert_eq!((muxer.next_deadline(), muxer.streams.len(), muxer.turns.len()), (None, 0, 0));
+    drop(muxer.take_watches());
+    for client in [&mut first, &mut second, &mut silent] {
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    }
+    // An answer that comes too late is refused.
+    guest_answers(&mut muxer, &request, op::RESPONSE);
+    assert_eq!(next(&mut muxer).unwrap().op, op::RST);
+}
+
+#[test]
+fn connection_that_stands_has_no_limit() {
+    let host = TestHost::new();
+    let mut muxer = host.muxer();
+    let start = Instant::now();
+    let _client = client(&host, &mut muxer, start);
+    let request = next(&mut muxer).unwrap();
+    guest_answers(&mut muxer, &request, op::RESPONSE);
+    assert_eq!(muxer.next_deadline(), None);
+    muxer.expire(start + 2 * REQUEST_LIMIT);
+    assert_eq!(muxer.streams.len(), 1);
+}
+
+#[test]
+fn client_that_goes_before_the_guest_answers_leaves_its_place() {
+    let host = TestHost::new();
+    let mut muxer = host.muxer();
+    let now = Instant::now();
+    for token in 0..2000 {
+        drop(client(&host, &mut muxer, now));
+        if token % 2 == 0 {
+            assert_eq!(next(&mut muxer).unwrap().op, op::REQUEST);
+        }
+        muxer.host_event(token, true, true, true);
+        muxer.take_watches();
+    }
+    assert_eq!((muxer.streams.len(), muxer.by_ports.len(), muxer.turns.len()), (0, 0, 0));
+}
+
+#[test]
+fn client_that_says_no_more_and_then_goes_leaves_its_place() {
+    let host = TestHost::new();
+    let mut muxer = host.muxer();
+    let client = client(&host, &mut muxer, Instant::now());
+    let request = next(&mut muxer).unwrap();
+    guest_answers(&mut muxer, &request, op::RESPONSE);
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    muxer.host_event(0, true, false, false);
+    assert_eq!(next(&mut muxer).unwrap().op, op::SHUTDOWN);
+    drop(client);
+    muxer.host_event(0, true, true, true);
+    assert_eq!(next(&mut muxer).unwrap().op, op::RST);
+    assert!(muxer.streams.is_empty());
+}
+
+#[test]
+fn stream_that_cannot_be_watched_is_closed() {
+    let host = TestHost::new();
+    let mut muxer = host.muxer();
+    guest_sends(&mut muxer, 7, op::REQUEST, &[]);
+    muxer.unwatched(0);
+    assert_eq!(next(&mut muxer).unwrap().op, op::RST);
+    assert!(muxer.streams.is_empty());
 }
