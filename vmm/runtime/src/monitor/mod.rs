@@ -190,7 +190,12 @@ fn tell_the_log(log: Option<&Log>, message: &MonitorMessage) {
         MonitorMessage::Ended { warnings, .. } => {
             warnings.iter().for_each(|warning| drop(log.error(warning, &[])));
         }
-        MonitorMessage::Booted | MonitorMessage::Created | MonitorMessage::Started => {}
+        MonitorMessage::Prepared
+        | MonitorMessage::Hooked
+        | MonitorMessage::Booted
+        | MonitorMessage::Created
+        | MonitorMessage::Started
+        | MonitorMessage::Ready => {}
     }
 }
 
