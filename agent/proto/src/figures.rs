@@ -22,6 +22,26 @@ pub struct ProcessInfo {
     pub terminal: String,
     /// Its arguments, cut where they are long.
     pub command: String,
+    /// Pid in the container's pid namespace; 0 where it is not known.
+    #[serde(skip_serializing_if = "is_default")]
+    pub inner_pid: i32,
+    /// The kernel's name for it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub name: String,
+    /// The fields of `/proc/PID/stat` behind the name: proc(5) counts the first of them as its third.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stat: String,
+    /// Lines of `/proc/PID/status`, by their names.
+    #[serde(skip_serializing_if = "is_default")]
+    pub status: BTreeMap<String, String>,
+    /// Its resident memory in thousandths of the machine's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub memory_permille: u32,
+}
+
+/// Left out on the wire, as an older peer does.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Figures of a container's cgroup. What the kernel does not count is zero or absent.
@@ -48,6 +68,9 @@ pub struct ContainerFigures {
     pub pids: u64,
     /// `pids.max`.
     pub pids_limit: Option<u64>,
+    /// `hugetlb.SIZE.current` and `max` of `hugetlb.SIZE.events`, by their sizes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub huge_pages: BTreeMap<String, BTreeMap<String, u64>>,
     /// `io.stat`.
     pub io: Vec<DeviceFigures>,
 }

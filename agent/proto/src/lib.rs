@@ -28,6 +28,7 @@
 mod figures;
 mod frame;
 mod message;
+mod mounts;
 mod plan;
 
 pub use figures::{ContainerFigures, DeviceFigures, ProcessInfo};
@@ -36,6 +37,7 @@ pub use message::{
     Envelope, ErrorKind, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Request, Stage,
     Stream, StreamKind,
 };
+pub use mounts::{SharedMount, mount_attr};
 pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
 
 /// Version of the contract. It grows when a message is added that an older peer

@@ -1,5 +1,7 @@
 //! Messages of the control connection.
 
+use std::path::PathBuf;
+
 use oci_spec::runtime::{LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +89,9 @@ pub enum Request {
         spec: Box<Process>,
         /// Its stdio.
         io: ProcessIo,
+        /// A cgroup below the container's, without `..`, that is there and takes it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cgroup: Option<PathBuf>,
     },
     /// Send a signal.
     Signal {
@@ -248,6 +253,14 @@ pub enum Event {
         process: ProcessRef,
         /// What it said: lines of `NAME=value` (`sd_notify(3)`).
         message: String,
+    },
+    /// The kernel has killed processes of a container for want of memory. One that ended the
+    /// container is told before its end.
+    OutOfMemory {
+        /// Whose.
+        container: String,
+        /// How many since the container was made.
+        kills: u64,
     },
 }
 

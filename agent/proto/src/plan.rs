@@ -1,7 +1,11 @@
 //! What the guest is asked to run.
 
+use std::collections::BTreeMap;
+
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
+
+use crate::mounts::SharedMount;
 
 /// One container as the guest shall run it.
 ///
@@ -16,6 +20,10 @@ pub struct ContainerPlan {
     /// virtio-fs trees to mount before the container is made.
     #[serde(default)]
     pub shares: Vec<Share>,
+    /// Mounts below them that have attributes of their own, or lie in a volume that takes along
+    /// what is mounted below.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<SharedMount>,
     /// stdio of the container's init process.
     pub io: ProcessIo,
     /// The host's path of the bundle, for hooks.
@@ -25,11 +33,10 @@ pub struct ContainerPlan {
     /// [`Event::Notified`](crate::Event).
     #[serde(default, skip_serializing_if = "is_false")]
     pub notify: bool,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
-fn is_false(value: &bool) -> bool {
-    !value
+    /// Settings of the guest's kernel, by their paths below `/proc/sys`: the host's. Those of
+    /// `spec` come after them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// A virtio-fs tree and where the agent mounts it.
@@ -72,4 +79,9 @@ pub struct ConsoleSize {
     pub rows: u16,
     /// Characters a line.
     pub columns: u16,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -52,6 +52,18 @@ fn process_info() -> ProcessInfo {
         elapsed_ms: 2000,
         terminal: "pts/0".into(),
         command: "sleep 1".into(),
+        ..ProcessInfo::default()
+    }
+}
+
+fn detailed_process_info() -> ProcessInfo {
+    ProcessInfo {
+        inner_pid: 7,
+        name: "sleep".into(),
+        stat: "S 1 42 42 34816 42".into(),
+        status: [("Uid".to_owned(), "1000\t1000\t1000\t1000".to_owned())].into(),
+        memory_permille: 3,
+        ..process_info()
     }
 }
 
@@ -68,6 +80,7 @@ fn figures() -> ContainerFigures {
         swap_limit_bytes: None,
         pids: 5,
         pids_limit: Some(6),
+        huge_pages: Default::default(),
         io: vec![DeviceFigures { major: 254, minor: 0, counts: one("rbytes") }],
     }
 }
@@ -82,9 +95,11 @@ fn plan() -> ContainerPlan {
     ContainerPlan {
         spec,
         shares: vec![Share { tag: SHARE_TAG.into(), mountpoint: SHARE_MOUNT.into(), readonly: false }],
+        mounts: Vec::new(),
         io: ProcessIo { stdin: true, stdout: true, stderr: true, ..ProcessIo::default() },
         bundle: String::new(),
         notify: false,
+        settings: std::collections::BTreeMap::new(),
     }
 }
 
@@ -113,14 +128,24 @@ fn hellos() {
 #[test]
 fn requests() {
     request("create", Request::Create { container: "web".into(), plan: Box::new(plan()) });
-    let plan = ContainerPlan { bundle: "/var/lib/bundles/web".into(), ..plan() };
-    request("create-bundle", Request::Create { container: "web".into(), plan: Box::new(plan) });
-    let plan = ContainerPlan { notify: true, ..self::plan() };
-    request("create-notify", Request::Create { container: "web".into(), plan: Box::new(plan) });
+    let with_bundle = ContainerPlan { bundle: "/var/lib/bundles/web".into(), ..plan() };
+    request("create-bundle", Request::Create { container: "web".into(), plan: Box::new(with_bundle) });
+    let mount =
+        SharedMount { path: format!("{SHARE_MOUNT}/volumes/0/below"), attributes: mount_attr::NOEXEC };
+    let with_mounts = ContainerPlan { mounts: vec![mount], ..plan() };
+    request("create-mounts", Request::Create { container: "web".into(), plan: Box::new(with_mounts) });
+    let settings = [("vm/max_map_count".to_owned(), "262144".to_owned())].into();
+    let with_settings = ContainerPlan { settings, ..plan() };
+    request("create-settings", Request::Create { container: "web".into(), plan: Box::new(with_settings) });
+    let with_notify = ContainerPlan { notify: true, ..plan() };
+    request("create-notify", Request::Create { container: "web".into(), plan: Box::new(with_notify) });
     request("start", Request::Start { container: "web".into() });
     let size = ConsoleSize { rows: 24, columns: 80 };
     let io = ProcessIo { terminal: true, console_size: Some(size), ..ProcessIo::default() };
-    request("exec", Request::Exec { process: exec(), spec: Box::new(process()), io });
+    let spec = Box::new(process());
+    request("exec", Request::Exec { process: exec(), spec: spec.clone(), io, cgroup: None });
+    let cgroup = Some("a/b".into());
+    request("exec-cgroup", Request::Exec { process: exec(), spec, io, cgroup });
     request("signal", Request::Signal { process: init(), signal: 15, all: true });
     request("resize", Request::Resize { process: exec(), size });
     request("delete", Request::Delete { container: "web".into() });
@@ -139,6 +164,7 @@ fn replies() {
     reply("ok", Reply::Ok);
     reply("started", Reply::Started { pid: 42 });
     reply("processes", Reply::Processes(vec![process_info()]));
+    reply("processes-detailed", Reply::Processes(vec![detailed_process_info()]));
     reply("figures", Reply::Figures(Box::new(figures())));
     let kinds = [
         ("program-not-found", ErrorKind::ProgramNotFound, Stage::Exec),
@@ -163,6 +189,8 @@ fn events() {
     golden("event-exited-signal", &Message::Event(signal));
     let message = "READY=1\nSTATUS=up".to_owned();
     golden("event-notified", &Message::Event(Event::Notified { process: init(), message }));
+    let memory = Event::OutOfMemory { container: "web".into(), kills: 2 };
+    golden("event-out-of-memory", &Message::Event(memory));
 }
 
 #[test]

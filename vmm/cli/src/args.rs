@@ -19,7 +19,7 @@ const VERSION: &str = concat!(
 
 /// Runs OCI containers, each in its own microVM.
 #[derive(Debug, Parser)]
-#[command(name = "vmrun", version = VERSION, disable_version_flag = true, max_term_width = 100)]
+#[command(name = "vmrun", version = VERSION, disable_version_flag = true, max_term_width = 100, args_override_self = true)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) globals: Globals,
@@ -40,21 +40,25 @@ pub(crate) struct Globals {
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
 
-    /// File that errors are written to as well
+    /// File for errors and, with --debug, for each step [default: standard error]
     #[arg(long, global = true, value_name = "FILE")]
     log: Option<PathBuf>,
 
-    /// Format of that file
+    /// Format of its lines
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormatName,
 
-    /// Show the causes of an error one a line
+    /// Tell each step in the log, and the causes of an error one a line
     #[arg(long, global = true)]
     pub(crate) debug: bool,
 
     /// linux.cgroupsPath is SLICE:PREFIX:NAME, as engines with systemd write it
     #[arg(long, global = true)]
     pub(crate) systemd_cgroup: bool,
+
+    /// Taken for runc's sake: there is no checkpointing that could need it
+    #[arg(long, global = true, value_name = "PATH", hide = true)]
+    criu: Option<PathBuf>,
 
     /// As with runc: `true`, `false` or `auto`. The same here: the cgroup is left out
     /// where the user may not make it.
@@ -64,15 +68,16 @@ pub(crate) struct Globals {
 }
 
 impl Globals {
-    /// Where errors are written to as well.
-    pub(crate) fn log(&self) -> Option<Log> {
+    /// Where errors and steps are written to.
+    pub(crate) fn log(&self) -> Log {
         let format = match self.log_format {
             LogFormatName::Text => LogFormat::Text,
             LogFormatName::Json => LogFormat::Json,
         };
-        // Empty is runc's default: none.
-        let path = self.log.clone().filter(|path| !path.as_os_str().is_empty())?;
-        Some(Log { path, format })
+        // Empty is runc's default: standard error. The processes of a container work in other directories.
+        let path = self.log.clone().filter(|path| !path.as_os_str().is_empty());
+        let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));
+        Log { path, format, debug: self.debug }
     }
 }
 
@@ -137,6 +142,27 @@ mod tests {
     fn rootless_is_a_choice_before_the_verb_and_a_flag_of_spec() {
         let args = Args::try_parse_from(["vmrun", "--rootless", "true", "spec", "--rootless"]).unwrap();
         assert!(matches!(args.verb, Verb::Spec(_)) && args.globals.rootless == Rootless::True);
+    }
+
+    #[test]
+    fn option_that_is_given_twice_has_its_last_value() {
+        let line = [
+            "vmrun", "--root", "/a", "--root", "/b", "create", "-b", "x", "--bundle", "y", "--debug",
+            "--debug", "id",
+        ];
+        let args = Args::try_parse_from(line).unwrap();
+        assert_eq!(args.globals.root, Some(PathBuf::from("/b")));
+    }
+
+    #[test]
+    fn what_follows_the_id_is_for_ps_or_the_process() {
+        for line in [
+            &["vmrun", "ps", "x", "-f"][..],
+            &["vmrun", "ps", "x", "-e", "-x", "-o", "pid"],
+            &["vmrun", "exec", "x", "ls", "-t"],
+        ] {
+            Args::try_parse_from(line).unwrap();
+        }
     }
 
     #[test]

@@ -6,13 +6,15 @@
 
 mod args;
 mod embedded;
+mod ps;
 mod report;
 mod verbs;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main};
+use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main, oom_main, step};
 
 use args::{Args, Verb};
 use embedded::embedded;
@@ -27,8 +29,18 @@ fn main() -> ExitCode {
     if let Some(channel) = relay_fd() {
         return ExitCode::from(exec_main(channel));
     }
+    if let Some(cgroup) = oom_cgroup() {
+        return ExitCode::from(oom_main(&cgroup));
+    }
     let args = Args::parse();
     let report = Report::new(&args);
+    if let Err(code) = report.open() {
+        return code;
+    }
+    step!("command line: {}", report::command_line());
+    if let Err(error) = vmrun_runtime::keep_from_children() {
+        return report.fail("cannot begin", &error, error.exit_code());
+    }
     let store = vmrun_runtime::Store::new(args.globals.root.as_deref());
     let failure_code =
         if matches!(args.verb, Verb::Exec(_)) { Error::exec_exit_code } else { Error::exit_code };
@@ -55,7 +67,10 @@ fn main() -> ExitCode {
         Verb::Version(version) => return verbs::version::version(&version),
     };
     match result {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => {
+            step!("done: exit code {code}");
+            ExitCode::from(code)
+        }
         Err(error) => report.fail(&act, &error, failure_code(&error)),
     }
 }
@@ -69,6 +84,12 @@ fn monitor_fds() -> Option<MonitorFds> {
 /// `__exec CHANNEL-FD ID`, likewise.
 fn relay_fd() -> Option<i32> {
     fds_behind("__exec")?.next()
+}
+
+/// `__oom CGROUP`.
+fn oom_cgroup() -> Option<PathBuf> {
+    let mut args = std::env::args_os().skip(1);
+    (args.next()? == "__oom").then(|| args.next().map(PathBuf::from)).flatten()
 }
 
 fn fds_behind(verb: &str) -> Option<impl Iterator<Item = i32>> {

@@ -1,18 +1,19 @@
 //! Errors on standard error and in the engine's log.
 //!
-//! `vmrun: cannot run "web": rootfs /x: No such file or directory; unpack …`:
-//! act, object, cause and next step on one line, then the guest's last console
+//! `vmrun: error: cannot run "web": rootfs /x: No such file or directory; unpack …`:
+//! level, act, object, cause and next step on one line, then the guest's last console
 //! lines where they may explain it.
 
 use std::error::Error as _;
+use std::path::Path;
 use std::process::ExitCode;
 
-use vmrun_runtime::{Error, Log, chain};
+use vmrun_runtime::{Error, Log, chain, log};
 
 use crate::args::Args;
 
 pub(crate) struct Report {
-    log: Option<Log>,
+    log: Log,
     debug: bool,
 }
 
@@ -21,10 +22,29 @@ impl Report {
         Self { log: args.globals.log(), debug: args.globals.debug }
     }
 
+    /// Opens the log, which is there from then on whether anything goes wrong or not.
+    pub(crate) fn open(&self) -> Result<(), ExitCode> {
+        self.log.open("vmrun").map_err(|error| {
+            let name = self.log.path.as_deref().unwrap_or_else(|| Path::new("on standard error"));
+            eprintln!(
+                "vmrun: error: cannot open the log {}: {error}; name another with --log",
+                name.display()
+            );
+            ExitCode::FAILURE
+        })
+    }
+
     /// Tells an error everywhere and gives the exit code.
     pub(crate) fn fail(&self, act: &str, error: &Error, code: u8) -> ExitCode {
         let line = line(act, error);
-        eprintln!("vmrun: {line}");
+        if !self.write_log(&line, error) {
+            self.show(&line, error);
+        }
+        ExitCode::from(code)
+    }
+
+    fn show(&self, line: &str, error: &Error) {
+        eprintln!("vmrun: error: {line}");
         for console in error.console() {
             eprintln!("  | {console}");
         }
@@ -35,17 +55,21 @@ impl Report {
                 cause = error.source();
             }
         }
-        self.write_log(&line, error);
-        ExitCode::from(code)
     }
 
-    fn write_log(&self, line: &str, error: &Error) {
-        let Some(log) = &self.log else { return };
-        let written = log.error(line, error.console());
-        if let Err(error) = written {
-            eprintln!("vmrun: cannot write the log {}: {error}", log.path.display());
-        }
+    /// True when the log is on standard error and the error is told with it.
+    fn write_log(&self, line: &str, error: &Error) -> bool {
+        log::error(line, error.console()).unwrap_or_else(|error| {
+            eprintln!("vmrun: error: cannot write the log: {error}");
+            false
+        })
     }
+}
+
+/// What was typed.
+pub(crate) fn command_line() -> String {
+    let words: Vec<_> = std::env::args_os().map(|word| format!("{word:?}")).collect();
+    words.join(" ")
 }
 
 fn line(act: &str, error: &Error) -> String {

@@ -64,6 +64,11 @@ impl MappedPages {
         if mapped == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
+        // A mapping begins without the advice that the memory below it had.
+        // SAFETY: advice on the mapping made above.
+        if unsafe { libc::madvise(mapped, self.bytes.len(), libc::MADV_DONTDUMP) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
         Ok(())
     }
 }

@@ -66,6 +66,11 @@ fn map_aligned(length: usize) -> io::Result<*mut u8> {
     // Without huge pages everything works as well, only slower.
     // SAFETY: advice on the mapping made above, which nobody else uses yet.
     let _ = unsafe { libc::madvise(aligned, length, libc::MADV_HUGEPAGE) };
+    // What the program keeps secret is in there; a core file of this process is the host's.
+    // SAFETY: as above.
+    if unsafe { libc::madvise(aligned, length, libc::MADV_DONTDUMP) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
     Ok(aligned.cast())
 }
 

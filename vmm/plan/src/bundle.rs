@@ -4,9 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
+use crate::left_out;
 use crate::vm::VmSection;
 
 /// A bundle whose configuration has the right types and whose paths are resolved.
@@ -79,10 +82,10 @@ pub enum BundleError {
 
 /// Where a configuration is wrong, and how.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{line}:{column}: {field}{cause}")]
+#[error("{position} {field}{cause}")]
 pub struct ConfigError {
-    line: usize,
-    column: usize,
+    /// `3:1:`, or nothing where the text does not tell.
+    position: String,
     /// `process.cwd: `, or nothing when the text is not JSON at all.
     field: String,
     cause: String,
@@ -90,6 +93,9 @@ pub struct ConfigError {
 
 /// Name of the configuration file in a bundle.
 pub(crate) const CONFIG: &str = "config.json";
+
+/// The only form in which JSON may have one.
+const NUL: &[u8] = b"\\u0000";
 
 impl Bundle {
     /// Reads the bundle in `dir`.
@@ -121,31 +127,60 @@ fn check_rootfs(path: &Path) -> Result<(), BundleError> {
 
 /// Parses a configuration. Unknown fields are accepted, as the specification demands.
 pub(crate) fn parse(text: &[u8]) -> Result<(Spec, VmSection), ConfigError> {
-    // Nearly every configuration takes the first branch; the others only make
-    // a better message or read the rare `vm` section.
-    if !contains(text, b"\"vm\"") {
-        return match serde_json::from_slice::<Spec>(text) {
-            Ok(spec) => Ok((spec, VmSection::default())),
-            Err(_) => typed(text).map(|spec| (spec, VmSection::default())),
-        };
+    // Nearly every configuration is done here; what follows reads the rare `vm` section, fills in
+    // what the types insist on, or makes a better message.
+    if !contains(text, b"\"vm\"")
+        && !contains(text, NUL)
+        && let Ok(spec) = serde_json::from_slice::<Spec>(text)
+    {
+        return Ok((spec, VmSection::default()));
     }
-    #[derive(serde::Deserialize)]
-    struct OnlyVm {
-        #[serde(default)]
-        vm: Option<VmSection>,
+    let mut config: Value = typed(text)?;
+    nul_free(&config)?;
+    let vm = config.as_object_mut().and_then(|object| object.remove("vm"));
+    let vm = left_out::without_nulls(json!({ "vm": vm }));
+    let OnlyVm { vm } = completely_typed(text, vm)?;
+    Ok((completely_typed(text, left_out::completed(config))?, vm))
+}
+
+#[derive(Deserialize)]
+struct OnlyVm {
+    #[serde(default)]
+    vm: VmSection,
+}
+
+/// The value of a text that has been completed; the text has the positions that the value has lost.
+fn completely_typed<T: DeserializeOwned>(text: &[u8], value: Value) -> Result<T, ConfigError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let found = locate(error.inner(), &error.path().to_string());
+        match typed::<T>(text) {
+            Err(at) if at.field == found.field => at,
+            _ => found,
+        }
+    })
+}
+
+/// What the kernel is given ends at a NUL.
+fn nul_free(config: &Value) -> Result<(), ConfigError> {
+    match left_out::place_of_nul(config) {
+        None => Ok(()),
+        Some(place) => Err(ConfigError {
+            position: String::new(),
+            field: format!("{place}: "),
+            cause: "holds a NUL byte".to_owned(),
+        }),
     }
-    let vm = typed::<OnlyVm>(text)?.vm.unwrap_or_default();
-    let mut value: serde_json::Value = typed(text)?;
-    if let Some(object) = value.as_object_mut() {
-        object.remove("vm");
-    }
-    match serde_json::from_value::<Spec>(value) {
-        Ok(spec) => Ok((spec, vm)),
-        // The text has the positions that the value has lost.
-        Err(error) => match typed::<Spec>(text) {
-            Err(at) if !at.field.starts_with("vm") => Err(at),
-            _ => Err(ConfigError { line: 1, column: 1, field: String::new(), cause: error.to_string() }),
-        },
+}
+
+/// Parses a process that stands alone.
+pub(crate) fn parse_process(text: &[u8]) -> Result<Process, ConfigError> {
+    match serde_json::from_slice(text) {
+        Ok(process) if !contains(text, NUL) => Ok(process),
+        _ => {
+            let process: Value = typed(text)?;
+            nul_free(&process)?;
+            completely_typed(text, left_out::completed_process(process))
+        }
     }
 }
 
@@ -153,7 +188,7 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window == word)
 }
 
-pub(crate) fn typed<T: DeserializeOwned>(text: &[u8]) -> Result<T, ConfigError> {
+fn typed<T: DeserializeOwned>(text: &[u8]) -> Result<T, ConfigError> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -163,13 +198,21 @@ pub(crate) fn typed<T: DeserializeOwned>(text: &[u8]) -> Result<T, ConfigError> 
     Ok(value)
 }
 
+/// In words: the library says `no variant for CAP_X (converted to X)`.
+fn unknown_capability(cause: &str) -> Option<String> {
+    let (name, _) = cause.strip_prefix("no variant for ")?.split_once(" (converted to ")?;
+    Some(format!("{name:?} is not a capability"))
+}
+
 fn locate(error: &serde_json::Error, path: &str) -> ConfigError {
     let (line, column) = (error.line(), error.column());
     let message = error.to_string();
     let suffix = format!(" at line {line} column {column}");
-    let cause = message.strip_suffix(&suffix).unwrap_or(&message).to_owned();
+    let cause = message.strip_suffix(&suffix).unwrap_or(&message);
+    let cause = unknown_capability(cause).unwrap_or_else(|| cause.to_owned());
     let field = if path == "." || error.is_syntax() { String::new() } else { format!("{path}: ") };
-    ConfigError { line, column, field, cause }
+    let position = if line == 0 { String::new() } else { format!("{line}:{column}:") };
+    ConfigError { position, field, cause }
 }
 
 #[cfg(test)]
@@ -187,6 +230,14 @@ mod tests {
             ("{\"root\":{\"path\":\"x\"}} x", "1:23: trailing characters"),
             ("{\"process\":{\"cwd\":\"/\",\"user\":{\"uid\":-1,\"gid\":0}}}", "1:38: process.user.uid: "),
             ("{\"vm\":{\"hwConfig\":{\"vcpus\":\"two\"}}}", "1:32: vm.hwConfig.vcpus: "),
+            ("{\"vm\":{},\"root\":{\"path\":7}}", " root.path: invalid type: integer `7`"),
+            ("{\"process\":{\"args\":[]}}", "1:23: process: missing field `cwd`"),
+            ("{\"process\":{\"args\":[],\"cwd\":null}}", " process: missing field `cwd`"),
+            (
+                "{\"process\":{\"cwd\":\"/\",\"user\":{},\"capabilities\":{\"bounding\":[\"CAP_X\"]}}}",
+                "1:68: process.capabilities.bounding[0]: \"CAP_X\" is not a capability",
+            ),
+            ("7", "1:1: invalid type: integer `7`, expected struct Spec"),
         ];
         for (text, expected) in table {
             let shown = parse(text.as_bytes()).unwrap_err().to_string();

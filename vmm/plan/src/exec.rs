@@ -12,7 +12,7 @@ use oci_spec::runtime::{PosixRlimit, Process};
 use serde_json::{Value, json};
 use vmrun_proto::{ConsoleSize, ProcessIo};
 
-use crate::bundle::{BundleError, typed};
+use crate::bundle::{BundleError, parse_process};
 use crate::rlimits;
 use crate::validate::{PlanError, check_process};
 
@@ -104,7 +104,7 @@ fn add_capability(process: &mut Value, name: &str) -> Result<(), PlanError> {
 /// The file cannot be read, or is not the JSON of a process.
 pub fn load_process(path: &Path) -> Result<Process, BundleError> {
     let text = fs::read(path).map_err(|source| BundleError::ReadConfig { path: path.to_owned(), source })?;
-    typed(&text).map_err(|at| BundleError::ParseConfig { path: path.to_owned(), at })
+    parse_process(&text).map_err(|at| BundleError::ParseConfig { path: path.to_owned(), at })
 }
 
 /// What a file leaves out: capabilities are those of the container's own process, limits the caller's.

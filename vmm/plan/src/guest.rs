@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Hooks, Linux, Spec};
 use vmrun_proto::{ROOTFS_DIR, SHARE_MOUNT};
 
+use crate::host_limits::without_the_hosts;
 use crate::volumes::Volumes;
 use crate::{Bundle, Facts, Options, cpuset, id_map, rlimits};
 
@@ -30,9 +31,15 @@ impl Rewrite<'_> {
             // "unconfined", or it was refused.
             process.set_apparmor_profile(None);
             rlimits::inherit(&mut process, &self.facts.rlimits);
+            if process.oom_score_adj().is_none() && self.facts.oom_score_adj != 0 {
+                process.set_oom_score_adj(Some(self.facts.oom_score_adj));
+            }
             spec.set_process(Some(process));
         }
         self.kernel_objects(&mut spec);
+        if spec.hostname().as_deref() == Some("") {
+            spec.set_hostname(None);
+        }
         spec.set_hooks(hooks);
         spec
     }
@@ -59,10 +66,17 @@ impl Rewrite<'_> {
         // like `cgroup.procs` from meaning a file.
         linux.set_cgroups_path(Some(PathBuf::from(format!("/vmrun-{}", self.options.id))));
         if let Some(resources) = linux.resources() {
-            let resources = cpuset::in_the_guest(resources, self.cpus, self.vcpus);
+            let resources = without_the_hosts(resources);
+            let mut resources = cpuset::in_the_guest(&resources, self.cpus, self.vcpus);
+            // No process could be: it is no limit, as for runc.
+            if resources.pids().as_ref().is_some_and(|pids| pids.limit() == 0) {
+                resources.set_pids(None);
+            }
             linux.set_resources(Some(resources));
         }
         forget_namespace_paths(&mut linux);
+        // The default, or it was refused; the guest's kernel knows none.
+        linux.set_memory_policy(None);
         spec.set_linux(Some(linux));
     }
 }

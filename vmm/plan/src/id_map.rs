@@ -61,7 +61,7 @@ fn containers(spec: &Spec, field: &str, mount: &Mount) -> Result<(Vec<IdRange>, 
 }
 
 /// The ranges of one map, which the kernel would refuse without a word of why.
-fn ranges(field: &str, mappings: &[LinuxIdMapping]) -> Result<Vec<IdRange>, PlanError> {
+pub(crate) fn ranges(field: &str, mappings: &[LinuxIdMapping]) -> Result<Vec<IdRange>, PlanError> {
     if mappings.len() > MOST_RANGES {
         let problem = format!("has {} entries; there may be {MOST_RANGES}", mappings.len());
         return Err(PlanError::invalid(field, problem));

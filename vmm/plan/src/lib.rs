@@ -14,17 +14,25 @@ mod bundle;
 mod cpu_affinity;
 mod cpu_list;
 mod cpuset;
+mod devices;
 mod exec;
+mod file_systems;
 mod guest;
 mod hooks;
+mod host_limits;
 mod id_map;
+mod left_out;
+mod mount_attributes;
 mod mount_options;
 mod network;
 mod refuse;
 mod resources;
 mod rlimits;
+mod settings;
 mod size;
+mod user_namespace;
 mod validate;
+mod values;
 mod vm;
 mod volumes;
 
@@ -40,9 +48,12 @@ pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
 pub use cpuset::{in_the_guest, names_processors, online_processors, processors};
 pub use exec::{ProcessChanges, changed, exec, inherit, load_process};
+pub use file_systems::kernel_mount_points;
+pub use host_limits::{Machine, host_limits, need_no_cgroup, without_the_hosts};
 pub use mount_options::MOUNT_OPTIONS;
 pub use network::{foreign_interfaces, network_namespace};
 pub use resources::check_resources;
+pub use settings::{KERNEL_SETTINGS, NETWORK_SETTINGS, for_the_guest, keeps_promises};
 pub use validate::PlanError;
 pub use volumes::bind_sources;
 
@@ -66,10 +77,16 @@ pub struct Facts {
     pub online: BTreeSet<u32>,
     /// The caller's limits, which a process inherits that the configuration gives none.
     pub rlimits: Vec<PosixRlimit>,
+    /// The caller's `oom_score_adj`, likewise.
+    pub oom_score_adj: i32,
+    /// Those of [`NETWORK_SETTINGS`] that the host's kernel has.
+    pub settings: BTreeMap<String, String>,
     /// The owners that a mount shows may be mapped: only root may do that.
     pub may_map_ids: bool,
     /// What the sources of bind mounts are; a missing one is not in the map.
     pub sources: BTreeMap<PathBuf, VolumeKind>,
+    /// What is in the root file system where proc or sysfs is to be mounted, if it is no directory.
+    pub not_directories: BTreeMap<PathBuf, &'static str>,
     /// Interfaces of the network namespace that the container is to have, as it is now.
     pub interfaces: Vec<String>,
 }
@@ -124,11 +141,17 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     validate::validate(&bundle.spec)?;
     let cgroup = validate::cgroups_path(&bundle.spec, options.systemd_cgroup)?;
     refuse::refuse(&bundle.spec, &bundle.vm)?;
+    file_systems::check_mount_points(bundle, facts)?;
     network::only_loopback(&bundle.spec, &facts.interfaces)?;
     let resources = bundle.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let cpus = cpuset::processors(resources, &facts.online)?;
     let size = size::size(bundle, facts, options, cpus.len())?;
     bundle.spec.process().iter().try_for_each(|process| cpu_affinity::check(process, size.vcpus))?;
+    let sized = Machine { vcpus: size.vcpus, memory_mib: size.memory_mib };
+    let limits = resources.map(|resources| host_limits(resources, sized)).unwrap_or_default();
+    if cgroup.is_none() {
+        need_no_cgroup(&limits)?;
+    }
     let volumes = volumes::volumes(bundle, facts)?;
     let (hooks, guest_hooks) = hooks::split(&bundle.spec)?;
     let spec = guest::Rewrite { bundle, facts, options, volumes: &volumes, cpus: &cpus, vcpus: size.vcpus };
@@ -151,8 +174,10 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
         guest: ContainerPlan {
             spec,
             shares,
+            mounts: Vec::new(),
             io,
             bundle: bundle.dir.display().to_string(),
+            settings: facts.settings.clone(),
             notify: options.notify,
         },
         host: HostPlan {
@@ -160,6 +185,8 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             view: volumes::view(bundle, &volumes),
             volumes: volumes.planned,
             cgroup,
+            limits,
+            oom_score_adj: bundle.spec.process().as_ref().and_then(Process::oom_score_adj),
             hooks,
             network: network::network_namespace(&bundle.spec),
             cpus,

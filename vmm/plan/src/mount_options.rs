@@ -39,6 +39,7 @@ pub const MOUNT_OPTIONS: &[&str] = &[
     "rnodiratime",
     "rnoexec",
     "rnorelatime",
+    "rnostrictatime",
     "rnosuid",
     "rnosymfollow",
     "ro",

@@ -1,14 +1,16 @@
 //! Fields that a microVM cannot honour. Each is refused by name: never
 //! silently dropped.
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Process, Spec};
+use oci_spec::runtime::{
+    LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, MemoryPolicyModeType, Process, Spec,
+};
 
 use crate::boot_request::{INITRD_ANNOTATION, KERNEL_ANNOTATION};
-use crate::mount_options;
 use crate::resources::check_resources;
 use crate::size::{MEMORY_ANNOTATION, VCPUS_ANNOTATION};
 use crate::validate::PlanError;
 use crate::vm::VmSection;
+use crate::{devices, file_systems, mount_options};
 
 const NO_LSM: &str = "the guest kernel has no such security module; leave the field out";
 const HOST_KERNEL: &str = "it configures the host's hardware, which the container does not run on";
@@ -33,6 +35,8 @@ pub(crate) fn refuse(spec: &Spec, vm: &VmSection) -> Result<(), PlanError> {
         linux.seccomp().iter().try_for_each(seccomp)?;
     }
     namespace_paths(spec)?;
+    devices::check(spec)?;
+    file_systems::check(spec)?;
     mount_options::check(spec)?;
     annotations(spec)
 }
@@ -72,8 +76,21 @@ fn seccomp(filter: &LinuxSeccomp) -> Result<(), PlanError> {
         Some((field, _)) => {
             Err(PlanError::Unsupported { field: format!("linux.seccomp.{field}"), why: NO_NOTIFY })
         }
-        None => Ok(()),
+        None => seccomp_arguments(filter),
     }
+}
+
+/// A call has six arguments; the library would only say that its input is wrong.
+fn seccomp_arguments(filter: &LinuxSeccomp) -> Result<(), PlanError> {
+    for (rule, syscall) in filter.syscalls().iter().flatten().enumerate() {
+        for (index, argument) in syscall.args().iter().flatten().enumerate() {
+            if argument.index() > 5 {
+                let field = format!("linux.seccomp.syscalls[{rule}].args[{index}].index");
+                return Err(PlanError::invalid(field, format!("{} is not from 0 to 5", argument.index())));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn is_given(text: &str) -> bool {
@@ -86,7 +103,7 @@ fn fields(spec: &Spec, vm: &VmSection) -> Vec<(&'static str, &'static str, bool)
     vec![
         ("linux.mountLabel", NO_LSM, mount_label.is_some_and(is_given)),
         ("linux.intelRdt", HOST_KERNEL, linux.is_some_and(|linux| linux.intel_rdt().is_some())),
-        ("linux.memoryPolicy", HOST_KERNEL, linux.is_some_and(|linux| linux.memory_policy().is_some())),
+        ("linux.memoryPolicy", HOST_KERNEL, memory_policy(spec)),
         (
             "linux.netDevices",
             "host interfaces cannot be moved into the guest yet",
@@ -103,6 +120,16 @@ fn fields(spec: &Spec, vm: &VmSection) -> Vec<(&'static str, &'static str, bool)
         ("solaris", "this is a Linux container runtime", spec.solaris().is_some()),
         ("zos", "this is a Linux container runtime", spec.zos().is_some()),
     ]
+}
+
+/// Where a page is taken from without one is what its default says, on a machine of one node.
+fn memory_policy(spec: &Spec) -> bool {
+    let policy = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref());
+    policy.is_some_and(|policy| {
+        policy.mode() != MemoryPolicyModeType::MpolDefault
+            || policy.nodes().as_deref().is_some_and(is_given)
+            || policy.flags().as_ref().is_some_and(|flags| !flags.is_empty())
+    })
 }
 
 fn personality_flags(spec: &Spec) -> bool {

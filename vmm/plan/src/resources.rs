@@ -1,5 +1,4 @@
-//! Limits that a microVM cannot honour: what cgroup v2 does not have, and what
-//! names the host's devices. A value that means "no limit" is no limit.
+//! Limits that a microVM cannot honour: what cgroup v2 or the guest does not have. A value that means "no limit" is no limit.
 
 use oci_spec::runtime::LinuxResources;
 
@@ -8,7 +7,6 @@ use crate::validate::PlanError;
 const CGROUP_V2: &str = "cgroup v2, which the guest has, knows no such limit; leave the field out";
 const ONE_SWAPPINESS: &str =
     "cgroup v2, which the guest has, leaves all with the kernel's own 60; leave the field out";
-const HOST_DISK: &str = "the host's block devices are not in the guest; leave the field out";
 const ONE_NODE: &str = "the guest has one memory node, which is 0; leave the field out";
 const NO_ADAPTER: &str = "the guest has no such adapter; leave the field out";
 
@@ -20,6 +18,19 @@ pub fn check_resources(resources: &LinuxResources) -> Result<(), PlanError> {
     let refused = [memory, cpu, block_io, adapters].into_iter().find_map(|find| find(resources));
     match refused {
         Some((field, why)) => Err(PlanError::Unsupported { field: format!("linux.resources.{field}"), why }),
+        None => unified(resources),
+    }
+}
+
+/// Each names a file of the container's cgroup, and no other.
+fn unified(resources: &LinuxResources) -> Result<(), PlanError> {
+    let mut names: Vec<_> = resources.unified().iter().flatten().map(|(name, _)| name).collect();
+    names.sort();
+    match names.into_iter().find(|name| name.is_empty() || name.contains('/')) {
+        Some(name) => {
+            let field = format!("linux.resources.unified[{name:?}]");
+            Err(PlanError::invalid(field, "is not the name of a file of the cgroup"))
+        }
         None => Ok(()),
     }
 }
@@ -63,16 +74,7 @@ fn cpu(resources: &LinuxResources) -> Refusal {
 
 fn block_io(resources: &LinuxResources) -> Refusal {
     let io = resources.block_io().as_ref()?;
-    let any = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list: &Vec<_>| !list.is_empty());
-    let weights = io.weight_device().as_ref().is_some_and(|list| !list.is_empty());
-    first(&[
-        ("blockIO.leafWeight", CGROUP_V2, io.leaf_weight().is_some_and(|weight| weight > 0)),
-        ("blockIO.weightDevice", HOST_DISK, weights),
-        ("blockIO.throttleReadBpsDevice", HOST_DISK, any(io.throttle_read_bps_device())),
-        ("blockIO.throttleWriteBpsDevice", HOST_DISK, any(io.throttle_write_bps_device())),
-        ("blockIO.throttleReadIOPSDevice", HOST_DISK, any(io.throttle_read_iops_device())),
-        ("blockIO.throttleWriteIOPSDevice", HOST_DISK, any(io.throttle_write_iops_device())),
-    ])
+    first(&[("blockIO.leafWeight", CGROUP_V2, io.leaf_weight().is_some_and(|weight| weight > 0))])
 }
 
 fn adapters(resources: &LinuxResources) -> Refusal {

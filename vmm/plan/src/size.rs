@@ -99,12 +99,19 @@ fn memory_mib(bundle: &Bundle, options: &Options) -> Result<u32, PlanError> {
     match limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0) {
         None => Ok(DEFAULT_MEMORY_MIB),
         Some(bytes) => {
-            let mib = bytes.div_ceil(1 << 20);
             // A limit that no machine has means "no limit" to those who write it.
-            let total = mib.saturating_add(OVERHEAD_MIB).saturating_add(mib / PAGE_STRUCT_SHARE);
-            Ok(u32::try_from(total).ok().filter(|mib| *mib <= MAX_DERIVED_MIB).unwrap_or(DEFAULT_MEMORY_MIB))
+            Ok(u32::try_from(around(bytes))
+                .ok()
+                .filter(|mib| *mib <= MAX_DERIVED_MIB)
+                .unwrap_or(DEFAULT_MEMORY_MIB))
         }
     }
+}
+
+/// The machine in MiB in which a container with that limit has all of it to itself.
+pub(crate) fn around(limit: u64) -> u64 {
+    let mib = limit.div_ceil(1 << 20);
+    mib.saturating_add(OVERHEAD_MIB).saturating_add(mib / PAGE_STRUCT_SHARE)
 }
 
 /// 1 TiB: the largest limit that is taken as a wish for a machine of that size.

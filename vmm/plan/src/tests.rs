@@ -131,7 +131,18 @@ fn each_refusal_names_its_field() {
         (json!({"process": {"execCPUAffinity": {"initial": "1"}}}), "process.execCPUAffinity.initial"),
         (json!({"linux": {"personality": {"domain": "LINUX", "flags": ["x"]}}}), "linux.personality.flags"),
         (json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"}}}), "linux.memoryPolicy"),
+        (json!({"linux": {"memoryPolicy": {"mode": "MPOL_DEFAULT", "nodes": "0"}}}), "linux.memoryPolicy"),
         (json!({"linux": {"netDevices": {"eth0": {}}}}), "linux.netDevices"),
+        (
+            json!({"linux": {"resources": {"unified": {"../cgroup.procs": "1"}}}}),
+            "linux.resources.unified[\"../cgroup.procs\"]",
+        ),
+        (
+            json!({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+                {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]}
+            ]}}}),
+            "linux.seccomp.syscalls[0].args[0].index",
+        ),
         (json!({"vm": {"hypervisor": {"path": "/h"}}}), "vm.hypervisor"),
         (json!({"vm": {"image": {"path": "/i", "format": "raw"}}}), "vm.image"),
         (json!({"vm": {"hwConfig": {"deviceTree": "/t"}}}), "vm.hwConfig.deviceTree"),
@@ -198,6 +209,36 @@ fn mapping_for_what_is_not_a_volume_or_without_root_is_refused_by_field() {
         assert!(error.starts_with(&start), "{error}");
     }
     plan(&mapped("bind", "/srv/data"), &facts(), &options()).unwrap();
+}
+
+#[test]
+fn what_means_nothing_is_left_out_of_the_guests_configuration() {
+    let nothing = json!({
+        "hostname": "",
+        "linux": {"memoryPolicy": {"mode": "MPOL_DEFAULT"}, "resources": {"pids": {"limit": 0}}},
+    });
+    let spec = plan(&bundle_of(&changed(&nothing)), &facts(), &options()).unwrap().guest.spec;
+    let linux = spec.linux().clone().unwrap_or_default();
+    assert_eq!((spec.hostname(), linux.memory_policy()), (&None, &None));
+    assert_eq!(linux.resources().as_ref().and_then(|resources| resources.pids().as_ref()), None);
+}
+
+#[test]
+fn proc_and_sysfs_are_not_mounted_through_a_link() {
+    let mounts = json!([
+        {"destination": "/proc", "type": "proc"},
+        {"destination": "/sys", "type": "sysfs"},
+        {"destination": "/v", "type": "bind", "source": "/srv/data"},
+        {"destination": "/v/proc", "type": "proc"},
+    ]);
+    let bundle = bundle_of(&changed(&json!({"mounts": mounts})));
+    let places = ["/bundle/rootfs/proc", "/bundle/rootfs/sys"].map(PathBuf::from);
+    assert_eq!(kernel_mount_points(&bundle), places);
+    let [_, sys] = places;
+    let facts = Facts { not_directories: [(sys, "a symbolic link")].into(), ..facts() };
+    let error = plan(&bundle, &facts, &options()).unwrap_err().to_string();
+    let start = "config.json: mounts[1].destination: /sys in the root file system is a symbolic link, ";
+    assert!(error.starts_with(start) && error.ends_with(": /bundle/rootfs/sys"), "{error}");
 }
 
 #[test]

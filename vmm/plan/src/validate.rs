@@ -5,6 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
+use crate::{user_namespace, values};
+
 /// Why no sandbox can be planned. The message names the configuration's field.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -57,7 +59,8 @@ const RULES: &[Rule] = &[
     mount_destinations_are_absolute,
     bind_mounts_have_a_source,
     namespaces_are_unique,
-    mappings_have_their_namespace,
+    user_namespace::check,
+    values::check,
 ];
 
 /// Applies every rule; the first broken one is the error.
@@ -94,7 +97,8 @@ fn process_is_right(spec: &Spec) -> Result<(), PlanError> {
 pub(crate) fn check_process(process: &Process) -> Result<(), PlanError> {
     args_are_there(process)?;
     cwd_is_absolute(process)?;
-    env_has_names(process)
+    env_has_names(process)?;
+    values::check_process(process)
 }
 
 fn args_are_there(process: &Process) -> Result<(), PlanError> {
@@ -181,19 +185,6 @@ fn namespaces_are_unique(spec: &Spec) -> Result<(), PlanError> {
             let problem = format!("{:?} is there twice", typ.to_string());
             return Err(PlanError::invalid(format!("linux.namespaces[{index}].type"), problem));
         }
-    }
-    Ok(())
-}
-
-fn mappings_have_their_namespace(spec: &Spec) -> Result<(), PlanError> {
-    let Some(linux) = spec.linux() else { return Ok(()) };
-    let mapped = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|list: &Vec<_>| !list.is_empty());
-    let user = has_namespace(spec, LinuxNamespaceType::User);
-    if mapped(linux.uid_mappings()) && !user {
-        return Err(PlanError::invalid("linux.uidMappings", "needs a user namespace in linux.namespaces"));
-    }
-    if mapped(linux.gid_mappings()) && !user {
-        return Err(PlanError::invalid("linux.gidMappings", "needs a user namespace in linux.namespaces"));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use vmrun_proto::{SHARE_MOUNT, VOLUMES_DIR};
 use vmrun_spec::{Propagation, View, ViewMount, Volume};
 
 use crate::validate::PlanError;
-use crate::{Bundle, Facts, id_map};
+use crate::{Bundle, Facts, id_map, mount_attributes};
 
 /// The volumes, and for each bind mount of the configuration its source in the guest.
 #[derive(Debug, Default)]
@@ -96,7 +96,8 @@ pub(crate) fn volumes(bundle: &Bundle, facts: &Facts) -> Result<Volumes, PlanErr
             source,
             kind,
             recursive: has_option(mount, &["rbind"]),
-            readonly: has_option(mount, &["ro", "rro"]),
+            attributes: mount_attributes::of_the_mount(mount),
+            below: mount_attributes::recursive(mount),
             propagation: propagation(mount),
             id_map,
         });

@@ -19,6 +19,8 @@ use vmrun_proto::{
     AGENT_PORT, Envelope, ErrorReply, Event, FrameError, FrameReader, Hello, Message, Reply, Request, Stream,
 };
 
+use crate::step;
+
 /// Why the agent did not answer as it should.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AgentError {
@@ -138,6 +140,7 @@ fn text_bytes(event: &Event) -> usize {
             process.container.capacity() + process.exec.as_ref().map_or(0, String::capacity)
         }
         Event::Notified { process, message } => process.container.capacity() + message.capacity(),
+        Event::OutOfMemory { container, .. } => container.capacity(),
         Event::Ready { .. } => 0,
     }
 }
@@ -158,7 +161,13 @@ impl AgentClient {
             listener.accept().map_err(|source| AgentError::Io { act: "accept the agent", source })?;
         let mut client = Self::new(stream)?;
         match client.next_message(wait, deadline, watch)? {
-            Message::Event(Event::Ready { version, .. }) if version >= 1 => Ok(client),
+            Message::Event(Event::Ready { version, boot_ns }) if version >= 1 => {
+                step!(
+                    "the agent speaks version {version}, {} ms after its kernel's start",
+                    boot_ns / 1_000_000
+                );
+                Ok(client)
+            }
             Message::Event(Event::Ready { version, .. }) => Err(AgentError::Version { version }),
             _ => Err(AgentError::Unexpected { what: wait.what }),
         }

@@ -58,6 +58,14 @@ pub enum Error {
         /// Why.
         why: &'static str,
     },
+    /// An option of ps that has no meaning for a guest.
+    #[error("option {option:?} of ps: {why}")]
+    PsOption {
+        /// The option, or the part of it.
+        option: String,
+        /// Why.
+        why: &'static str,
+    },
     /// `vmrun spec`.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -167,12 +175,18 @@ impl Error {
             Self::Control(ControlError::Silent { .. }) => Some(
                 "if it was stopped by a signal let it go on with SIGCONT, else end it with `vmrun delete --force`",
             ),
+            Self::Cgroup(HostCgroupError::Frozen { .. }) => {
+                Some("write 0 to its cgroup.freeze, or name another cgroup in linux.cgroupsPath")
+            }
+            Self::Cgroup(HostCgroupError::Limit { .. } | HostCgroupError::None { .. }) => {
+                Some("correct the limit, or leave it out")
+            }
             Self::Hook(_) => Some("correct the hook, or take it out of config.json"),
             Self::Spec(SpecError::Exists { .. }) => {
                 Some("remove it first, or name another directory with --bundle")
             }
             Self::Verb { .. } => Some("delete the container and run it anew"),
-            Self::Option { .. } => Some("leave the option out"),
+            Self::Option { .. } | Self::PsOption { .. } => Some("leave the option out"),
             // These messages end with their next step.
             Self::Policy(PolicyError::Parse { .. } | PolicyError::Forbidden { .. }) => None,
             Self::Id(_) | Self::Plan(_) | Self::Assets(_) | Self::Reported(_) => None,
@@ -189,10 +203,18 @@ impl Error {
     }
 }
 
-/// Engines look for runc's words after a signal came too late.
+/// In runc's words, where it has some: engines and scripts look for them.
 fn wrong_state(act: Act, status: Status) -> String {
-    match act {
-        Act::Signal => format!("container not running: it is {status}"),
+    match (act, status) {
+        (Act::Signal | Act::Look | Act::Pause, _) => format!("container not running: it is {status}"),
+        (Act::Resume, _) => format!("container not paused: it is {status}"),
+        (Act::Exec, Status::Paused) => {
+            "cannot exec in a paused container (use --ignore-paused to override)".to_owned()
+        }
+        (Act::Exec, Status::Stopped) => "cannot exec in a stopped container".to_owned(),
+        (Act::Start, Status::Stopped) => "cannot start a container that has stopped".to_owned(),
+        (Act::Start, Status::Running) => "cannot start an already running container".to_owned(),
+        (Act::Delete, _) => format!("the container is not stopped: it is {status}"),
         _ => format!("the container is {status}"),
     }
 }

@@ -8,6 +8,9 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 
+use crate::error::Error;
+use crate::launch::LaunchError;
+
 /// Takes over a descriptor that the parent left open for this process.
 ///
 /// # Errors
@@ -24,6 +27,48 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     // SAFETY: it is open, as `fcntl` has just shown, and has no other owner, as above.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor but the standard streams and those of `keep`: what the caller left open
+/// by mistake may lead to anything on the host.
+pub(crate) fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    gaps(keep).into_iter().try_for_each(|(first, last)| {
+        // SAFETY: called as the first act of a process that was started with the numbers of
+        // `keep`: no other descriptor has an owner yet.
+        check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
+    })
+}
+
+/// The ranges of numbers above the standard streams' that are not in `keep`.
+fn gaps(keep: &[RawFd]) -> Vec<(u32, u32)> {
+    let mut kept: Vec<u32> = keep.iter().filter_map(|number| u32::try_from(*number).ok()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    let mut gaps = Vec::with_capacity(kept.len() + 1);
+    for number in kept.into_iter().filter(|number| *number > 2) {
+        if number > first {
+            gaps.push((first, number - 1));
+        }
+        first = number + 1;
+    }
+    gaps.push((first, u32::MAX));
+    gaps
+}
+
+/// Keeps descriptors that the caller left open from the programs that this process starts: hooks,
+/// and the processes of its own. The standard streams are passed on, as is what
+/// [`pass_on`] names.
+///
+/// # Errors
+/// The kernel is older than 5.11.
+pub fn keep_from_children() -> Result<(), Error> {
+    // SAFETY: sets a flag of descriptors, whoever owns them.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+        .map_err(|source| LaunchError::io("keep open files from the programs that it starts")(source).into())
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Lets a descriptor survive the next `exec`, and gives its number.
@@ -66,6 +111,22 @@ pub(crate) fn release_standard_streams(stderr_too: bool) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descriptors_between_the_kept_ones_are_closed() {
+        assert_eq!(gaps(&[]), [(3, u32::MAX)]);
+        assert_eq!(gaps(&[3, 4]), [(5, u32::MAX)]);
+        assert_eq!(gaps(&[9, 5, 0, -1]), [(3, 4), (6, 8), (10, u32::MAX)]);
+    }
+
+    #[test]
+    fn descriptor_without_its_flag_is_kept_from_children() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let number = pass_on(&null).unwrap();
+        keep_from_children().unwrap();
+        let flags = fcntl(&null, FcntlArg::F_GETFD).unwrap();
+        assert!(FdFlag::from_bits_truncate(flags).contains(FdFlag::FD_CLOEXEC), "{number}");
+    }
 
     #[test]
     fn descriptor_limit_is_what_this_user_may_have() {

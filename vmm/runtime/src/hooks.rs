@@ -15,8 +15,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vmrun_spec::Hook;
 
 use crate::error::chain;
-use crate::signals;
+use crate::log::{self, Listed};
 use crate::verbs::OciState;
+use crate::{signals, step};
 
 /// A hook that failed.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +93,7 @@ pub(crate) fn run_each(hooks: &[Hook], state: &OciState, at: &Surroundings<'_>) 
 /// Tells of those whose failure changes nothing.
 pub(crate) fn complain(errors: &[HookError]) {
     for error in errors {
-        eprintln!("vmrun: warning: {}", chain(error));
+        log::warn(&chain(error));
     }
 }
 
@@ -113,6 +114,7 @@ fn name(field: &str) -> String {
 fn attempt(hook: &Hook, state: &OciState, at: &Surroundings<'_>) -> Result<(), HookFailure> {
     let text = serde_json::to_vec(state).map_err(HookFailure::Encode)?;
     let stdin = readable(&text).map_err(HookFailure::Run)?;
+    step!("{} {} starts, arguments {}", hook.field, hook.path.display(), Listed(&hook.args));
     let mut running = Running(spawn(hook, stdin, at).map_err(HookFailure::Run)?);
     let deadline = hook.timeout_s.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     match running.wait(deadline, at.watch).map_err(HookFailure::Run)? {

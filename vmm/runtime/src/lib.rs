@@ -19,10 +19,12 @@ mod exec;
 mod fds;
 mod hooks;
 mod host_cgroup;
+mod host_settings;
 mod id;
 mod launch;
-mod log;
+pub mod log;
 mod monitor;
+mod oom_score;
 mod pages;
 mod policy;
 mod process;
@@ -38,8 +40,9 @@ mod verbs;
 pub use assets::{AssetError, AssetOptions, Embedded};
 pub use error::{Error, chain};
 pub use exec::{ExecOptions, ProcessSource, exec, exec_main};
+pub use fds::keep_from_children;
 pub use hooks::HookError;
-pub use host_cgroup::HostCgroupError;
+pub use host_cgroup::{HostCgroupError, oom_main};
 pub use id::{ContainerId, IdError};
 pub use launch::{Console, LaunchMode, LaunchOptions, launch};
 pub use log::{Log, LogFormat};
@@ -48,8 +51,9 @@ pub use policy::PolicyError;
 pub use status::{Act, Status};
 pub use store::{Store, StoreError};
 pub use verbs::{
-    DeleteOptions, KillTarget, Limits, LimitsError, OciState, SignalError, SpecError, delete, figures, kill,
-    list, logs, parse_signal, pause, processes, resume, start, state, update, write_spec,
+    DeleteOptions, Happening, Happenings, KillTarget, Limits, LimitsError, OciState, SignalError, SpecError,
+    delete, figures, happenings, kill, list, logs, parse_signal, pause, processes, resume, start, state,
+    update, write_spec,
 };
 pub use vmrun_machine::MappedPages;
 pub use vmrun_plan::{MOUNT_OPTIONS, ProcessChanges, SPEC_VERSION};

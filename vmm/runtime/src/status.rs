@@ -67,7 +67,8 @@ impl Act {
             Self::Start => &[Created],
             Self::Signal | Self::Look => &[Created, Running, Paused],
             Self::Delete => &[Created, Stopped],
-            Self::Exec | Self::Update => &[Created, Running],
+            Self::Update => &[Created, Running, Paused],
+            Self::Exec => &[Created, Running],
             Self::Pause => &[Running],
             Self::Resume => &[Paused],
         }
@@ -77,6 +78,7 @@ impl Act {
     pub(crate) fn next_step(self, status: Status) -> &'static str {
         match (self, status) {
             (_, Creating) => "wait until it is created",
+            (Self::Exec, Paused) => "or let it go on with `vmrun resume`",
             (Self::Delete, _) => "stop it with `vmrun kill`, or use --force",
             (_, Stopped) => "a stopped container can only be deleted",
             (Self::Start, _) => "it was started before; nothing is to be done",

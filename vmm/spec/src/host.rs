@@ -20,6 +20,12 @@ pub struct HostPlan {
     /// The monitor's cgroup, below the root of the hierarchy; without one it stays in the caller's.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
+    /// That cgroup's limits.
+    #[serde(default)]
+    pub limits: Vec<HostLimit>,
+    /// What the host's OOM killer adds to the monitor's badness; none leaves the caller's.
+    #[serde(default)]
+    pub oom_score_adj: Option<i32>,
     /// Hooks that run on the host.
     #[serde(default)]
     pub hooks: HostHooks,
@@ -29,6 +35,22 @@ pub struct HostPlan {
     /// The processors that the monitor may use; none for all that the caller may.
     #[serde(default)]
     pub cpus: BTreeSet<u32>,
+}
+
+/// One limit of the container's cgroup on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostLimit {
+    /// The control file.
+    pub file: String,
+    /// What is written.
+    pub value: String,
+    /// The field of the configuration that it stands in, for messages.
+    pub field: String,
+    /// The guest cannot hold it, so that it must hold here.
+    pub host_only: bool,
+    /// Not before the container is made: the guest boots as fast as it can.
+    pub late: bool,
 }
 
 /// Where the monitor is started. The guest has a network of its own, whatever this is.
@@ -75,14 +97,28 @@ pub struct Volume {
     pub kind: VolumeKind,
     /// Take along what is mounted below the source.
     pub recursive: bool,
-    /// The guest may not write to it: held on the host too.
-    pub readonly: bool,
+    /// What the options change of the mount's attributes. The host holds them, too.
+    #[serde(default)]
+    pub attributes: MountChange,
+    /// What they change of it and of all that is mounted below it, after that.
+    #[serde(default)]
+    pub below: MountChange,
     /// What becomes of mounts that are made on the host later.
     #[serde(default)]
     pub propagation: Propagation,
     /// Other owners than the file system's are seen through it.
     #[serde(default)]
     pub id_map: Option<IdMap>,
+}
+
+/// A change of a mount's attributes, in the bits of `mount_setattr(2)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountChange {
+    /// These it gets.
+    pub set: u64,
+    /// These it loses before.
+    pub clear: u64,
 }
 
 /// Whether mounts that the host makes below a volume's source appear in the volume.

@@ -109,7 +109,15 @@ fn take_program(process: &mut Process, linux: &mut Linux) -> Result<Program, Ada
     if process.no_new_privileges() != Some(true) {
         process.set_no_new_privileges(None);
     }
+    limit_umask(process);
     Ok(program)
+}
+
+/// The kernel looks at the permissions alone; libcontainer refuses more.
+fn limit_umask(process: &mut Process) {
+    let mut user = process.user().clone();
+    user.set_umask(user.umask().map(|umask| umask & 0o777));
+    process.set_user(user);
 }
 
 /// The seccomp filter. Without `noNewPrivileges` the process needs its capabilities to load
@@ -252,6 +260,13 @@ mod tests {
     fn no_new_privileges_false_is_the_same_as_absent() {
         let adapted = for_init(&spec(|value| value["process"]["noNewPrivileges"] = json!(false))).unwrap();
         assert_eq!(process(&adapted).no_new_privileges(), None);
+    }
+
+    #[test]
+    fn umask_is_what_the_kernel_would_make_of_it() {
+        let adapted =
+            for_init(&spec(|value| value["process"]["user"]["umask"] = json!(0o12_345_022))).unwrap();
+        assert_eq!(process(&adapted).user().umask(), Some(0o22));
     }
 
     #[test]

@@ -2,17 +2,19 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use libcgroups::common::{CgroupManager, ControllerOpt};
 use libcgroups::v2::manager::Manager;
 use oci_spec::runtime::LinuxResources;
 
 use super::program::chain;
-use crate::sys;
 
 /// Mount point of the guest's cgroup v2 hierarchy.
 pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// The file that lists a cgroup's processes.
+const PROCESSES: &str = "cgroup.procs";
 
 /// A container's cgroup with everything below it.
 #[derive(Clone, Debug)]
@@ -31,23 +33,49 @@ impl Cgroup {
         &self.directory
     }
 
+    pub(crate) fn exists(&self) -> bool {
+        self.directory.is_dir()
+    }
+
+    /// Where one more process goes: here, or where `init` is by now, if the container has turned
+    /// on controllers for the cgroups below, so that none may be here, or has removed it.
+    pub(crate) fn for_exec(&self, init: i32) -> io::Result<PathBuf> {
+        match self.takes_processes() {
+            Ok(true) => Ok(self.path()),
+            _ => cgroup_of_process(init),
+        }
+    }
+
+    /// Where one more process goes that is to be in the cgroup at `below`.
+    pub(crate) fn below_for_exec(&self, below: &Path) -> Result<PathBuf, String> {
+        let normal = below.components().filter(|part| matches!(part, Component::Normal(_)));
+        let cgroup = Self { directory: self.directory.join(normal.collect::<PathBuf>()) };
+        let list = cgroup.directory.join(PROCESSES);
+        let refuse = |why: &str, step: &str| Err(format!("cannot join {}: {why}; {step}", list.display()));
+        match cgroup.takes_processes() {
+            Ok(true) => Ok(cgroup.path()),
+            // In the words of runc, which has them from the kernel.
+            Ok(false) => refuse("device or resource busy", "name a cgroup below it"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                refuse("no such file or directory", "make the cgroup in the container first")
+            }
+            Err(error) => refuse(&error.to_string(), "name another cgroup of the container"),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new("/").join(self.directory.strip_prefix(CGROUP_ROOT).unwrap_or(&self.directory))
+    }
+
+    /// Not while controllers are on for the cgroups below it.
+    fn takes_processes(&self) -> io::Result<bool> {
+        let controllers = fs::read_to_string(self.directory.join("cgroup.subtree_control"))?;
+        Ok(controllers.trim().is_empty())
+    }
+
     /// Kills every process in it, forks in progress included.
     pub(crate) fn kill(&self) -> io::Result<()> {
         absent_is_fine(fs::write(self.directory.join("cgroup.kill"), "1"))
-    }
-
-    /// Sends `signal` to every process in it.
-    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        if signal == libc::SIGKILL {
-            return self.kill();
-        }
-        for pid in processes(&self.directory)? {
-            match sys::kill(pid, signal) {
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                other => other?,
-            }
-        }
-        Ok(())
     }
 
     /// Its processes and those of all cgroups below it.
@@ -97,7 +125,7 @@ impl Cgroup {
 }
 
 fn processes(directory: &Path) -> io::Result<Vec<i32>> {
-    let list = fs::read_to_string(directory.join("cgroup.procs"))?;
+    let list = fs::read_to_string(directory.join(PROCESSES))?;
     let mut pids: Vec<i32> = list.lines().filter_map(|line| line.parse().ok()).collect();
     for below in directories(directory)? {
         pids.extend(processes(&below)?);
@@ -123,9 +151,22 @@ fn directories(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+/// Path of a process's cgroup below the root of the hierarchy.
+pub(crate) fn cgroup_of_process(pid: i32) -> io::Result<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    unified(&text).ok_or_else(|| io::Error::other(format!("process {pid} has no cgroup of version 2")))
+}
+
+/// `0::PATH`, on a line of its own.
+fn unified(text: &str) -> Option<PathBuf> {
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
+}
+
+/// For what may end, or be removed, at any moment.
+pub(crate) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    const ABSENT: [i32; 3] = [libc::ENOENT, libc::ENODEV, libc::ESRCH];
     match result {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
+        Err(error) if error.raw_os_error().is_some_and(|number| ABSENT.contains(&number)) => Ok(()),
         other => other,
     }
 }
@@ -143,6 +184,32 @@ mod tests {
         assert!(!cgroup.directory.exists());
         assert!(cgroup.remove().unwrap());
         cgroup.kill().unwrap();
+    }
+
+    #[test]
+    fn one_more_process_goes_where_processes_may_be() {
+        let root = tempfile::tempdir().unwrap();
+        let cgroup = Cgroup { directory: root.path().join("container") };
+        fs::create_dir_all(cgroup.directory.join("below")).unwrap();
+        let turn_on = |controllers: &str| {
+            fs::write(cgroup.directory.join("cgroup.subtree_control"), controllers).unwrap();
+        };
+        turn_on("\n");
+        assert_eq!(cgroup.for_exec(1).unwrap(), cgroup.directory);
+        assert_eq!(cgroup.below_for_exec(Path::new("/")).unwrap(), cgroup.directory);
+        turn_on("cpu memory\n");
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(cgroup.for_exec(own).unwrap(), cgroup_of_process(own).unwrap());
+        let busy = cgroup.below_for_exec(Path::new("/")).unwrap_err();
+        assert!(busy.contains("/container/cgroup.procs: device or resource busy; "), "{busy}");
+        let missing = cgroup.below_for_exec(Path::new("below")).unwrap_err();
+        assert!(missing.contains("/below/cgroup.procs: no such file or directory; "), "{missing}");
+    }
+
+    #[test]
+    fn cgroup_of_a_process_is_read_from_its_line() {
+        assert_eq!(unified("12:cpu:/x\n0::/a/b\n").unwrap(), Path::new("/a/b"));
+        assert_eq!(unified("1:name=x:/y\n"), None);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use oci_spec::runtime::{Mount, Spec};
 
+use super::dev;
+
 /// The option's name.
 const OPTION: &str = "tmpcopyup";
 
@@ -57,7 +59,22 @@ fn fill(tmpfs: &Mount, rootfs: &Path, at: &Path) -> io::Result<()> {
     if !data.iter().any(|option| option.starts_with("mode=")) {
         look_like(&fs::metadata(&from)?, at)?;
     }
-    copy(&from, at)
+    copy(&from, at)?;
+    if tmpfs.destination() == Path::new("/dev") {
+        remove_what_is_made(at)?;
+    }
+    Ok(())
+}
+
+/// Devices and links of a `/dev` are made anew.
+fn remove_what_is_made(tmpfs: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(tmpfs)? {
+        let entry = entry?;
+        if dev::is_made(&entry.file_name()) && !entry.file_type()?.is_dir() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {

@@ -22,8 +22,26 @@ pub(crate) fn figures(directory: &Path) -> ContainerFigures {
         swap_limit_bytes: number("memory.swap.max"),
         pids: number("pids.current").unwrap_or(0),
         pids_limit: number("pids.max"),
+        huge_pages: huge_pages(directory),
         io: text("io.stat").lines().filter_map(device).collect(),
     }
+}
+
+/// The sizes of which the kernel has pages for this cgroup.
+fn huge_pages(directory: &Path) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let of = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let size = name.strip_prefix("hugetlb.")?.strip_suffix(".current")?;
+        // What is reserved is not what is used.
+        let size = (!size.contains('.')).then(|| size.to_owned())?;
+        let text = |file: &str| {
+            fs::read_to_string(directory.join(format!("hugetlb.{size}.{file}"))).unwrap_or_default()
+        };
+        let mut counts = pairs(&text("events"));
+        counts.insert("current".to_owned(), text("current").trim().parse().unwrap_or(0));
+        Some((size, counts))
+    };
+    fs::read_dir(directory).into_iter().flatten().flatten().filter_map(of).collect()
 }
 
 /// `name value` a line.
@@ -56,6 +74,9 @@ mod tests {
             ("memory.current", "4096\n"),
             ("memory.max", "max\n"),
             ("pids.max", "50\n"),
+            ("hugetlb.2MB.current", "4194304\n"),
+            ("hugetlb.2MB.rsvd.current", "0\n"),
+            ("hugetlb.2MB.events", "max 3\n"),
             ("io.stat", "254:0 rbytes=1 wbytes=2\nbroken\n"),
         ] {
             fs::write(directory.path().join(name), text).unwrap();
@@ -63,6 +84,8 @@ mod tests {
         let figures = figures(directory.path());
         assert_eq!((figures.cpu["usage_usec"], figures.memory_bytes), (5, 4096));
         assert_eq!((figures.memory_limit_bytes, figures.pids_limit, figures.pids), (None, Some(50), 0));
+        assert_eq!(figures.huge_pages.len(), 1);
+        assert_eq!((figures.huge_pages["2MB"]["current"], figures.huge_pages["2MB"]["max"]), (4_194_304, 3));
         assert_eq!(figures.io.len(), 1);
         assert_eq!((figures.io[0].major, figures.io[0].counts["wbytes"]), (254, 2));
     }

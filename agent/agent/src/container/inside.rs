@@ -17,6 +17,7 @@ use nix::unistd::{chdir, chroot};
 use oci_spec::runtime::{Hook, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::dev::{self, Staged};
 use super::working_directory;
 use crate::{log, sys};
 
@@ -30,18 +31,20 @@ const PROGRAM: &str = "/proc/self/exe";
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Tasks {
     rootfs: PathBuf,
+    dev: Staged,
     working_directory: Option<PathBuf>,
     readonly_paths: Vec<PathBuf>,
 }
 
 /// Adds the hook to a configuration that needs it. Destinations of its mounts are free of links.
-pub(crate) fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<(), serde_json::Error> {
+pub(crate) fn prepare(spec: &mut Spec, rootfs: &Path, dev: Staged) -> Result<(), serde_json::Error> {
     let tasks = Tasks {
         rootfs: rootfs.to_owned(),
+        dev,
         working_directory: working_directory::make(spec, rootfs),
         readonly_paths: take_readonly_paths(spec),
     };
-    if tasks.working_directory.is_none() && tasks.readonly_paths.is_empty() {
+    if tasks.dev.is_empty() && tasks.working_directory.is_none() && tasks.readonly_paths.is_empty() {
         return Ok(());
     }
     let mut hook = Hook::default();
@@ -106,12 +109,14 @@ pub(crate) fn run_if_asked() {
 
 fn run(tasks: &Tasks) -> Result<(), String> {
     let entered = chroot(&tasks.rootfs).and_then(|()| chdir("/"));
-    entered.map_err(|error| format!("cannot enter {}: {error}", tasks.rootfs.display()))?;
+    entered.map_err(|error| format!("cannot enter {}: {}", tasks.rootfs.display(), error.desc()))?;
+    dev::unstage(&tasks.dev)?;
     // Where it cannot be made, entering it will say so.
     let _ = tasks.working_directory.as_ref().map(|path| all_directories().create(path));
     tasks.readonly_paths.iter().try_for_each(|path| {
-        make_readonly(path)
-            .map_err(|error| format!("cannot make {} of readonlyPaths read-only: {error}", path.display()))
+        make_readonly(path).map_err(|error| {
+            format!("cannot make {} of readonlyPaths read-only: {}", path.display(), error.desc())
+        })
     })
 }
 
@@ -157,7 +162,7 @@ mod tests {
         let rootfs = tempfile::tempdir().unwrap();
         value["ociVersion"] = json!("1.0.2");
         let mut spec = serde_json::from_value(value).unwrap();
-        prepare(&mut spec, rootfs.path()).unwrap();
+        prepare(&mut spec, rootfs.path(), Staged::default()).unwrap();
         spec
     }
 

@@ -1,5 +1,6 @@
 //! The maker: a short-lived child that makes one process with libcontainer.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,13 +14,14 @@ use libcontainer::notify_socket::{NotifyListener, NotifySocket};
 use libcontainer::process::args::{ContainerArgs, ContainerType};
 use libcontainer::process::container_main_process::container_main_process;
 use libcontainer::syscall::syscall::SyscallType;
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{major, minor};
 use nix::unistd::{Gid, Uid, fchown};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
-use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, ProcessIo, Share, Stage};
+use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, ProcessIo, Share, SharedMount, Stage};
 
 use super::adapt::{self, Adapted};
 use super::cgroup::Cgroup;
@@ -29,7 +31,7 @@ use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
 use super::start_hooks::StartHooks;
-use super::{inside, limits, notify, tmpfs, trace, user_namespace};
+use super::{dev, inside, limits, notify, settings, shared_mounts, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{descriptors, log, sys};
@@ -58,10 +60,14 @@ pub(crate) enum Kind<'a> {
     Init {
         /// Trees to mount first.
         shares: &'a [Share],
+        /// Mounts in them with attributes of their own.
+        mounts: &'a [SharedMount],
         /// The host's path of the bundle.
         bundle: &'a str,
         /// The directory with the socket on which its program says how it is.
         notify: Option<PathBuf>,
+        /// Settings of the kernel.
+        settings: &'a BTreeMap<String, String>,
     },
     /// One more, which runs its program at once.
     Exec {
@@ -69,6 +75,8 @@ pub(crate) enum Kind<'a> {
         process: &'a Process,
         /// Pid of the container's init.
         init: i32,
+        /// The cgroup below the container's that it is to be in.
+        cgroup: Option<&'a Path>,
     },
 }
 
@@ -80,9 +88,11 @@ pub(crate) fn start_maker(order: &Order<'_>, far: &OwnedFd) -> io::Result<()> {
     if sys::fork()?.is_some() {
         return Ok(());
     }
-    let made = enter(order, far.as_fd()).and_then(|()| make(order));
-    if let Err(error) = &made {
-        report::send_failure(error.kind, error.stage, &error.message);
+    let made = enter(order, far.as_fd()).map_err(MakeError::Own).and_then(|()| make(order));
+    match &made {
+        Ok(()) => {}
+        Err(MakeError::Own(error)) => report::send_failure(error.kind, error.stage, &error.message),
+        Err(MakeError::Library(error)) => report::send_gave_up(error),
     }
     sys::exit_now(i32::from(made.is_err()))
 }
@@ -90,6 +100,25 @@ pub(crate) fn start_maker(order: &Order<'_>, far: &OwnedFd) -> io::Result<()> {
 /// Lets the process that waits in `directory` run its program.
 pub(crate) fn notify_start(directory: &Path) -> Result<(), String> {
     NotifySocket::new(directory.join(START_SOCKET)).notify_container_start().map_err(|error| chain(&error))
+}
+
+/// Why there is no process.
+enum MakeError {
+    /// In words for people.
+    Own(ErrorReply),
+    /// In libcontainer's.
+    Library(String),
+}
+
+impl From<ErrorReply> for MakeError {
+    fn from(error: ErrorReply) -> Self {
+        Self::Own(error)
+    }
+}
+
+/// The system's words without its number.
+fn words(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
 }
 
 fn failed(stage: Stage, message: impl Into<String>) -> ErrorReply {
@@ -117,15 +146,17 @@ fn enter(order: &Order<'_>, far: BorrowedFd<'_>) -> Result<(), ErrorReply> {
     Ok(())
 }
 
-fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
+fn make(order: &Order<'_>) -> Result<(), MakeError> {
     let invalid = |error: adapt::AdaptError| ErrorReply {
         kind: ErrorKind::InvalidConfig,
         stage: Stage::Request,
         message: error.to_string(),
     };
     let mut adapted = match &order.kind {
-        Kind::Init { shares, bundle, notify } => {
+        Kind::Init { shares, mounts, bundle, notify, settings } => {
+            settings::apply(settings);
             shares.iter().try_for_each(mount_share)?;
+            shared_mounts::apply(mounts).map_err(|message| failed(Stage::Shares, message))?;
             let offered = notify.as_ref().map(|directory| notify::offer(order.spec, directory)).transpose();
             let offered = offered.map_err(|cause| {
                 invalid(adapt::AdaptError::Build { what: "mount of the notification socket", cause })
@@ -134,20 +165,23 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
             let hooks = StartHooks::take(&mut adapted.spec, order.container, bundle);
             Adapted { program: adapted.program.with_hooks(hooks), ..adapted }
         }
-        Kind::Exec { process, init } => adapt::for_exec(order.spec, process, *init).map_err(invalid)?,
+        Kind::Exec { process, init, .. } => adapt::for_exec(order.spec, process, *init).map_err(invalid)?,
     };
     let rootfs = root_directory(&adapted.spec)?;
     if matches!(order.kind, Kind::Init { .. }) {
+        settings_are_there(&adapted.spec)?;
         destinations::resolve(&mut adapted.spec, &rootfs);
+        dev::furnish(&mut adapted.spec);
+        let staged = dev::stage(&mut adapted.spec);
         copy_up::prepare(&mut adapted.spec, &rootfs, order.directory)
             .map_err(|message| failed(Stage::Create, message))?;
         tmpfs::keep_modes(&mut adapted.spec, &rootfs);
-        inside::prepare(&mut adapted.spec, &rootfs)
+        inside::prepare(&mut adapted.spec, &rootfs, staged)
             .map_err(|error| failed(Stage::Create, format!("cannot describe what is left to do: {error}")))?;
     }
     set_oom_score(&adapted.spec)?;
     adapted.spec.process().iter().try_for_each(limits::make_room).map_err(|error| {
-        failed(Stage::Create, format!("cannot raise the limits to process.rlimits: {error}"))
+        failed(Stage::Create, format!("cannot raise the limits to process.rlimits: {}", words(&error)))
     })?;
     sys::set_dumpable(false)
         .map_err(|error| failed(Stage::Create, format!("cannot hide the process: {error}")))?;
@@ -158,7 +192,7 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
     Ok(())
 }
 
-fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Result<(), ErrorReply> {
+fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Result<(), MakeError> {
     let terminal = order.io.terminal.then(console_pair).transpose()?;
     let dropped_note = File::options()
         .write(true)
@@ -167,7 +201,7 @@ fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Res
     let start_socket = order.directory.join(START_SOCKET);
     let notify_listener = NotifyListener::new(&start_socket)
         .map_err(|error| failed(Stage::Create, format!("cannot make the start socket: {}", chain(&error))))?;
-    let cgroup_path = adapt::cgroup_path(order.spec, order.container);
+    let cgroup_path = cgroup_path(order)?;
     let spec = Rc::new(adapted.spec);
     let args = ContainerArgs {
         container_type: match order.kind {
@@ -196,7 +230,7 @@ fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Res
         as_sibling: true,
         pid_file: None,
     };
-    let pid = container_main_process(&args).map_err(|error| failed(Stage::Create, chain(&error)))?.as_raw();
+    let pid = container_main_process(&args).map_err(|error| MakeError::Library(chain(&error)))?.as_raw();
     let controlling_side = terminal.map(|(mine, _)| take_terminal(&mine, order, &spec)).transpose()?;
     if matches!(order.kind, Kind::Init { .. }) {
         let cgroup = Cgroup::at(&cgroup_path);
@@ -208,7 +242,20 @@ fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Res
         notify_start(order.directory).map_err(|error| failed(Stage::Exec, error))?;
     }
     report::send(&Report::Made { pid }, controlling_side.as_ref().map(AsFd::as_fd))
-        .map_err(|error| failed(Stage::Create, format!("cannot report the process: {error}")))
+        .map_err(|error| failed(Stage::Create, format!("cannot report the process: {error}")).into())
+}
+
+/// Where the process goes.
+fn cgroup_path(order: &Order<'_>) -> Result<PathBuf, ErrorReply> {
+    let path = adapt::cgroup_path(order.spec, order.container);
+    let refused = |cause: String| failed(Stage::Create, cause);
+    match order.kind {
+        Kind::Init { .. } => Ok(path),
+        Kind::Exec { cgroup: Some(below), .. } => Cgroup::at(&path).below_for_exec(below).map_err(refused),
+        Kind::Exec { init, .. } => Cgroup::at(&path).for_exec(init).map_err(|error| {
+            refused(format!("cannot find the cgroup of the container's processes: {error}"))
+        }),
+    }
 }
 
 fn container_state(order: &Order<'_>) -> Container {
@@ -254,11 +301,30 @@ fn root_directory(spec: &Spec) -> Result<PathBuf, ErrorReply> {
         .map_err(|error| failed(Stage::Create, format!("root file system {path:?}: {error}")))
 }
 
+/// libcontainer does not say which one is missing.
+fn settings_are_there(spec: &Spec) -> Result<(), ErrorReply> {
+    let settings = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    let mut names: Vec<_> = settings.into_iter().flatten().map(|(name, _)| name).collect();
+    names.sort();
+    let is_missing = |name: &&String| {
+        let path: PathBuf = name.replace('.', "/").split('/').collect();
+        !Path::new("/proc/sys").join(path).exists()
+    };
+    match names.into_iter().find(is_missing) {
+        Some(name) => {
+            let message =
+                format!("linux.sysctl[{name:?}]: the guest's kernel has no such setting; leave it out");
+            Err(failed(Stage::Create, message))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The score is inherited by what the maker makes.
 fn set_oom_score(spec: &Spec) -> Result<(), ErrorReply> {
     let Some(score) = spec.process().as_ref().and_then(Process::oom_score_adj) else { return Ok(()) };
     fs::write("/proc/self/oom_score_adj", score.to_string())
-        .map_err(|error| failed(Stage::Create, format!("cannot set oomScoreAdj {score}: {error}")))
+        .map_err(|error| failed(Stage::Create, format!("cannot set oomScoreAdj {score}: {}", words(&error))))
 }
 
 fn console_pair() -> Result<(OwnedFd, OwnedFd), ErrorReply> {

@@ -77,6 +77,8 @@ impl LookupError {
 fn kind_of(cause: Errno) -> ErrorKind {
     match cause {
         Errno::ENOENT | Errno::ENOTDIR => ErrorKind::ProgramNotFound,
+        // It is not the program's fault.
+        Errno::E2BIG | Errno::ENOMEM => ErrorKind::Failed,
         _ => ErrorKind::ProgramNotExecutable,
     }
 }
@@ -187,7 +189,10 @@ impl Program {
         }
         match execve(&file, &self.args, &environment) {
             Ok(never) => match never {},
-            Err(cause) => Err((kind_of(cause), format!("exec: {display:?}: {}", words(cause)))),
+            Err(cause) => {
+                let step = if cause == Errno::E2BIG { "; shorten process.args or process.env" } else { "" };
+                Err((kind_of(cause), format!("exec: {display:?}: {}{step}", words(cause))))
+            }
         }
     }
 }

@@ -1,13 +1,14 @@
 //! libcontainer's error lines, sent to the agent: the failures it returns have
 //! lost their causes on the way through its processes.
 
-use std::fmt::{self, Debug, Write};
+use std::fmt::Debug;
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use super::explain::ErrorLine;
 use crate::report;
 
 /// Sends error lines from now on, in this process and those it makes.
@@ -36,9 +37,9 @@ impl Subscriber for ErrorLines {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line::default();
-        event.record(&mut line);
-        report::send_trace(&line.text());
+        let mut collector = Collector::default();
+        event.record(&mut collector);
+        report::send_trace(collector.line);
     }
 
     fn enter(&self, _: &Id) {}
@@ -46,34 +47,35 @@ impl Subscriber for ErrorLines {
     fn exit(&self, _: &Id) {}
 }
 
-/// `message (field: value, …)`
+/// Collects a line.
 #[derive(Default)]
-struct Line {
-    message: String,
-    fields: String,
+struct Collector {
+    line: ErrorLine,
 }
 
-impl Line {
-    fn text(&self) -> String {
-        if self.fields.is_empty() {
-            self.message.clone()
-        } else {
-            format!("{} ({})", self.message, self.fields)
-        }
-    }
+/// What libcontainer calls the error that a line is about.
+const ERRORS: &[&str] = &["e", "err", "errno", "error", "ret"];
 
-    fn add(&mut self, field: &Field, value: &dyn Debug) -> fmt::Result {
-        if field.name() == "message" {
-            return write!(self.message, "{value:?}");
-        }
-        let separator = if self.fields.is_empty() { "" } else { ", " };
-        write!(self.fields, "{separator}{}: {value:?}", field.name())
-    }
+/// The root file system in the guest, which the container's paths begin at.
+const SHARED_ROOT: &str = "/run/vmrun/share/rootfs";
+
+/// A number or a text; what else Rust prints is not.
+fn is_for_people(value: &str) -> bool {
+    value.parse::<i64>().is_ok() || value.starts_with('"')
 }
 
-impl Visit for Line {
+impl Visit for Collector {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // Writing to a string does not fail.
-        let _ = self.add(field, value);
+        let value = format!("{value:?}");
+        match field.name() {
+            "message" => self.line.message = value,
+            name if ERRORS.contains(&name) => self.line.error = value,
+            name if is_for_people(&value) => {
+                let value = value.replace(SHARED_ROOT, "");
+                let separator = if self.line.details.is_empty() { "" } else { ", " };
+                self.line.details.push_str(&format!("{separator}{name} {value}"));
+            }
+            _ => {}
+        }
     }
 }

@@ -7,23 +7,28 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use oci_spec::runtime::Process;
-use vmrun_proto::{ErrorKind, ErrorReply, ProcessRef, Reply, Share, Stage, StreamKind};
+use vmrun_proto::{ErrorKind, ErrorReply, Event, ProcessRef, Reply, Share, Stage, StreamKind};
 
 use super::poller::Token;
-use super::process::State;
+use super::process::{ContainerEntry, Exec, State};
 use super::{ReplyTo, Server};
-use crate::container::{self, Cgroup, Kind, Order, host_user, notify_start, start_maker};
+use crate::container::{
+    self, Cgroup, ErrorLine, Kind, Members, MemoryEvents, Order, host_user, notify_start, start_maker,
+};
 use crate::report::{self, Received, Report};
 use crate::stdio::{ChildStdio, Endpoint, make_pipes};
 use crate::{log, sys};
 
 /// Name of the directory, in a process's, with the socket on which it says how it is.
 const NOTIFY_DIRECTORY: &str = "notify";
+/// So many error lines of libcontainer tell what went wrong; later ones only echo it.
+const MOST_LINES: usize = 16;
+
+const ENDED_EARLY: &str = "the process ended while it was made";
 
 impl Server {
     /// Starts the maker of a process.
-    pub(super) fn launch(&mut self, id: u64, exec: Option<&Process>) -> Result<(), ErrorReply> {
+    pub(super) fn launch(&mut self, id: u64, exec: Option<&Exec>) -> Result<(), ErrorReply> {
         let about = |what: &str, cause: &dyn std::fmt::Display| ErrorReply {
             kind: ErrorKind::Failed,
             stage: Stage::Create,
@@ -31,7 +36,10 @@ impl Server {
         };
         let Some(process) = self.processes.get_mut(&id) else { return Ok(()) };
         let Some(entry) = self.containers.get(&process.reference.container) else { return Ok(()) };
-        let user = exec.or(entry.plan.spec.process().as_ref()).map_or(0, |process| process.user().uid());
+        let user = exec
+            .map(|exec| &*exec.spec)
+            .or(entry.plan.spec.process().as_ref())
+            .map_or(0, |process| process.user().uid());
         let owner = host_user(&entry.plan.spec, user);
         let (near, far) = make_pipes(&process.io, owner).map_err(|error| about("make the pipes", &error))?;
         fs::create_dir_all(&process.directory).map_err(|error| about("make the state directory", &error))?;
@@ -55,7 +63,7 @@ impl Server {
     fn fork_maker(
         &self,
         id: u64,
-        exec: Option<&Process>,
+        exec: Option<&Exec>,
         stdio: ChildStdio,
         far_report: &OwnedFd,
     ) -> io::Result<()> {
@@ -64,10 +72,12 @@ impl Server {
         let shares = self.shares_to_mount(&entry.plan.shares);
         let init = self.processes.get(&entry.init).and_then(|init| init.pid).unwrap_or_default();
         let kind = match exec {
-            Some(process) => Kind::Exec { process, init },
+            Some(exec) => Kind::Exec { process: &exec.spec, init, cgroup: exec.cgroup.as_deref() },
             None => Kind::Init {
                 shares: &shares,
+                mounts: &entry.plan.mounts,
                 bundle: &entry.plan.bundle,
+                settings: &entry.plan.settings,
                 notify: process.notify.as_ref().map(|_| process.directory.join(NOTIFY_DIRECTORY)),
             },
         };
@@ -106,10 +116,21 @@ impl Server {
         let Some(process) = self.processes.get_mut(&id) else { return };
         match report {
             Report::Trace(line) => {
-                log::info(format_args!("{:?}: {line}", process.reference.container));
-                process.trace.get_or_insert(line);
+                let ErrorLine { message, error, details } = &line;
+                let id = &process.reference.container;
+                log::info(format_args!("{id:?}: {message} ({error}; {details})"));
+                if process.trace.len() < MOST_LINES {
+                    process.trace.push(line);
+                }
             }
             Report::Failed(error) => self.failed(id, error),
+            Report::GaveUp(error) => {
+                process.gave_up = Some(error);
+                // Its other processes may wait for one another; they end with the container.
+                if process.is_init() {
+                    self.reports_ended(id);
+                }
+            }
             Report::Made { pid } => {
                 process.pid = Some(pid);
                 if let Some(side) = descriptor
@@ -146,6 +167,7 @@ impl Server {
             process.state = State::Created;
             let container = process.reference.container.clone();
             self.remember_shares(&container);
+            self.watch_memory(id, &container);
             self.reply(reply, Reply::Started { pid });
         } else {
             // The maker has let it run its program already.
@@ -160,6 +182,27 @@ impl Server {
         }
         if let Some(status) = self.unclaimed_exits.remove(&pid) {
             self.process_ended(id, status);
+        }
+    }
+
+    /// Where the kernel counts no memory nobody is killed for want of it.
+    fn watch_memory(&mut self, init: u64, container: &str) {
+        let Some(entry) = self.containers.get_mut(container) else { return };
+        let Ok(events) = MemoryEvents::open(entry.cgroup.directory()) else { return };
+        if let Err(error) = self.poller.watch_priority(&events, Token::MemoryEvents(init)) {
+            log::warn(format_args!("cannot watch the memory of {container:?}: {error}"));
+        }
+        entry.memory = Some(events);
+    }
+
+    /// Tells of kills for want of memory that were not told.
+    pub(super) fn memory_events(&mut self, init: u64) {
+        let Some(container) = self.processes.get(&init).map(|init| init.reference.container.clone()) else {
+            return;
+        };
+        let memory = self.containers.get_mut(&container).and_then(|entry| entry.memory.as_mut());
+        if let Some(kills) = memory.and_then(MemoryEvents::more_kills) {
+            self.tell(Event::OutOfMemory { container, kills });
         }
     }
 
@@ -189,20 +232,20 @@ impl Server {
         }
     }
 
-    /// The reported failure, with libcontainer's own words for the cause.
+    /// The reported failure: in the agent's own words, or libcontainer's explained by its error lines.
     fn failure_of(&mut self, id: u64) -> ErrorReply {
-        let process = self.processes.get_mut(&id);
-        let (failure, trace) =
-            process.map(|process| (process.failure.take(), process.trace.take())).unwrap_or_default();
-        let mut error = failure.unwrap_or_else(|| ErrorReply {
-            kind: ErrorKind::Failed,
-            stage: Stage::Create,
-            message: "the process ended while it was made".to_owned(),
-        });
-        if let Some(trace) = trace.filter(|_| error.kind == ErrorKind::Failed) {
-            error.message = format!("{}: {trace}", error.message);
+        let told = |message: String| ErrorReply { kind: ErrorKind::Failed, stage: Stage::Create, message };
+        let Some(process) = self.processes.get_mut(&id) else { return told(ENDED_EARLY.to_owned()) };
+        let lines = std::mem::take(&mut process.trace);
+        if let Some(failure) = process.failure.take() {
+            return failure;
         }
-        error
+        let gave_up = process.gave_up.take();
+        let entry = self.containers.get(&process.reference.container);
+        match gave_up.zip(entry) {
+            Some((error, entry)) => told(container::explain(&error, &lines, &entry.plan.spec)),
+            None => told(ENDED_EARLY.to_owned()),
+        }
     }
 
     /// Forgets a process that could not be made, with its container when it was the init.
@@ -224,9 +267,9 @@ impl Server {
             return;
         }
         match std::mem::replace(&mut process.state, State::Ended) {
-            State::AwaitingStreams { reply, spec, .. } => {
+            State::AwaitingStreams { reply, exec, .. } => {
                 process.state = State::Making { reply };
-                if let Err(error) = self.launch(id, Some(&spec)) {
+                if let Err(error) = self.launch(id, Some(&exec)) {
                     self.discard_process(id);
                     self.reply_error(reply, error);
                 }
@@ -282,7 +325,8 @@ impl Server {
     pub(super) fn begin_removal(&mut self, container: &str, reply: ReplyTo) {
         let Some(entry) = self.containers.get_mut(container) else { return };
         entry.removal = Some(reply);
-        if let Err(error) = entry.cgroup.kill() {
+        let Some(entry) = self.containers.get(container) else { return };
+        if let Err(error) = self.members_of(entry).kill() {
             log::warn(format_args!("cannot kill the processes of {container:?}: {error}"));
         }
         self.finish_removal(container);
@@ -307,6 +351,11 @@ impl Server {
             self.discard_process(id);
         }
         self.reply(reply, Reply::Ok);
+    }
+
+    /// The processes of a container.
+    pub(super) fn members_of(&self, entry: &ContainerEntry) -> Members {
+        Members::new(&entry.cgroup, self.processes.get(&entry.init).and_then(|init| init.pid))
     }
 
     fn remove_cgroup(&mut self, cgroup: Cgroup) {
@@ -357,7 +406,7 @@ impl Server {
     pub(super) fn send_signal(&self, id: u64, signal: i32, all: bool) -> io::Result<()> {
         let Some(process) = self.processes.get(&id) else { return Ok(()) };
         if all && let Some(entry) = self.containers.get(&process.reference.container) {
-            return entry.cgroup.signal(signal);
+            return self.members_of(entry).signal(signal);
         }
         process.pid.map_or(Ok(()), |pid| sys::kill(pid, signal))
     }

@@ -142,6 +142,7 @@ impl Server {
             Token::Connection(id) => self.connection_ready(id),
             Token::Report(id) => self.report_ready(id),
             Token::Notify(id) => self.notified(id),
+            Token::MemoryEvents(id) => self.memory_events(id),
             Token::StreamConnection(id) | Token::StreamGuest(id) => self.stream_ready(id, event),
         }
     }

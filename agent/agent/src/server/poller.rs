@@ -27,9 +27,11 @@ pub(crate) enum Token {
     StreamConnection(u64),
     /// The guest's end of a stdio stream.
     StreamGuest(u64),
+    /// The count of kills for want of memory, of the container with this init.
+    MemoryEvents(u64),
 }
 
-const KINDS: u64 = 7;
+const KINDS: u64 = 8;
 
 impl Token {
     fn encode(self) -> u64 {
@@ -40,7 +42,8 @@ impl Token {
             Self::Report(id) => (3, id),
             Self::StreamConnection(id) => (4, id),
             Self::StreamGuest(id) => (5, id),
-            Self::Notify(id) => (6, id),
+            Self::MemoryEvents(id) => (6, id),
+            Self::Notify(id) => (7, id),
         };
         id * KINDS + kind
     }
@@ -54,6 +57,7 @@ impl Token {
             3 => Self::Report(id),
             4 => Self::StreamConnection(id),
             5 => Self::StreamGuest(id),
+            6 => Self::MemoryEvents(id),
             _ => Self::Notify(id),
         }
     }
@@ -88,6 +92,11 @@ impl Poller {
     pub(crate) fn watch_changes(&self, fd: impl AsFd, token: Token) -> nix::Result<()> {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         self.epoll.add(fd, EpollEvent::new(flags, token.encode()))
+    }
+
+    /// Watches for what the kernel tells of a control file that has changed.
+    pub(crate) fn watch_priority(&self, fd: impl AsFd, token: Token) -> nix::Result<()> {
+        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLPRI | EpollFlags::EPOLLET, token.encode()))
     }
 
     /// Stops watching. A descriptor that is closed leaves by itself.
@@ -136,6 +145,7 @@ mod tests {
             Token::StreamConnection(u64::MAX / KINDS - 1),
             Token::StreamGuest(0),
             Token::Notify(9),
+            Token::MemoryEvents(9),
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

@@ -16,7 +16,7 @@ use oci_spec::runtime::Process;
 use vmrun_proto::{ContainerPlan, ErrorReply, ProcessIo, ProcessRef, StreamKind};
 
 use super::ReplyTo;
-use crate::container::Cgroup;
+use crate::container::{Cgroup, ErrorLine, MemoryEvents};
 use crate::stdio::{Endpoints, kinds};
 
 /// A container.
@@ -26,8 +26,18 @@ pub(crate) struct ContainerEntry {
     pub(crate) cgroup: Cgroup,
     /// Its init process.
     pub(crate) init: u64,
+    /// Who was killed in it for want of memory; none while it is made, or where nobody counts.
+    pub(crate) memory: Option<MemoryEvents>,
     /// Who waits for it to be gone.
     pub(crate) removal: Option<ReplyTo>,
+}
+
+/// What one more process is to be.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    pub(crate) spec: Box<Process>,
+    /// A cgroup below the container's.
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 /// A process that the host asked for.
@@ -49,8 +59,10 @@ pub(crate) struct ManagedProcess {
     pub(crate) directory: PathBuf,
     /// Open until the program runs, or the process cannot be made.
     pub(crate) report: Option<OwnedFd>,
-    /// First error line of libcontainer.
-    pub(crate) trace: Option<String>,
+    /// The first error lines of libcontainer.
+    pub(crate) trace: Vec<ErrorLine>,
+    /// What libcontainer's failure says.
+    pub(crate) gave_up: Option<String>,
     /// First failure that was reported.
     pub(crate) failure: Option<ErrorReply>,
     pub(crate) pid: Option<i32>,
@@ -63,7 +75,7 @@ pub(crate) struct ManagedProcess {
 #[derive(Debug)]
 pub(crate) enum State {
     /// An exec whose streams are not all there.
-    AwaitingStreams { deadline: Instant, reply: ReplyTo, spec: Box<Process> },
+    AwaitingStreams { deadline: Instant, reply: ReplyTo, exec: Exec },
     /// The maker is at work.
     Making { reply: ReplyTo },
     /// An init that waits for its start.
@@ -120,7 +132,8 @@ impl ManagedProcess {
             notify: None,
             directory,
             report: None,
-            trace: None,
+            trace: Vec::new(),
+            gave_up: None,
             failure: None,
             pid: None,
             state,

@@ -50,6 +50,10 @@ impl Server {
         }
         self.notified(id);
         self.send_what_is_written(&reference);
+        if is_init {
+            // The notice may still be on its way.
+            self.memory_events(id);
+        }
         if tell {
             self.tell(Event::Exited { process: reference.clone(), status });
         }

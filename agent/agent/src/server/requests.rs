@@ -4,16 +4,16 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{LinuxResources, Process};
+use oci_spec::runtime::LinuxResources;
 use vmrun_proto::{
     ConsoleSize, ContainerPlan, ErrorKind, ErrorReply, ProcessIo, ProcessRef, Reply, Request, Stage,
     StreamKind,
 };
 
 use super::lifecycle::{cgroup_of, describe};
-use super::process::{ContainerEntry, ManagedProcess, State};
+use super::process::{ContainerEntry, Exec, ManagedProcess, State};
 use super::{ReplyTo, Server};
-use crate::container::{Cgroup, describe_processes, figures};
+use crate::container::{Members, describe_processes, figures};
 use crate::sys;
 
 /// Where the agent keeps what belongs to processes: numbered, since ids of the
@@ -38,7 +38,9 @@ impl Server {
         let done = match request {
             Request::Create { container, plan } => self.create(container, plan, reply),
             Request::Start { container } => self.start(container, reply),
-            Request::Exec { process, spec, io } => self.exec(process, spec, io, reply),
+            Request::Exec { process, spec, io, cgroup } => {
+                self.exec(process, Exec { spec, cgroup }, io, reply)
+            }
             Request::Signal { process, signal, all } => {
                 self.signal(&process, signal, all).map(|()| Some(Reply::Ok))
             }
@@ -49,8 +51,9 @@ impl Server {
             Request::Update { container, resources } => self.update(&container, &resources),
             Request::Processes { container } => self.list_processes(&container),
             Request::Figures { container } => {
-                let figures = |cgroup: &Cgroup| Reply::Figures(Box::new(figures(cgroup.directory())));
-                self.cgroup(&container).map(|cgroup| Some(figures(cgroup)))
+                let figures =
+                    |members: Members| Reply::Figures(Box::new(figures(members.home().directory())));
+                self.members(&container).map(|members| Some(figures(members)))
             }
             Request::Sync => Ok(self.begin_sync(reply)),
         };
@@ -81,7 +84,7 @@ impl Server {
         let reference = ProcessRef { container: id.clone(), exec: None };
         let init = self.add_process(reference, plan.io, State::Making { reply }, reply);
         let cgroup = cgroup_of(&plan, &id);
-        self.containers.insert(id, ContainerEntry { plan, cgroup, init, removal: None });
+        self.containers.insert(id, ContainerEntry { plan, cgroup, init, memory: None, removal: None });
         self.launch(init, None).inspect_err(|_| self.discard_process(init))?;
         Ok(None)
     }
@@ -101,7 +104,7 @@ impl Server {
     fn exec(
         &mut self,
         reference: ProcessRef,
-        spec: Box<Process>,
+        exec: Exec,
         io: ProcessIo,
         reply: ReplyTo,
     ) -> Result<Option<Reply>, ErrorReply> {
@@ -117,7 +120,7 @@ impl Server {
             return Err(wrong_state("run a process in", init));
         }
         let deadline = Instant::now() + STREAM_LIMIT;
-        let number = self.add_process(reference, io, State::AwaitingStreams { deadline, reply, spec }, reply);
+        let number = self.add_process(reference, io, State::AwaitingStreams { deadline, reply, exec }, reply);
         self.streams_changed(number);
         Ok(None)
     }
@@ -176,26 +179,26 @@ impl Server {
         Ok(None)
     }
 
-    fn cgroup(&self, id: &str) -> Result<&Cgroup, ErrorReply> {
-        let entry = self.containers.get(id).map(|entry| &entry.cgroup);
-        entry.ok_or_else(|| refused(ErrorKind::NotFound, format!("container {id:?} does not exist")))
+    fn members(&self, id: &str) -> Result<Members, ErrorReply> {
+        let members = self.containers.get(id).map(|entry| self.members_of(entry));
+        members.ok_or_else(|| refused(ErrorKind::NotFound, format!("container {id:?} does not exist")))
     }
 
     fn freeze(&self, id: &str, frozen: bool) -> Result<Option<Reply>, ErrorReply> {
         let act = if frozen { "freeze" } else { "thaw" };
-        self.cgroup(id)?.freeze(frozen).map_err(|error| failed(act, id, &error))?;
+        self.members(id)?.freeze(frozen).map_err(|error| failed(act, id, &error))?;
         Ok(Some(Reply::Ok))
     }
 
     fn update(&self, id: &str, resources: &LinuxResources) -> Result<Option<Reply>, ErrorReply> {
-        let cgroup = self.cgroup(id)?;
+        let cgroup = self.members(id)?.home();
         cgroup.update(resources).map_err(|error| failed("update the limits of", id, &error))?;
         Ok(Some(Reply::Ok))
     }
 
     fn list_processes(&self, id: &str) -> Result<Option<Reply>, ErrorReply> {
         let pids =
-            self.cgroup(id)?.processes().map_err(|error| failed("list the processes of", id, &error))?;
+            self.members(id)?.processes().map_err(|error| failed("list the processes of", id, &error))?;
         Ok(Some(Reply::Processes(describe_processes(pids))))
     }
 

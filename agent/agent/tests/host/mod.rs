@@ -1,6 +1,6 @@
 //! The host's side of the contract, for tests: one agent, plain blocking calls.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
@@ -131,8 +131,15 @@ impl Host {
             spec["root"]["path"] = json!(self.rootfs);
         }
         let spec = serde_json::from_value(spec).unwrap();
-        let plan =
-            Box::new(ContainerPlan { spec, shares: Vec::new(), io, bundle: String::new(), notify: false });
+        let plan = Box::new(ContainerPlan {
+            spec,
+            shares: Vec::new(),
+            mounts: Vec::new(),
+            io,
+            bundle: String::new(),
+            notify: false,
+            settings: BTreeMap::new(),
+        });
         match self.ask(Request::Create { container: id.into(), plan }) {
             Reply::Error(error) => Err(error),
             _ => Ok(()),
@@ -208,7 +215,7 @@ impl Host {
         let reference = ProcessRef { container: container.into(), exec: Some(exec.into()) };
         let streams = Streams::open(self, container, Some(exec), input);
         let spec = Box::new(serde_json::from_value(process).unwrap());
-        match self.ask(Request::Exec { process: reference.clone(), spec, io: ALL_STREAMS }) {
+        match self.ask(Request::Exec { process: reference.clone(), spec, io: ALL_STREAMS, cgroup: None }) {
             Reply::Error(error) => return Err(error),
             reply => drop(reply),
         }
@@ -221,7 +228,7 @@ impl Host {
     pub(crate) fn start_exec(&mut self, container: &str, exec: &str, process: Value, io: ProcessIo) {
         let reference = ProcessRef { container: container.into(), exec: Some(exec.into()) };
         let spec = Box::new(serde_json::from_value(process).unwrap());
-        self.expect(Request::Exec { process: reference, spec, io });
+        self.expect(Request::Exec { process: reference, spec, io, cgroup: None });
     }
 
     /// Waits for the agent to have removed every trace of its containers.

@@ -108,6 +108,33 @@ fn configuration_that_contradicts_itself_is_refused_by_field() {
         ("/annotations", json!({ "dev.vmrun.vcpus": "many" }), &["dev.vmrun.vcpus", "many"]),
         ("/process/capabilities/bounding", json!(["CAP_NONE"]), &["CAP_NONE"]),
         ("/hooks", json!({ "prestart": [{ "path": "relative" }] }), &["hooks.prestart[0].path"]),
+        (
+            "/linux/namespaces",
+            json!([{ "type": "user" }, { "type": "mount" }, { "type": "network" }, { "type": "uts" }]),
+            &["linux.uidMappings", "missing"],
+        ),
+        (
+            "/mounts/0",
+            json!({ "destination": "/o", "type": "overlay", "options": ["lowerdir=/a:/b"] }),
+            &["mounts[0].options: lowerdir=/a:/b", "not supported", "bind"],
+        ),
+        (
+            "/mounts/0",
+            json!({ "destination": "/o", "type": "nfs", "source": "s:/x" }),
+            &["mounts[0].type: nfs", "bind"],
+        ),
+        ("/hostname", json!("h".repeat(65)), &["hostname", "64"]),
+        ("/hostname", json!("a\0b"), &["hostname", "NUL"]),
+        (
+            "/linux/devices",
+            json!([{ "path": "/x", "type": "c", "major": 1, "minor": 3 }]),
+            &["linux.devices[0].path", "/dev"],
+        ),
+        (
+            "/process/rlimits",
+            json!([{ "type": "RLIMIT_CORE", "soft": 2, "hard": 1 }]),
+            &["process.rlimits[0].soft", "hard limit"],
+        ),
     ];
     for (pointer, value, parts) in table {
         let bundle = Bundle::shell("true").set(pointer, value.clone());
@@ -115,6 +142,48 @@ fn configuration_that_contradicts_itself_is_refused_by_field() {
         let outcome = bundle.run();
         outcome.fails_with(1, &parts);
     }
+}
+
+/// Rust's words for a value.
+const RUSTS: &[&str] = &["Some(", "Nix(", "Os {", "Mount {", "Pid(", "WrappedIo", "os error", "ENO", "EINV"];
+
+#[test]
+fn what_the_guest_refuses_is_told_by_field_and_in_words() {
+    let table: &[(&str, Value, &[&str])] = &[
+        (
+            "/mounts/-",
+            json!({ "destination": "/o", "type": "tmpfs", "source": "t", "options": ["size=banana"] }),
+            &["mounts[7]: cannot mount tmpfs at /o with the options size=banana", "Invalid argument"],
+        ),
+        ("/process/cwd", json!("/etc/passwd"), &["process.cwd \"/etc/passwd\"", "Not a directory"]),
+        ("/linux/sysctl", json!({ "net.ipv4.nosuch": "1" }), &["linux.sysctl[\"net.ipv4.nosuch\"]"]),
+        (
+            "/linux/resources/cpu",
+            json!({ "quota": 1, "period": 100_000 }),
+            &["linux.resources: ", "cpu.max", "Invalid argument"],
+        ),
+    ];
+    for (pointer, value, parts) in table {
+        let bundle = Bundle::shell("true");
+        let bundle = match pointer.strip_suffix("/-") {
+            Some(list) => bundle.push(list, value.clone()),
+            None => bundle.set(pointer, value.clone()),
+        };
+        let outcome = bundle.run();
+        let parts: Vec<_> = ["cannot run", "; "].iter().chain(*parts).copied().collect();
+        outcome.fails_with(1, &parts);
+        let rusts: Vec<_> = RUSTS.iter().filter(|word| outcome.err().contains(**word)).collect();
+        assert!(rusts.is_empty(), "{rusts:?} in {outcome:?}");
+    }
+}
+
+#[test]
+fn time_that_cannot_be_offset_so_far_ends_the_container_at_once() {
+    let namespaces = ["pid", "ipc", "uts", "mount", "network", "time"].map(|kind| json!({ "type": kind }));
+    let bundle = Bundle::shell("true")
+        .set("/linux/namespaces", json!(namespaces))
+        .set("/linux/timeOffsets", json!({ "boottime": { "secs": -99_999_999 } }));
+    bundle.run().fails_with(1, &["cannot run", "linux.timeOffsets", "; "]);
 }
 
 #[test]
@@ -176,7 +245,7 @@ fn id_that_is_no_name_is_refused() {
         let err = String::from_utf8_lossy(&outcome.stderr);
         assert_eq!(outcome.status.code(), Some(1), "{id:?}: {err}");
         assert!(
-            err.starts_with("vmrun: cannot run") && err.contains("id") && err.contains("; "),
+            err.starts_with("vmrun: error: cannot run") && err.contains("id") && err.contains("; "),
             "{id:?}: {err}"
         );
         assert_eq!(err.lines().count(), 1, "{id:?}: {err}");

@@ -75,6 +75,15 @@ fn memory_limit_kills_the_greedy_process_and_the_program_goes_on() {
 }
 
 #[test]
+fn large_sparse_allocation_is_promised_in_a_small_machine() {
+    let program = "import mmap; m = mmap.mmap(-1, 4 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS); \
+        m[3 << 30] = 1; print(len(m) >> 30)";
+    Bundle::python(program).on_both(|outcome| {
+        outcome.prints("4\n");
+    });
+}
+
+#[test]
 fn memory_of_the_machine_that_runs_out_is_told() {
     // No limit but the machine's own.
     let outcome = Bundle::shell("").args(&["tail", "/dev/zero"]).run();

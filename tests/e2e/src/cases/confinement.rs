@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use serde_json::json;
+
 use crate::support::{Bundle, Run, Scratch};
 
 /// The capabilities by which files are made as any of their owners, and `SYS_ADMIN`.
@@ -104,4 +107,52 @@ fn files_are_made_as_any_owner_by_a_confined_server() {
     ];
     let bundle = Bundle::debian(script).capabilities(&names).bind(scratch.path(), "/tmp", &[]);
     bundle.run().prints("7:8:4755\n1000:1000:644\n755\n20:7\n");
+}
+
+/// A file that every program which is started from now on has open by mistake.
+fn leaked(path: &std::path::Path) -> fs::File {
+    let file = fs::File::open(path).unwrap();
+    fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    file
+}
+
+fn open_files(pid: i32) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
+}
+
+#[test]
+fn files_that_the_caller_left_open_are_closed_and_no_hook_has_them() {
+    let scratch = Scratch::new();
+    let secret = scratch.file("secret", "");
+    let seen = scratch.file("seen", "");
+    let script = format!("ls -l /proc/self/fd >>{}", seen.display());
+    let hook = json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"] }]);
+    let bundle = Bundle::shell("echo up; sleep 1000")
+        .set("/hooks/createRuntime", hook.clone())
+        .set("/hooks/poststop", hook);
+    let file = leaked(&secret);
+    let container = Run::of(&bundle).detach();
+    container.started.stdout.await_text(0, "up\n");
+    let open = open_files(container.started.monitor());
+    assert!(!open.contains(&secret), "{open:?}");
+    container.end().ok();
+    drop(file);
+    let seen = fs::read_to_string(&seen).unwrap();
+    assert!(seen.matches("->").count() > 2 && !seen.contains("secret"), "{seen}");
+}
+
+#[test]
+fn memory_of_the_guest_is_in_no_core_file() {
+    let bundle = Bundle::shell("echo up; sleep 1000");
+    let container = Run::of(&bundle).options(&["--memory", "192"]).detach();
+    container.started.stdout.await_text(0, "up\n");
+    let maps = fs::read_to_string(format!("/proc/{}/smaps", container.started.monitor())).unwrap();
+    let field = |name: &'static str| maps.lines().filter_map(move |line| line.strip_prefix(name));
+    let sizes = field("Size:").map(|size| size.trim().trim_end_matches(" kB").parse::<u64>().unwrap());
+    let flags = field("VmFlags:");
+    let mut large = sizes.zip(flags).filter(|(kilobytes, _)| *kilobytes > 64 << 10);
+    assert!(large.clone().count() > 0, "{maps}");
+    assert!(large.all(|(_, flags)| flags.split(' ').any(|flag| flag == "dd")), "{maps}");
+    container.end().ok();
 }

@@ -34,7 +34,7 @@ fn monitor_that_is_killed_at_any_moment_leaves_nothing() {
         outcome.exits(137);
         let err = outcome.err();
         assert!(
-            err.starts_with("vmrun: cannot run") && err.contains("killed") && err.lines().count() == 1,
+            err.starts_with("vmrun: error: cannot run") && err.contains("killed") && err.lines().count() == 1,
             "{outcome:?}"
         );
     }

@@ -55,7 +55,7 @@ fn signal_while_the_guest_boots_ends_everything() {
         started.signal(signal);
         let outcome = started.finish();
         outcome.exits(128 + signal as i32);
-        assert!(outcome.err().starts_with("vmrun: cannot run"), "{outcome:?}");
+        assert!(outcome.err().starts_with("vmrun: error: cannot run"), "{outcome:?}");
     }
 }
 

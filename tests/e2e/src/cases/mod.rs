@@ -24,5 +24,7 @@ mod python;
 mod rootfs;
 mod seccomp;
 mod sharing;
+mod store;
 mod streams;
 mod terminal;
+mod wall;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
@@ -37,16 +38,19 @@ fn paused_container_stands_still_and_goes_on() {
     container.verb("pause", &[]).fails_with(1, &["cannot pause", "paused", "; "]);
     container.verb("delete", &[]).fails_with(1, &["cannot delete", "paused", "--force"]);
     end_of(&mut container.exec(&[], &["true"])).fails_with(255, &["paused", "resume"]);
-    end_of(&mut container.exec(&["--ignore-paused"], &["true"]))
-        .fails_with(255, &["--ignore-paused", "held"]);
-    container.verb("update", &["--pids-limit", "50"]).fails_with(1, &["cannot update", "paused"]);
+    let mut waiting = container.exec(&["--ignore-paused"], &["echo", "at last"]);
+    let waiting = waiting.stdout(Stdio::piped()).spawn().unwrap();
+    container.verb("update", &["--pids-limit", "50"]).prints("");
+    assert_eq!(container.state()["status"], "paused");
     // It is frozen, so what was true still is.
     assert!(container.verb("ps", &[]).ok().lines().count() >= 2);
-    assert!(container.verb("events", &["--stats"]).ok().contains("\"type\":\"stats\""));
+    let figures = container.verb("events", &["--stats"]).ok();
+    assert!(figures.contains("\"type\":\"stats\"") && figures.contains("\"limit\":50"), "{figures}");
 
     container.verb("resume", &[]).prints("");
     assert_eq!(container.state()["status"], "running");
     container.started.stdout.await_text(before, "\n");
+    assert_eq!(waiting.wait_with_output().unwrap().stdout, b"at last\n");
     end_of(&mut container.exec(&[], &["true"])).prints("");
     container.verb("delete", &["--force"]).prints("");
     container.started.await_nothing_left();

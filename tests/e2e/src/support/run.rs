@@ -458,7 +458,7 @@ impl Outcome {
         assert_eq!(self.out(), "", "{self:?}");
         let err = self.err();
         let line = err.lines().next().unwrap_or_default();
-        assert!(line.starts_with("vmrun: "), "{self:?}");
+        assert!(line.starts_with("vmrun: error: "), "{self:?}");
         parts.iter().fold(line, |rest, part| match rest.find(part) {
             Some(at) => &rest[at + part.len()..],
             None => panic!("no {part:?} in {rest:?}, all of which is {err:?}"),

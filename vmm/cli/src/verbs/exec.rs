@@ -1,6 +1,6 @@
 //! `vmrun exec`.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use clap::{ArgAction, Args};
 use vmrun_runtime::{Error, ExecOptions, ProcessChanges, ProcessSource, Store};
@@ -45,6 +45,10 @@ pub(crate) struct ExecArgs {
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
 
+    /// Unix socket that gets a descriptor of the process that stands for it
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
+
     /// User and group
     #[arg(short, long, value_name = "UID[:GID]", value_parser = user, conflicts_with = "process")]
     user: Option<(u32, Option<u32>)>,
@@ -69,7 +73,7 @@ pub(crate) struct ExecArgs {
     #[arg(long, conflicts_with = "process")]
     no_new_privs: bool,
 
-    /// Taken, but a paused container's machine is held: nothing can run in it
+    /// In a paused container, wait and run when it goes on
     #[arg(long)]
     ignore_paused: bool,
 
@@ -77,9 +81,9 @@ pub(crate) struct ExecArgs {
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
     preserve_fds: u32,
 
-    /// Not supported: the process is in the container's cgroup
-    #[arg(long, value_name = "PATH", hide = true)]
-    cgroup: Option<String>,
+    /// Run it in a cgroup below the container's, which is there already
+    #[arg(long, value_name = "PATH", action = ArgAction::Append, value_parser = cgroup)]
+    cgroup: Vec<PathBuf>,
 
     /// Not supported: the guest kernel has no AppArmor
     #[arg(long, value_name = "PROFILE", hide = true)]
@@ -105,6 +109,24 @@ fn user(text: &str) -> Result<(u32, Option<u32>), String> {
     }
 }
 
+/// A path below the container's cgroup. `CONTROLLER:PATH` is for cgroup v1.
+fn cgroup(text: &str) -> Result<PathBuf, String> {
+    if text.contains(':') {
+        return Err("cgroup v2, which the guest has, knows no paths for single controllers".to_owned());
+    }
+    let mut path = PathBuf::new();
+    for part in Path::new(text).components() {
+        match part {
+            Component::Normal(name) => path.push(name),
+            Component::ParentDir if !path.pop() => {
+                return Err("it is not a sub cgroup path: it leads out of the container's".to_owned());
+            }
+            _ => {}
+        }
+    }
+    Ok(path)
+}
+
 pub(crate) fn exec(store: &Store, args: Box<ExecArgs>) -> Result<u8, Error> {
     refuse_what_has_no_meaning(&args)?;
     let args = *args;
@@ -128,9 +150,16 @@ pub(crate) fn exec(store: &Store, args: Box<ExecArgs>) -> Result<u8, Error> {
         detach: args.detach,
         pid_file: args.pid_file,
         console_socket: args.console_socket,
+        pidfd_socket: args.pidfd_socket,
         ignore_paused: args.ignore_paused,
+        cgroup: args.cgroup.into_iter().next(),
     };
     vmrun_runtime::exec(store, &options)
+}
+
+/// What confines nothing can be had.
+fn is_a_profile(name: Option<&str>) -> bool {
+    !matches!(name, None | Some("" | "unconfined"))
 }
 
 fn refuse_what_has_no_meaning(args: &ExecArgs) -> Result<(), Error> {
@@ -140,9 +169,17 @@ fn refuse_what_has_no_meaning(args: &ExecArgs) -> Result<(), Error> {
             "--preserve-fds",
             "file descriptors cannot enter a virtual machine; give the program files in a volume instead",
         ),
-        (args.cgroup.is_some(), "--cgroup", "the process is always in the container's cgroup"),
-        (args.apparmor.is_some(), "--apparmor", "the guest kernel has no such security module"),
-        (args.process_label.is_some(), "--process-label", "the guest kernel has no such security module"),
+        (args.cgroup.len() > 1, "--cgroup", "cgroup v2, which the guest has, has one for all controllers"),
+        (
+            is_a_profile(args.apparmor.as_deref()),
+            "--apparmor",
+            "the guest kernel has no such security module",
+        ),
+        (
+            is_a_profile(args.process_label.as_deref()),
+            "--process-label",
+            "the guest kernel has no such security module",
+        ),
     ];
     match table.into_iter().find(|(given, ..)| *given) {
         Some((_, option, why)) => Err(Error::Option { option, why }),

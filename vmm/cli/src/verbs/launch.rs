@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
-use vmrun_runtime::{AssetOptions, Error, LaunchMode, LaunchOptions, Log, Store};
+use vmrun_runtime::{AssetOptions, Error, LaunchMode, LaunchOptions, Store};
 
 use crate::args::Globals;
 use crate::embedded::embedded;
@@ -54,7 +54,11 @@ pub(crate) struct LaunchArgs {
     #[arg(long, value_name = "FILE", env = "VMRUN_POLICY", hide_env_values = true)]
     policy: Option<PathBuf>,
 
-    /// Not supported: the container always gets a root of its own in the guest
+    /// Unix socket that gets a descriptor of the process that stands for the container
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
+
+    /// Taken for runc's sake: whatever the host's root file system is on, the guest's can be changed
     #[arg(long, hide = true)]
     no_pivot: bool,
 
@@ -80,9 +84,6 @@ impl LaunchArgs {
         keep: bool,
     ) -> Result<u8, Error> {
         refuse_what_has_no_meaning(&self)?;
-        // The monitor works in another directory.
-        let log =
-            globals.log().map(|log| Log { path: std::path::absolute(&log.path).unwrap_or(log.path), ..log });
         let options = LaunchOptions {
             mode,
             id: self.id,
@@ -90,7 +91,8 @@ impl LaunchArgs {
             pid_file: self.pid_file,
             keep,
             console_socket: self.console_socket,
-            log,
+            pidfd_socket: self.pidfd_socket,
+            log: globals.log(),
             systemd_cgroup: globals.systemd_cgroup,
             vcpus: self.vcpus,
             memory_mib: self.memory,
@@ -104,7 +106,6 @@ impl LaunchArgs {
 
 fn refuse_what_has_no_meaning(args: &LaunchArgs) -> Result<(), Error> {
     let table = [
-        (args.no_pivot, "--no-pivot", "the container always gets a root of its own in the guest"),
         (args.no_new_keyring, "--no-new-keyring", "the guest always makes a new session keyring"),
         (
             args.preserve_fds > 0,

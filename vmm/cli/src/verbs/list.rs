@@ -5,6 +5,8 @@ use std::fmt::Write;
 use clap::{Args, ValueEnum};
 use vmrun_runtime::{Error, OciState, Store};
 
+use crate::ps::names::Names;
+
 /// List the containers
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
@@ -31,10 +33,15 @@ impl ListArgs {
 }
 
 pub(crate) fn list(store: &Store, args: &ListArgs) -> Result<u8, Error> {
-    let containers = vmrun_runtime::list(store)?;
+    let mut containers = vmrun_runtime::list(store)?;
+    let users = Names::users();
+    for state in &mut containers {
+        let name = state.owner.strip_prefix('#').and_then(|number| users.of(number.parse().ok()?));
+        state.owner = name.unwrap_or_else(|| std::mem::take(&mut state.owner));
+    }
     let text = match (args.quiet, args.format) {
         (true, _) => containers.iter().map(|state| format!("{}\n", state.id)).collect(),
-        (false, Format::Json) => super::json(&containers),
+        (false, Format::Json) => serde_json::to_string(&containers).unwrap_or_default() + "\n",
         (false, Format::Table) => table(&containers),
     };
     super::print(&text);

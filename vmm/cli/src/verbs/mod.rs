@@ -18,17 +18,18 @@ pub(crate) mod run;
 pub(crate) mod spec;
 pub(crate) mod start;
 pub(crate) mod state;
+mod stats;
 pub(crate) mod update;
 pub(crate) mod version;
 
 use std::io::{self, Write};
 
-use vmrun_runtime::{HookError, chain};
+use vmrun_runtime::{HookError, chain, log};
 
 /// Tells of hooks that failed where a failure changes nothing.
 pub(crate) fn warn_of(errors: &[HookError]) {
     for error in errors {
-        eprintln!("vmrun: warning: {}", chain(error));
+        log::warn(&chain(error));
     }
 }
 

@@ -23,6 +23,10 @@ pub(crate) struct RunArgs {
     /// Keep the container in the store when it has ended
     #[arg(long)]
     keep: bool,
+
+    /// Taken for runc's sake: no process of the container is ever left to this one
+    #[arg(long, hide = true)]
+    no_subreaper: bool,
 }
 
 impl RunArgs {

@@ -39,6 +39,10 @@ pub(crate) enum ControlRequest {
     Processes,
     /// Tell its figures.
     Figures,
+    /// Tell each time that it runs out of memory, until it ends.
+    Watch,
+    /// Say when a paused container goes on.
+    AwaitResume,
 }
 
 impl ControlRequest {
@@ -50,7 +54,7 @@ impl ControlRequest {
             Self::Pause => Act::Pause,
             Self::Resume => Act::Resume,
             Self::Update(_) => Act::Update,
-            Self::Processes | Self::Figures | Self::AwaitReady => Act::Look,
+            Self::Processes | Self::Figures | Self::AwaitReady | Self::AwaitResume | Self::Watch => Act::Look,
         }
     }
 
@@ -65,18 +69,22 @@ impl ControlRequest {
             Self::Update(_) => "change the limits",
             Self::Processes => "list the processes",
             Self::Figures => "tell the figures",
+            Self::Watch => "tell when memory runs out",
+            Self::AwaitResume => "say when the container goes on",
         }
     }
 
     /// How long it may take for that: longer than its own waits for the guest, so
-    /// that it is the monitor who says that the guest does not answer.
-    pub(crate) fn limit(&self) -> Duration {
-        Duration::from_secs(match self {
-            Self::Start | Self::StartNotifying(_) | Self::Pause => 70,
-            // That is the program's business: as long as the container lives.
-            Self::AwaitReady => u64::from(u32::MAX),
-            _ => 30,
-        })
+    /// that it is the monitor who says that the guest does not answer. A pause has no limit, nor
+    /// has what the program does.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        match self {
+            Self::AwaitResume | Self::AwaitReady => None,
+            Self::Start | Self::StartNotifying(_) | Self::Pause | Self::Resume => {
+                Some(Duration::from_secs(70))
+            }
+            _ => Some(Duration::from_secs(30)),
+        }
     }
 }
 
@@ -90,8 +98,24 @@ pub(crate) enum ControlReply {
     Processes(Vec<ProcessInfo>),
     /// The figures.
     Figures(Box<ContainerFigures>),
+    /// Memory has run out: only to those who watch.
+    OutOfMemory,
     /// Not done.
     Failed(FailureReport),
     /// Not done, since the container is in another state by now.
     WrongState(Status),
+}
+
+impl ControlReply {
+    /// What it is, without what it holds.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Ok => "done",
+            Self::Processes(_) => "the processes",
+            Self::Figures(_) => "the figures",
+            Self::OutOfMemory => "memory has run out",
+            Self::Failed(_) => "it failed",
+            Self::WrongState(_) => "the container is in another state",
+        }
+    }
 }

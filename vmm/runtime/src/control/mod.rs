@@ -4,17 +4,20 @@ mod message;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_proto::FrameError;
 
 pub(crate) use self::message::{ControlReply, ControlRequest};
 use crate::error::Error;
 use crate::process::ProcessHandle;
 use crate::status::Status;
+use crate::step;
 use crate::store::{Entry, State};
 
 /// Why a verb could not talk to the monitor.
@@ -71,24 +74,74 @@ fn ends(state: &State) -> bool {
 
 /// The same with another limit.
 pub(crate) fn ask_within(
-    limit: Duration,
+    limit: Option<Duration>,
     entry: &Entry,
     state: &State,
     request: &ControlRequest,
 ) -> Result<ControlReply, Error> {
+    converse(limit, entry, state, request).map(|(reply, _)| reply)
+}
+
+/// What a monitor tells unasked.
+#[derive(Debug)]
+pub(crate) enum Told {
+    OutOfMemory,
+    Nothing,
+    End,
+}
+
+/// A monitor that tells what happens.
+#[derive(Debug)]
+pub(crate) struct Telling(UnixStream);
+
+/// Asks a container's monitor to tell what happens.
+pub(crate) fn watch(entry: &Entry, state: &State) -> Result<Telling, Error> {
+    let request = ControlRequest::Watch;
+    converse(request.limit(), entry, state, &request).map(|(_, connection)| Telling(connection))
+}
+
+impl Telling {
+    /// The next word, if it comes in time.
+    pub(crate) fn next(&self, limit: Duration) -> Result<Told, ControlError> {
+        let limit = PollTimeout::try_from(limit.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], limit) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(Told::Nothing),
+            Ok(_) => {}
+            Err(errno) => return Err(ControlError::Talk(io::Error::from(errno).into())),
+        }
+        match vmrun_proto::read_frame(&self.0) {
+            Ok(ControlReply::OutOfMemory) => Ok(Told::OutOfMemory),
+            Ok(_) => Ok(Told::Nothing),
+            // It has ended, whichever way.
+            Err(FrameError::Closed | FrameError::Io(_)) => Ok(Told::End),
+            Err(error) => Err(ControlError::Talk(error)),
+        }
+    }
+}
+
+fn converse(
+    limit: Option<Duration>,
+    entry: &Entry,
+    state: &State,
+    request: &ControlRequest,
+) -> Result<(ControlReply, UnixStream), Error> {
     let failed = |error| match error {
         FrameError::Io(source) if is_timeout(&source) => {
+            let limit = limit.unwrap_or_default();
             ControlError::Silent { pid: state.monitor.pid, what: request.what(), limit }
         }
         error => ControlError::Talk(error),
     };
+    step!("asking the monitor, process {}, to {}", state.monitor.pid, request.what());
     let connection =
         connect(entry.directory(), &state.control_socket, limit).map_err(ControlError::Connect)?;
     vmrun_proto::write_frame(&connection, request).map_err(failed)?;
-    match vmrun_proto::read_frame(&connection).map_err(failed)? {
+    let reply = vmrun_proto::read_frame(&connection).map_err(failed)?;
+    step!("the monitor answers: {}", ControlReply::name(&reply));
+    match reply {
         ControlReply::Failed(report) => Err(Error::Reported(report)),
         ControlReply::WrongState(status) => Err(Error::WrongState { act: request.act(), status }),
-        done => Ok(done),
+        done => Ok((done, connection)),
     }
 }
 
@@ -98,11 +151,11 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 /// A socket's path has at most 107 bytes, so it goes through the open directory.
-fn connect(directory: &Path, socket: &str, limit: Duration) -> io::Result<UnixStream> {
+fn connect(directory: &Path, socket: &str, limit: Option<Duration>) -> io::Result<UnixStream> {
     let directory = File::open(directory)?;
     let path = format!("/proc/self/fd/{}/{socket}", directory.as_raw_fd());
     let connection = UnixStream::connect(path)?;
-    connection.set_read_timeout(Some(limit))?;
-    connection.set_write_timeout(Some(limit))?;
+    connection.set_read_timeout(limit)?;
+    connection.set_write_timeout(limit)?;
     Ok(connection)
 }

@@ -4,18 +4,16 @@ use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use vmrun_spec::{FailureReport, MonitorMessage};
 
-use super::{Order, relay};
+use super::{ExecOptions, Order, relay};
 use crate::error::{Error, chain};
 use crate::fds;
 use crate::launch::LaunchError;
 use crate::launch::channel::{Channel, Heard};
-use crate::launch::pid_file::PidFile;
 use crate::process;
 use crate::signals::Signals;
 
@@ -27,7 +25,7 @@ const HIDDEN_VERB: &str = "__exec";
 const START_LIMIT: Duration = Duration::from_secs(135);
 
 /// Starts the relay and waits until its process runs.
-pub(super) fn start(order: &Order, pid_file: Option<&Path>) -> Result<u8, Error> {
+pub(super) fn start(order: &Order, options: &ExecOptions) -> Result<u8, Error> {
     let (ours, theirs) = UnixStream::pair().map_err(LaunchError::io("make a socket pair"))?;
     let number = fds::pass_on(&theirs).map_err(LaunchError::io("pass the channel on"))?;
     let child = Command::new("/proc/self/exe")
@@ -52,9 +50,7 @@ pub(super) fn start(order: &Order, pid_file: Option<&Path>) -> Result<u8, Error>
         for message in messages {
             match message {
                 MonitorMessage::Started => {
-                    if let Some(path) = pid_file {
-                        PidFile::write(path, guard.pid()?)?.keep();
-                    }
+                    super::announce(options, guard.pid()?)?;
                     guard.child = None;
                     return Ok(0);
                 }
@@ -108,11 +104,11 @@ impl Drop for Guard {
 
 /// Runs a relay that was started by [`start`] and gives its exit code.
 pub fn exec_main(channel: RawFd) -> u8 {
-    let channel = match fds::inherited(channel) {
+    let channel = match fds::close_all_but(&[channel]).and_then(|()| fds::inherited(channel)) {
         Ok(channel) => UnixStream::from(channel),
         Err(error) => {
             // Without the socket there is only standard error.
-            eprintln!("vmrun: relay: cannot take over the channel: {error}");
+            eprintln!("vmrun: error: relay: cannot take over the channel: {error}");
             return 1;
         }
     };

@@ -23,14 +23,16 @@ use vmrun_plan::ProcessChanges;
 use vmrun_proto::{ProcessIo, ProcessRef};
 
 pub use self::detached::exec_main;
+use crate::control::{self, ControlRequest};
 use crate::error::Error;
 use crate::launch::pid_file::PidFile;
-use crate::launch::{LaunchError, facts, service};
+use crate::launch::{LaunchError, facts, pidfd_socket, service};
 use crate::monitor::ConsoleMode;
 use crate::signals::Signals;
 use crate::status::{Act, Status};
 use crate::stdio::{self, RawMode};
-use crate::store::{ExecBase, State, Store};
+use crate::step;
+use crate::store::{Entry, ExecBase, State, Store};
 
 /// The stage until the process runs.
 pub(crate) const STARTING: &str = "starting the process";
@@ -50,8 +52,12 @@ pub struct ExecOptions {
     pub pid_file: Option<PathBuf>,
     /// Where the terminal's master end goes.
     pub console_socket: Option<PathBuf>,
-    /// Run it even in a paused container.
+    /// Where a descriptor of the relay goes.
+    pub pidfd_socket: Option<PathBuf>,
+    /// In a paused container, run it when that goes on.
     pub ignore_paused: bool,
+    /// A cgroup below the container's, without `..`.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// Where the description of the process comes from.
@@ -71,6 +77,7 @@ struct Order {
     process: ProcessRef,
     spec: Box<Process>,
     io: ProcessIo,
+    cgroup: Option<PathBuf>,
     console: ConsoleMode,
     detached: bool,
 }
@@ -82,7 +89,7 @@ struct Order {
 pub fn exec(store: &Store, options: &ExecOptions) -> Result<u8, Error> {
     service::refuse_sockets()?;
     let (_, entry, state) = crate::verbs::find_with_state(store, &options.id)?;
-    check_status(&state, options)?;
+    await_turn(&entry, &state, options)?;
     let base = ExecBase::read(entry.directory())?;
     let mut process = match &options.process {
         ProcessSource::File(path) => {
@@ -103,22 +110,26 @@ pub fn exec(store: &Store, options: &ExecOptions) -> Result<u8, Error> {
         spec: Box::new(spec),
         console: console(io.terminal, options)?,
         io,
+        cgroup: options.cgroup.clone(),
         detached: options.detach,
     };
-    if options.detach {
-        detached::start(&order, options.pid_file.as_deref())
-    } else {
-        foreground(&order, options)
-    }
+    step!("process {:?} in {}", order.process.exec, entry.directory().display());
+    if options.detach { detached::start(&order, options) } else { foreground(&order, options) }
 }
 
-fn check_status(state: &State, options: &ExecOptions) -> Result<(), Error> {
-    let status = state.status_now();
-    if status == Status::Paused && options.ignore_paused {
-        let why = "the machine of a paused container is held, so nothing can run in it";
-        return Err(Error::Option { option: "--ignore-paused", why });
+/// Whether it may run now. In a paused container nothing does: runc's process is frozen as soon as it
+/// is there, so whoever insists on one waits with it until the container goes on.
+fn await_turn(entry: &Entry, state: &State, options: &ExecOptions) -> Result<(), Error> {
+    match state.status_now() {
+        Status::Paused if options.ignore_paused => {
+            match control::ask(entry, state, &ControlRequest::AwaitResume) {
+                Err(Error::WrongState { status, .. }) => Err(Error::WrongState { act: Act::Exec, status }),
+                told => told.map(drop),
+            }
+        }
+        status if status.allows(Act::Exec) => Ok(()),
+        status => Err(Error::WrongState { act: Act::Exec, status }),
     }
-    if status.allows(Act::Exec) { Ok(()) } else { Err(Error::WrongState { act: Act::Exec, status }) }
 }
 
 /// Whose terminal it is, by runc's rules.
@@ -144,6 +155,15 @@ fn new_exec_id() -> String {
     format!("{}-{}", std::process::id(), now.as_nanos())
 }
 
+/// Tells those who want to know of the relay, now that its process runs.
+fn announce(options: &ExecOptions, pid: i32) -> Result<(), LaunchError> {
+    step!("the process runs; process {pid} stands for it");
+    if let Some(socket) = &options.pidfd_socket {
+        pidfd_socket::send(socket, pid)?;
+    }
+    options.pid_file.as_ref().map_or(Ok(()), |path| PidFile::write(path, pid).map(PidFile::keep))
+}
+
 fn foreground(order: &Order, options: &ExecOptions) -> Result<u8, Error> {
     let signals = Signals::take().map_err(LaunchError::io("take signals"))?;
     let raw = if order.io.terminal {
@@ -152,9 +172,7 @@ fn foreground(order: &Order, options: &ExecOptions) -> Result<u8, Error> {
         None
     };
     let result = relay::relay(order, &signals, || {
-        let Some(path) = &options.pid_file else { return Ok(()) };
-        let pid = i32::try_from(std::process::id()).unwrap_or_default();
-        PidFile::write(path, pid).map(PidFile::keep)
+        announce(options, i32::try_from(std::process::id()).unwrap_or_default())
     });
     drop(raw);
     result

@@ -55,7 +55,12 @@ pub(super) fn relay(
     let explain = |error| failed(explain(signals, error));
 
     let mut agent = AgentClient::connect(&socket, &watch).map_err(explain)?;
-    let request = Request::Exec { process: order.process.clone(), spec: order.spec.clone(), io };
+    let request = Request::Exec {
+        process: order.process.clone(),
+        spec: order.spec.clone(),
+        io,
+        cgroup: order.cgroup.clone(),
+    };
     let seq = agent.send(request).map_err(explain)?;
     // While the agent waits for them.
     let connected = streams::connect(&socket, &order.process, io, stdio, &watch);
@@ -114,7 +119,10 @@ impl Attendance<'_> {
                     Event::Exited { process, status } if process == self.order.process => {
                         return Ok(status.code());
                     }
-                    Event::Exited { .. } | Event::Notified { .. } | Event::Ready { .. } => {}
+                    Event::Exited { .. }
+                    | Event::Notified { .. }
+                    | Event::OutOfMemory { .. }
+                    | Event::Ready { .. } => {}
                 }
             }
             let (agent, signals) = self.poll()?;

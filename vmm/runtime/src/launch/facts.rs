@@ -1,6 +1,7 @@
 //! What the plan has to know about the host and the caller.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::{fs, io};
 
@@ -11,6 +12,7 @@ use vmrun_plan::{Bundle, Facts};
 use vmrun_spec::VolumeKind;
 
 use super::{LaunchError, network};
+use crate::{host_settings, oom_score};
 
 const ONLINE: &str = "/sys/devices/system/cpu/online";
 
@@ -48,10 +50,28 @@ pub(super) fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
         online: online_processors(linux.and_then(|linux| linux.resources().as_ref()))?,
         rlimits: rlimits()?,
+        settings: host_settings::read(vmrun_plan::NETWORK_SETTINGS),
+        oom_score_adj: oom_score::own().map_err(LaunchError::io("look at the own oom_score_adj"))?,
         may_map_ids: geteuid().is_root(),
         sources,
+        not_directories: not_directories(bundle),
         interfaces: network::interfaces(&vmrun_plan::network_namespace(&bundle.spec))?,
     })
+}
+
+/// Where proc and sysfs are to be mounted and something else than a directory is: what is behind a
+/// link may be somebody's trap, so the link itself is looked at.
+fn not_directories(bundle: &Bundle) -> BTreeMap<PathBuf, &'static str> {
+    let places = vmrun_plan::kernel_mount_points(bundle).into_iter();
+    let kinds = places.filter_map(|place| {
+        let kind = fs::symlink_metadata(&place).ok()?.file_type();
+        match (kind.is_dir(), kind.is_symlink()) {
+            (true, _) => None,
+            (false, true) => Some((place, "a symbolic link")),
+            (false, false) => Some((place, "not a directory")),
+        }
+    });
+    kinds.collect()
 }
 
 /// Numbers of the processors that this host uses, where somebody asks for some.

@@ -10,6 +10,7 @@ pub(crate) mod channel;
 pub(crate) mod facts;
 pub(crate) mod network;
 pub(crate) mod pid_file;
+pub(crate) mod pidfd_socket;
 pub(crate) mod service;
 mod spawn;
 mod supervise;
@@ -29,7 +30,7 @@ use crate::log::Log;
 use crate::monitor::{ConsoleMode, MonitorRequest};
 use crate::store::{StateSource, Store};
 use crate::timeline::mark;
-use crate::{policy, stdio, timestamp};
+use crate::{host_cgroup, policy, stdio, step, timestamp};
 
 /// Which verb, and how long it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +76,10 @@ pub struct LaunchOptions {
     pub keep: bool,
     /// Where the terminal's master end goes.
     pub console_socket: Option<PathBuf>,
-    /// Where the monitor of a detached container reports a failure.
-    pub log: Option<Log>,
+    /// Where a descriptor of the monitor goes.
+    pub pidfd_socket: Option<PathBuf>,
+    /// Where the monitor tells its steps, and that of a detached container a failure.
+    pub log: Log,
     /// The configuration's cgroup path has systemd's form.
     pub systemd_cgroup: bool,
     /// Size of the machine in vCPUs.
@@ -154,6 +157,14 @@ pub enum LaunchError {
         /// Why.
         source: io::Error,
     },
+    /// The socket for a descriptor of the process.
+    #[error("cannot send a descriptor of the process to {}", .path.display())]
+    PidfdSocket {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The monitor, or the relay of an exec, was killed.
     #[error("the {who} was killed by signal {signal}")]
     Killed {
@@ -209,12 +220,25 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
     mark("launcher");
     let id: ContainerId = options.id.parse()?;
     let bundle = Bundle::load(&options.bundle)?;
+    step!("bundle {} loaded, root file system {}", bundle.dir.display(), bundle.rootfs.display());
     let console = console(&bundle, options)?;
     service::refuse_sockets()?;
     let notify = service::notify_socket()?;
     let plan = plan(store, &id, &bundle, options, notify.is_some(), embedded)?;
-    let source = state_source(&id, &bundle, &plan);
+    let (machine, host) = (&plan.machine, &plan.host);
+    step!(
+        "planned: {} vCPUs, {} MiB, kernel {:?}, {} volumes, cgroup {:?}",
+        machine.vcpus,
+        machine.memory_mib,
+        machine.kernel,
+        host.volumes.len(),
+        host.cgroup
+    );
     let new = store.reserve(&id)?;
+    step!("{} made in the store", store.directory(&id).display());
+    let cgroup = host_cgroup::make(host.cgroup.as_deref(), &host.limits)?;
+    step!("cgroup {:?} made, with {} limits", cgroup.path(), host.limits.len());
+    let source = state_source(&id, &bundle, &plan, cgroup.path());
     let request = MonitorRequest {
         directory: store.directory(&id),
         root: store.root().to_owned(),
@@ -230,7 +254,7 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
         keep: options.keep || options.mode.is_detached(),
         log: options.log.clone(),
     };
-    supervise::supervise(new, &request, options, &console)
+    supervise::supervise(new, cgroup, &request, options, &console)
 }
 
 fn plan(
@@ -288,7 +312,12 @@ fn console(bundle: &Bundle, options: &LaunchOptions) -> Result<Console, LaunchEr
     }
 }
 
-fn state_source(id: &ContainerId, bundle: &Bundle, plan: &SandboxPlan) -> StateSource {
+fn state_source(
+    id: &ContainerId,
+    bundle: &Bundle,
+    plan: &SandboxPlan,
+    cgroup: Option<PathBuf>,
+) -> StateSource {
     let annotations = bundle.spec.annotations().iter().flatten();
     StateSource {
         id: id.to_string(),
@@ -297,7 +326,7 @@ fn state_source(id: &ContainerId, bundle: &Bundle, plan: &SandboxPlan) -> StateS
         rootfs: bundle.rootfs.clone(),
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
         created: timestamp::now(),
-        cgroup: plan.host.cgroup.clone(),
+        cgroup,
         poststart: plan.host.hooks.poststart.clone(),
         poststop: plan.host.hooks.poststop.clone(),
         notifies: plan.guest.notify,

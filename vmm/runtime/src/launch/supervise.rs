@@ -13,11 +13,11 @@ use super::awaited::Awaited;
 use super::channel::Heard;
 use super::pid_file::PidFile;
 use super::spawn::{Monitor, spawn};
-use super::{Console, LaunchError, LaunchOptions, network};
+use super::{Console, LaunchError, LaunchOptions, network, pidfd_socket};
 use crate::error::{Error, chain};
 use crate::fds;
 use crate::hooks::{self, Surroundings};
-use crate::host_cgroup;
+use crate::host_cgroup::{self, NewCgroup};
 use crate::monitor::MonitorRequest;
 use crate::process::{self, ProcessIdentity};
 use crate::signals::{self, Signals};
@@ -26,6 +26,7 @@ use crate::stdio::RawMode;
 use crate::store::{ExecBase, NewEntry, State};
 use crate::timeline::mark;
 use crate::verbs::{OciState, end_container};
+use crate::{log, step};
 
 /// How the conversation with the monitor ended.
 enum Outcome {
@@ -39,6 +40,7 @@ enum Outcome {
 
 pub(crate) fn supervise(
     mut new: NewEntry,
+    cgroup: NewCgroup,
     request: &MonitorRequest,
     options: &LaunchOptions,
     console: &Console,
@@ -56,6 +58,8 @@ pub(crate) fn supervise(
     };
     mark("planned");
     let monitor = spawn(request)?;
+    // From here on it goes with the container.
+    cgroup.keep();
     let mut guard = MonitorGuard { monitor: Some(monitor) };
     let result = attend(&mut guard, &mut new, request, options, signals.as_ref());
     drop(raw);
@@ -81,7 +85,7 @@ pub(crate) fn supervise(
             guard.end();
             // What could not be removed must not hide why the container was not made.
             if let Err(left) = put_away(new, request) {
-                eprintln!("vmrun: warning: {}", chain(&left));
+                log::warn(&chain(&left));
             }
             Err(error)
         }
@@ -131,6 +135,7 @@ fn attend(
     signals: Option<&Signals>,
 ) -> Result<(Outcome, Option<PidFile>), Error> {
     let pid = guard.pid()?;
+    step!("monitor started, process {pid}");
     let identity = ProcessIdentity::of(pid).map_err(LaunchError::io("look at the monitor"))?;
     // The monitor has its copies; ours would keep the other ends open.
     fds::release_standard_streams(false).map_err(LaunchError::io("release the standard streams"))?;
@@ -147,6 +152,7 @@ fn attend(
         };
         for message in messages {
             awaited = Awaited::after(&message);
+            step!("the monitor says: {message:?}");
             match &message {
                 MonitorMessage::Prepared => {
                     run_first_hooks(&creating, request, signals)?;
@@ -157,8 +163,12 @@ fn attend(
                 MonitorMessage::Hooked => network::still_empty(pid)?,
                 MonitorMessage::Booted | MonitorMessage::Ready => {}
                 MonitorMessage::Created => {
+                    if let Some(socket) = &options.pidfd_socket {
+                        pidfd_socket::send(socket, pid)?;
+                    }
                     if let Some(path) = &options.pid_file {
                         pid_file = Some(PidFile::write(path, pid)?);
+                        step!("pid {pid} written to {}", path.display());
                     }
                 }
                 MonitorMessage::Started => poststart(new, request)?,
@@ -240,11 +250,15 @@ fn poststart(new: &NewEntry, request: &MonitorRequest) -> Result<(), Error> {
 fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     let state = new.entry().read().ok().flatten();
     // Else somebody has removed it, and its names may be another container's.
-    if new.entry().is_current()? {
-        host_cgroup::remove(request.state.cgroup.as_deref())?;
+    if new.entry().is_current()?
+        && let Some(left) = host_cgroup::remove(request.state.cgroup.as_deref())?
+    {
+        log::warn(&left.to_string());
     }
     // The hooks are whose removal it was.
-    if let (true, Some(state)) = (new.remove()?, state) {
+    let removed = new.remove()?;
+    step!("removed from the store");
+    if let (true, Some(state)) = (removed, state) {
         let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
         hooks::complain(&hooks::run_each(&state.poststop, &shown, &Surroundings::callers(&state.bundle)));
     }
@@ -262,7 +276,7 @@ fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorR
         Outcome::Reported(MonitorMessage::Failed(report)) => Err(Error::Reported(report)),
         Outcome::Reported(MonitorMessage::Ended { code, warnings }) => {
             for warning in warnings {
-                eprintln!("vmrun: warning: {warning}");
+                log::warn(&warning);
             }
             Ok(code)
         }

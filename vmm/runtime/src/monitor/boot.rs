@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use vmrun_machine::{BootError, BootImages, Built, MachineError, Running};
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
-use vmrun_proto::READY_PORT;
+use vmrun_proto::{READY_PORT, SharedMount};
 use vmrun_spec::{Image, MachineSpec};
 
 use super::failure::MonitorError;
 use super::{MonitorRequest, hook_mounts, tree};
 use crate::assets::{self, Embedded};
 use crate::pages;
+use crate::step;
 use crate::store::StoreError;
 use crate::timeline::mark;
 
@@ -22,6 +23,8 @@ use crate::timeline::mark;
 pub(crate) struct Booting {
     pub(crate) machine: Running,
     pub(crate) ready: ReadySocket,
+    /// What the guest has to be told of the shared tree's mounts.
+    pub(crate) mounts: Vec<SharedMount>,
 }
 
 /// Where the agent reports. It is gone with this value: any process of the guest may connect
@@ -47,11 +50,12 @@ impl Drop for ReadySocket {
 
 pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booting, MonitorError> {
     let plan = &request.plan;
-    tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
+    let mounts = tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
     if plan.host.hooks.precede_creation() {
         hook_mounts::offer(&request.directory.join(SHARE_DIR), &plan.host)?;
     }
     mark("tree");
+    step!("tree built: {} and {} volumes", plan.host.rootfs.display(), plan.host.volumes.len());
     let kernel = assets::load(assets::KERNEL, &plan.machine.kernel, embedded.kernel)?;
     let initramfs = assets::load(assets::INITRAMFS, &plan.machine.initramfs, embedded.initramfs)?;
     // Before the guest can connect to it.
@@ -61,14 +65,17 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     let kernel_pages = if plan.machine.kernel == Image::Embedded { embedded.kernel_pages } else { &[] };
     let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
     mark("images");
+    step!("kernel of {} bytes, boot image of {} bytes", kernel.len(), initramfs.len());
     let machine = Built::new(&plan.machine, images).map_err(|error| about_kernel(&plan.machine, error))?;
     mark("built");
+    step!("machine built: {} vCPUs, {} MiB", plan.machine.vcpus, plan.machine.memory_mib);
     let machine = machine.start()?;
     mark("vcpus-run");
+    step!("vCPUs run");
     // While the guest boots.
     pages::release(embedded.kernel);
     pages::release(embedded.initramfs);
-    Ok(Booting { machine, ready })
+    Ok(Booting { machine, ready, mounts })
 }
 
 /// Says which file it is that is no kernel.

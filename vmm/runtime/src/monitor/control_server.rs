@@ -94,6 +94,27 @@ impl Caller {
     }
 }
 
+/// A verb that is told what happens until it goes or the container ends.
+#[derive(Debug)]
+pub(super) struct Watcher(UnixStream);
+
+impl Caller {
+    /// Answers it, and keeps it.
+    pub(super) fn watch(self) -> io::Result<Watcher> {
+        vmrun_proto::write_frame(&self.connection, &ControlReply::Ok).map_err(io::Error::other)?;
+        // One that does not read must not hold the monitor.
+        self.connection.set_nonblocking(true)?;
+        Ok(Watcher(self.connection))
+    }
+}
+
+impl Watcher {
+    /// Whether it is still there and listens.
+    pub(super) fn tell(&self, reply: &ControlReply) -> bool {
+        vmrun_proto::write_frame(&self.0, reply).is_ok()
+    }
+}
+
 impl AsFd for ControlServer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()

@@ -27,6 +27,8 @@ pub(crate) enum MonitorError {
     Io { act: &'static str, source: io::Error },
     #[error("cannot keep the monitor on the processors of linux.resources.cpu.cpus")]
     Processors(#[source] io::Error),
+    #[error("process.oomScoreAdj: cannot set it to {score}")]
+    OomScore { score: i32, source: io::Error },
     #[error(transparent)]
     Cgroup(#[from] HostCgroupError),
     #[error(transparent)]
@@ -101,6 +103,9 @@ impl Broken {
     }
 }
 
+/// What helps where the guest does not make one more process.
+const EXEC: &str = "see what the container allows: correct the options of exec, or its --process file";
+
 impl MonitorError {
     pub(crate) fn machine_end(stage: &'static str, end: Option<MachineEnd>) -> Self {
         match end {
@@ -120,11 +125,12 @@ impl MonitorError {
                 "the guest's kernel, or a program with its rights, has broken the rules of the device"
             }
             Self::MachineFailed { .. } => "run `vmrun check`",
-            Self::Agent { source: AgentError::Refused(reply), .. } => match reply.kind {
+            Self::Agent { stage, source: AgentError::Refused(reply) } => match reply.kind {
                 ErrorKind::ProgramNotFound => "name a program that is in the container's root file system",
                 ErrorKind::ProgramNotExecutable => {
                     "make it executable for the container's user, or name another program"
                 }
+                _ if *stage == crate::exec::STARTING => EXEC,
                 ErrorKind::InvalidConfig => "correct config.json",
                 _ => "the guest refuses the configuration: correct config.json or the root file system",
             },
@@ -137,6 +143,9 @@ impl MonitorError {
                 "take a source on another file system, such as ext4 or XFS, or leave the mapping out"
             }
             Self::Processors(_) => ALLOWED_PROCESSORS,
+            Self::OomScore { .. } => {
+                "only with CAP_SYS_RESOURCE may it be less than the caller's: raise it or leave it out"
+            }
             other => general_step(other),
         })
     }
@@ -188,6 +197,10 @@ mod tests {
             (report.exit_code, report.message.as_str()),
             (127, "exec: \"x\": not found; name a program that is in the container's root file system")
         );
+        assert_eq!(reply(ErrorKind::Failed).next_step().map(|step| step.contains("config.json")), Some(true));
+        let MonitorError::Agent { source, .. } = reply(ErrorKind::Failed) else { panic!() };
+        let exec = MonitorError::Agent { stage: crate::exec::STARTING, source };
+        assert_eq!(exec.next_step(), Some(EXEC));
         assert_eq!(reply(ErrorKind::ProgramNotExecutable).exit_code(), 126);
         assert_eq!(reply(ErrorKind::InvalidConfig).exit_code(), 1);
         assert_eq!(MonitorError::Signal { stage: "booting", signal: 15 }.exit_code(), 143);

@@ -27,14 +27,11 @@ use rustix::mount::{MoveMountFlags, move_mount};
 use vmrun_proto::{ROOTFS_DIR, VOLUMES_DIR};
 use vmrun_spec::{HostPlan, ViewMount, VolumeKind};
 
-use super::tree::{self, TreeError};
 use super::view::{copy_of, is_directory, nothing};
 
 /// Why hooks cannot find the container's files.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HookMountsError {
-    #[error(transparent)]
-    Tree(#[from] TreeError),
     #[error("cannot show {} to the hooks", .path.display())]
     Show { path: PathBuf, source: io::Error },
 }
@@ -43,7 +40,9 @@ pub(crate) enum HookMountsError {
 pub(crate) fn offer(share: &Path, plan: &HostPlan) -> Result<(), HookMountsError> {
     let about =
         |path: &Path, errno: Errno| HookMountsError::Show { path: path.to_owned(), source: errno.into() };
-    tree::bind(&plan.rootfs, &plan.rootfs, true)?;
+    let again = copy_of(&plan.rootfs).map_err(|errno| about(&plan.rootfs, errno))?;
+    move_mount(&again, c"", CWD, &plan.rootfs, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|errno| about(&plan.rootfs, errno))?;
     let root = openat2(CWD, &plan.rootfs, PATH, Mode::empty(), ResolveFlags::empty())
         .map_err(|errno| about(&plan.rootfs, errno))?;
     // It has no peers yet, so these stay out of what the guest is served.

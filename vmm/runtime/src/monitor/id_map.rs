@@ -14,17 +14,16 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
-use rustix::fs::CWD;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use vmrun_spec::{IdMap, IdRange};
+
+use super::attributes;
 
 /// Why the owners cannot be mapped.
 #[derive(Debug, thiserror::Error)]
@@ -38,22 +37,17 @@ pub(crate) enum IdMapError {
     FileSystem,
     #[error("cannot map the owners")]
     Apply(#[source] io::Error),
-    #[error("cannot bind it")]
-    Bind(#[source] io::Error),
 }
 
-/// Binds `source` to `target`, with what is mounted below if `recursive`, as `map` shows it.
-pub(super) fn bind(source: &Path, target: &Path, recursive: bool, map: &IdMap) -> Result<(), IdMapError> {
-    let failed = |errno: rustix::io::Errno| IdMapError::Bind(errno.into());
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
-    let copy = open_tree(CWD, source, flags).map_err(failed)?;
+/// Shows the owners of `copy`, a mount that nothing is mounted in yet, as `map` says.
+pub(super) fn apply(copy: &OwnedFd, map: &IdMap) -> Result<(), IdMapError> {
     let namespace = user_namespace(map)?;
-    apply(copy.as_fd(), namespace.as_fd(), map.recursive).map_err(|error| match error.raw_os_error() {
-        Some(libc::EINVAL) => IdMapError::FileSystem,
-        _ => IdMapError::Apply(error),
-    })?;
-    move_mount(&copy, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed)
+    attributes::map_owners(copy, namespace.as_fd(), map.recursive).map_err(|error| {
+        match error.raw_os_error() {
+            Some(libc::EINVAL) => IdMapError::FileSystem,
+            _ => IdMapError::Apply(error),
+        }
+    })
 }
 
 /// A user namespace with this mapping, which nobody is in.
@@ -116,30 +110,6 @@ fn wait_in_namespace(ours: UnixStream, mut theirs: UnixStream) -> ! {
     }
     // SAFETY: it ends this process at once, without running anything that is registered for the end.
     unsafe { libc::_exit(0) }
-}
-
-/// Maps the owners of the mount `copy`, and of those below it if `recursive`.
-fn apply(copy: BorrowedFd<'_>, namespace: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?,
-    };
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the path is a string with its end, the structure is read for the size that is
-    // given, and both outlive the call, as do the descriptors.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            copy.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attributes,
-            size_of_val(&attributes),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

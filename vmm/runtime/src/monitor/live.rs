@@ -6,18 +6,22 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use oci_spec::runtime::LinuxResources;
 use vmrun_proto::{ContainerFigures, Event, ExitStatus, ProcessInfo, ProcessRef, Reply, Request};
 use vmrun_spec::FailureReport;
 
-use super::control_server::Caller;
+use super::control_server::{Caller, Watcher};
 use super::failure::{Broken, MonitorError};
 use super::notifier::Notifier;
+use super::out_of_memory::OutOfMemory;
+use super::proc_view;
 use super::session::{Prepared, Session};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::control::{ControlReply, ControlRequest};
 use crate::error::chain;
 use crate::signals;
 use crate::status::Status;
+use crate::step;
 
 const START: Wait = Wait { what: "the agent to start the program", limit: Duration::from_secs(60) };
 const SIGNAL: Wait = Wait { what: "the agent to send a signal", limit: Duration::from_secs(10) };
@@ -39,6 +43,11 @@ pub(super) struct Live<'s> {
     held: Option<Held>,
     /// Whom to tell how the program is.
     notifier: Option<Notifier>,
+    /// Those who want to know when memory runs out.
+    watchers: Vec<Watcher>,
+    memory: OutOfMemory,
+    /// The processes are still to be shown in the monitor's mount namespace.
+    to_show: bool,
 }
 
 /// What is known of a paused container: while its CPUs are held nobody in the
@@ -49,6 +58,8 @@ struct Held {
     figures: Box<ContainerFigures>,
     /// Signals that wait for the container to go on.
     signals: Vec<(i32, bool)>,
+    /// Who wants to hear when it does.
+    waiting: Vec<Caller>,
 }
 
 /// What a request came to: done, or why not.
@@ -57,7 +68,18 @@ type Answer = Result<ControlReply, MonitorError>;
 impl<'s> Live<'s> {
     pub(super) fn new(session: &'s Session<'s>, agent: AgentClient, prepared: Prepared) -> Self {
         let notifier = session.notifier();
-        Self { session, agent, prepared, status: Status::Created, ended_by: None, held: None, notifier }
+        Self {
+            session,
+            agent,
+            prepared,
+            status: Status::Created,
+            ended_by: None,
+            held: None,
+            notifier,
+            watchers: Vec::new(),
+            memory: OutOfMemory::default(),
+            to_show: false,
+        }
     }
 
     /// What there is to do after the end is the agent's; verbs come too late.
@@ -78,6 +100,8 @@ impl<'s> Live<'s> {
         self.agent
             .call(Request::Start { container }, START, watch)
             .map_err(|error| self.session.explain(STARTING, error))?;
+        // Nobody but an engine, which lets its containers run in the background, will look there.
+        self.to_show = self.session.request.detached;
         Ok(())
     }
 
@@ -94,6 +118,10 @@ impl<'s> Live<'s> {
         loop {
             if let Some(code) = self.ended()? {
                 return Ok(code);
+            }
+            if std::mem::take(&mut self.to_show) {
+                // Whoever waits for the start has been told of it.
+                proc_view::start(self.session.request);
             }
             let ready = self.poll()?;
             if ready.agent {
@@ -119,11 +147,16 @@ impl<'s> Live<'s> {
         {
             match event {
                 Event::Exited { process: ended, status } if ended == process => {
+                    self.memory.end(self.session.request.state.cgroup.as_deref());
                     let status = self.ended_by.map_or(status, ExitStatus::Signal);
                     return Ok(Some(status.code()));
                 }
                 Event::Notified { process: speaker, message } if speaker == process => {
                     self.notified(&message);
+                }
+                Event::OutOfMemory { .. } => {
+                    self.watchers.retain(|watcher| watcher.tell(&ControlReply::OutOfMemory));
+                    self.memory.ran_out(self.session.request.state.cgroup.as_deref());
                 }
                 Event::Exited { .. } | Event::Notified { .. } | Event::Ready { .. } => {}
             }
@@ -136,7 +169,7 @@ impl<'s> Live<'s> {
         let Some(notifier) = &mut self.notifier else { return };
         let (ready, sent) = notifier.pass_on(message);
         if let Err(error) = sent {
-            self.session.log(&format!("cannot tell NOTIFY_SOCKET how the program is: {error}"));
+            self.session.warn(&format!("cannot tell NOTIFY_SOCKET how the program is: {error}"));
         }
         if ready {
             self.session.ready();
@@ -211,6 +244,7 @@ impl<'s> Live<'s> {
     /// so what would end the program kills it, and its exit code says by what.
     fn signal(&mut self, number: i32, all: bool) -> Answer {
         if let Some(held) = &mut self.held {
+            step!("signal {number} waits for the end of the pause");
             held.signals.push((number, all));
             if number != libc::SIGKILL {
                 return Ok(ControlReply::Ok);
@@ -226,12 +260,14 @@ impl<'s> Live<'s> {
             self.ended_by = Some(number);
             signal = libc::SIGKILL;
         }
+        step!("signal {signal} for the container, to all of it: {all}");
         self.ask(Request::Signal { process: self.process(), signal, all }, SIGNAL)
     }
 
     fn serve_verb(&mut self) -> Result<(), MonitorError> {
         let Some((request, caller)) = self.prepared.control.accept() else { return Ok(()) };
         let act = request.act();
+        step!("somebody asks to {}; the container is {}", request.what(), self.status);
         if !self.status.allows(act) {
             caller.answer(&ControlReply::WrongState(self.status));
             return Ok(());
@@ -244,6 +280,11 @@ impl<'s> Live<'s> {
                 }
                 None => Ok(ControlReply::Ok),
             },
+            ControlRequest::Watch => {
+                // One that is gone already needs nothing.
+                self.watchers.extend(caller.watch().ok());
+                return Ok(());
+            }
             ControlRequest::Start => self.start_created(),
             ControlRequest::StartNotifying(socket) => {
                 if let Some(notifier) = &mut self.notifier {
@@ -256,9 +297,14 @@ impl<'s> Live<'s> {
             ControlRequest::Signal { signal, all } => self.signal(signal, all),
             ControlRequest::Pause => self.pause(),
             ControlRequest::Resume => self.resume(),
-            ControlRequest::Update(resources) => {
-                self.ask(Request::Update { container: self.container(), resources }, LOOK)
-            }
+            ControlRequest::Update(resources) => self.update(resources),
+            ControlRequest::AwaitResume => match &mut self.held {
+                Some(held) => {
+                    held.waiting.push(caller);
+                    return Ok(());
+                }
+                None => Ok(ControlReply::Ok),
+            },
             ControlRequest::Processes => match &self.held {
                 Some(held) => Ok(ControlReply::Processes(held.processes.clone())),
                 None => self.ask(Request::Processes { container: self.container() }, LOOK),
@@ -287,16 +333,7 @@ impl<'s> Live<'s> {
             return Ok(frozen);
         }
         let mut held = Held::default();
-        if let ControlReply::Processes(processes) =
-            self.ask(Request::Processes { container: self.container() }, LOOK)?
-        {
-            held.processes = processes;
-        }
-        if let ControlReply::Figures(figures) =
-            self.ask(Request::Figures { container: self.container() }, LOOK)?
-        {
-            held.figures = figures;
-        }
+        self.look_at(&mut held)?;
         if let Err(error) = self.becomes(Status::Paused) {
             self.ask(Request::Thaw { container: self.container() }, LOOK)?;
             return Ok(unrecorded(error));
@@ -304,6 +341,32 @@ impl<'s> Live<'s> {
         self.session.machine.hold();
         self.held = Some(held);
         Ok(ControlReply::Ok)
+    }
+
+    /// Keeps what can be asked for while the CPUs are held.
+    fn look_at(&mut self, held: &mut Held) -> Result<(), MonitorError> {
+        let container = self.container();
+        if let ControlReply::Processes(processes) =
+            self.ask(Request::Processes { container: container.clone() }, LOOK)?
+        {
+            held.processes = processes;
+        }
+        if let ControlReply::Figures(figures) = self.ask(Request::Figures { container }, LOOK)? {
+            held.figures = figures;
+        }
+        Ok(())
+    }
+
+    /// A paused container's machine wakes up for it; the container in it stays frozen.
+    fn update(&mut self, resources: Box<LinuxResources>) -> Answer {
+        let request = Request::Update { container: self.container(), resources };
+        let Some(mut held) = self.held.take() else { return self.ask(request, LOOK) };
+        self.session.machine.release();
+        let answer = self.ask(request, LOOK)?;
+        self.look_at(&mut held)?;
+        self.session.machine.hold();
+        self.held = Some(held);
+        Ok(answer)
     }
 
     fn resume(&mut self) -> Answer {
@@ -319,6 +382,9 @@ impl<'s> Live<'s> {
         self.session.machine.release();
         let held = self.held.take().unwrap_or_default();
         let thawed = self.ask(Request::Thaw { container: self.container() }, LOOK)?;
+        for caller in held.waiting {
+            caller.answer(&thawed);
+        }
         self.resize()?;
         for (signal, all) in held.signals {
             self.signal(signal, all)?;

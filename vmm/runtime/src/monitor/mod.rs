@@ -10,14 +10,19 @@
 //! It has one thread of its own, which polls; the machine and the relays bring theirs. Another one
 //! answers the verbs that come between the program's end and its own.
 
+mod attributes;
 mod boot;
 mod control_server;
 pub(crate) mod failure;
 mod hook_mounts;
 mod id_map;
+mod kernels;
 mod launcher;
 mod live;
+mod mount_table;
 mod notifier;
+mod out_of_memory;
+mod proc_view;
 mod session;
 pub(crate) mod streams;
 mod tree;
@@ -35,11 +40,13 @@ use crate::assets::Embedded;
 use crate::error::chain;
 use crate::fds;
 use crate::host_cgroup::{self, Origin};
-use crate::log::Log;
+use crate::log::{self, Log};
+use crate::oom_score;
 use crate::process::ProcessIdentity;
 use crate::processors;
 use crate::signals::Signals;
 use crate::status::Status;
+use crate::step;
 use crate::store::{Entry, StateSource, Store, StoreError};
 use crate::timeline::mark;
 use failure::{Broken, MonitorError};
@@ -67,8 +74,8 @@ pub(crate) struct MonitorRequest {
     pub(crate) detached: bool,
     /// The container stays in the store when it has ended.
     pub(crate) keep: bool,
-    /// Where a detached monitor reports a failure.
-    pub(crate) log: Option<Log>,
+    /// Where it tells its steps, and a detached one a failure.
+    pub(crate) log: Log,
 }
 
 /// Where the streams go on the host.
@@ -98,10 +105,15 @@ pub fn monitor_main(fds: MonitorFds, embedded: Embedded) -> u8 {
         Ok(opened) => opened,
         Err(error) => {
             // Without the socket there is only standard error.
-            eprintln!("vmrun: monitor: {}", chain(&error));
+            eprintln!("vmrun: error: monitor: {}", chain(&error));
             return 1;
         }
     };
+    if request.log.debug {
+        // A log that cannot be opened was told by the launcher, which has opened it before.
+        let _ = request.log.open("monitor");
+    }
+    step!("process {} takes the request over", std::process::id());
     let origin = host_cgroup::current();
     // From now on it is this directory that is meant, whatever its name leads to later.
     let entry = entry(&request);
@@ -119,6 +131,7 @@ fn entry(request: &MonitorRequest) -> Option<Entry> {
 
 fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
+    fds::close_all_but(&[fds.request, fds.launcher]).map_err(failed("close what the caller left open"))?;
     let launcher = fds::inherited(fds.launcher).map_err(failed("take over the launcher's socket"))?;
     let file = fds::inherited(fds.request).map_err(failed("take over the request"))?;
     let request: MonitorRequest =
@@ -137,7 +150,12 @@ fn serve(
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
     let signals = Signals::take().map_err(failed("take signals"))?;
     // Before there is a thread or a page of the guest's.
-    host_cgroup::enter(request.state.cgroup.as_deref()).map_err(MonitorError::Cgroup)?;
+    if let Some(score) = request.plan.host.oom_score_adj {
+        oom_score::set(score).map_err(|source| MonitorError::OomScore { score, source })?;
+    }
+    host_cgroup::enter(request.state.cgroup.as_deref(), &request.plan.host.limits)
+        .map_err(MonitorError::Cgroup)?;
+    step!("in the cgroup {:?}", request.state.cgroup);
     processors::keep_on(&request.plan.host.cpus).map_err(MonitorError::Processors)?;
     fds::raise_descriptor_limit().map_err(failed("raise the limit of open files"))?;
     // Sockets are named relative to it: see `vmrun_plan::VSOCK_SOCKET`.
@@ -166,6 +184,7 @@ fn end(
         }
     };
     mark("monitor-end");
+    step!("ends with code {code}: {message:?}");
     let ended = matches!(message, MonitorMessage::Ended { .. });
     let keep = request.keep && (ended || launcher.may_leave());
     if keep {
@@ -173,7 +192,7 @@ fn end(
     }
     if launcher.send(&message).is_err() {
         // The launcher is gone, as planned when detached: its duties are ours.
-        tell_the_log(request.log.as_ref(), &message);
+        tell_the_log(&request.log, &message);
         if !keep {
             clean_up(request, entry, origin);
         }
@@ -182,21 +201,22 @@ fn end(
 }
 
 /// What the launcher would have told.
-fn tell_the_log(log: Option<&Log>, message: &MonitorMessage) {
-    let Some(log) = log else { return };
+fn tell_the_log(log: &Log, message: &MonitorMessage) {
     // There is nobody left to tell when the log is not writable.
     match message {
-        MonitorMessage::Failed(report) => drop(log.error(&report.message, &report.console)),
-        MonitorMessage::Ended { warnings, .. } => {
-            warnings.iter().for_each(|warning| drop(log.error(warning, &[])));
+        MonitorMessage::Failed(report) => {
+            let _ = open_log(log).and_then(|()| log::error(&report.message, &report.console));
         }
-        MonitorMessage::Prepared
-        | MonitorMessage::Hooked
-        | MonitorMessage::Booted
-        | MonitorMessage::Created
-        | MonitorMessage::Started
-        | MonitorMessage::Ready => {}
+        MonitorMessage::Ended { warnings, .. } if !warnings.is_empty() && open_log(log).is_ok() => {
+            warnings.iter().for_each(|warning| log::warn(warning));
+        }
+        _ => {}
     }
+}
+
+/// The log, unless it has been open from the start.
+fn open_log(log: &Log) -> io::Result<()> {
+    if log.path.is_none() || log::tells_steps() { Ok(()) } else { log.open("monitor") }
 }
 
 fn mark_stopped(entry: Option<&Entry>, code: u8) {

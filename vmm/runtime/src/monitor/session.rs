@@ -1,6 +1,7 @@
 //! One sandbox, from the guest's boot to its end. What happens while the container
 //! exists is in `live`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
-use vmrun_proto::{ConsoleSize, ProcessRef, Request};
+use vmrun_proto::{ConsoleSize, ProcessRef, Request, SharedMount};
 use vmrun_spec::{Image, LauncherMessage, MonitorMessage};
 
 use super::MonitorRequest;
@@ -20,7 +21,7 @@ use super::launcher::Launcher;
 use super::live::Live;
 use super::notifier::Notifier;
 use super::streams::{self, HostStreams, Stdio};
-use super::view;
+use super::{tree, view};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
 use crate::hooks::{self, Surroundings};
@@ -31,6 +32,7 @@ use crate::stdio::{self, Drained, Patience, Relays};
 use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::mark;
 use crate::verbs::OciState;
+use crate::{host_cgroup, host_settings, log, step};
 
 const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
@@ -67,8 +69,8 @@ pub(crate) fn run(
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<Ended, Broken> {
-    let Booting { machine, ready } = booting;
-    let session = Session { request, entry, machine: &machine, launcher, signals };
+    let Booting { machine, ready, mounts } = booting;
+    let session = Session { request, entry, machine: &machine, mounts: &mounts, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         if request.plan.host.hooks.precede_creation() {
             session.let_hooks_run(&prepared)?;
@@ -91,12 +93,15 @@ pub(super) struct Session<'s> {
     pub(super) request: &'s MonitorRequest,
     entry: &'s Entry,
     pub(super) machine: &'s Running,
+    mounts: &'s [SharedMount],
     launcher: &'s Launcher,
     pub(super) signals: &'s Signals,
 }
 
 /// What is set up while the guest boots.
 pub(super) struct Prepared {
+    /// What the guest's kernel is to be set to.
+    settings: BTreeMap<String, String>,
     /// The terminal whose size the container's follows.
     terminal: Option<OwnedFd>,
     pub(super) control: ControlServer,
@@ -121,7 +126,7 @@ impl Session<'_> {
             HostStreams::open(&self.request.plan.guest.io, &self.request.console, true)?.split();
         let control = ControlServer::bind()
             .map_err(StoreError::io("listen on", &self.request.directory.join(CONTROL_SOCKET)))?;
-        Ok((stdio, Prepared { terminal, control, stderr }))
+        Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control, stderr }))
     }
 
     /// The first connection is the agent's; the socket is closed then.
@@ -218,9 +223,11 @@ impl Session<'_> {
     }
 
     /// Tells the engine's log of a failure that ends nothing.
-    pub(super) fn log(&self, message: &str) {
+    pub(super) fn warn(&self, message: &str) {
         // There is nobody left to tell when it is not writable.
-        let _ = self.request.log.as_ref().map(|log| log.error(message, &[]));
+        if super::open_log(&self.request.log).is_ok() {
+            log::warn(message);
+        }
     }
 
     /// The program has said that it is ready.
@@ -229,14 +236,31 @@ impl Session<'_> {
         let _ = self.launcher.send(&MonitorMessage::Ready);
     }
 
+    /// What the guest has to say, for who looks at the steps.
+    fn tell_console(&self) {
+        if log::tells_steps() {
+            for line in self.machine.console().tail(TAIL_LINES) {
+                step!("the guest's console: {}", line.trim_end());
+            }
+        }
+    }
+
     pub(super) fn process(&self) -> ProcessRef {
         ProcessRef { container: self.request.state.id.clone(), exec: None }
     }
 
-    fn live(&self, mut agent: AgentClient, stdio: Stdio, prepared: Prepared) -> Result<Ended, MonitorError> {
+    fn live(
+        &self,
+        mut agent: AgentClient,
+        stdio: Stdio,
+        mut prepared: Prepared,
+    ) -> Result<Ended, MonitorError> {
         mark("agent-ready");
-        let mut relays = self.create(&mut agent, stdio)?;
+        step!("agent ready");
+        let settings = std::mem::take(&mut prepared.settings);
+        let mut relays = self.create(&mut agent, stdio, settings)?;
         mark("container-created");
+        step!("container created");
         // An error means that the launcher is gone: then nobody wants the container.
         let gone = |_| MonitorError::LauncherGone { stage: CREATING };
         if self.request.start_later {
@@ -247,20 +271,34 @@ impl Session<'_> {
         if !self.request.start_later {
             live.start(&self.watch())?;
             mark("program-started");
+            step!("program started");
             // From here on the launcher may come and go.
             let _ = self.launcher.send(&MonitorMessage::Started);
         }
+        if self.request.detached {
+            log::leave_standard_error();
+        }
         let code = live.until_the_end()?;
         mark("program-ended");
+        step!("program ended with code {code}");
+        self.tell_console();
         let warnings = self.finish(&mut live.into_agent(), &mut relays);
         mark("output-drained");
+        step!("files written back, output drained");
         Ok(Ended { code, warnings })
     }
 
-    fn create(&self, agent: &mut AgentClient, stdio: Stdio) -> Result<Relays, MonitorError> {
+    fn create(
+        &self,
+        agent: &mut AgentClient,
+        stdio: Stdio,
+        settings: BTreeMap<String, String>,
+    ) -> Result<Relays, MonitorError> {
         let watch = self.watch();
         let failed = |error| self.explain(CREATING, error);
-        let plan = Box::new(self.request.plan.guest.clone());
+        let mut plan = Box::new(self.request.plan.guest.clone());
+        plan.settings.extend(settings);
+        plan.mounts = self.mounts.to_vec();
         let io = plan.io;
         let container = self.request.state.id.clone();
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;
@@ -271,14 +309,23 @@ impl Session<'_> {
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
         let relays = connected.map_err(|error| error.at(failed))?;
         // Now the guest has made the mount points that were missing.
-        view::build(&self.request.directory.join(SHARE_DIR), &self.request.plan.host.view)?;
+        let share = self.request.directory.join(SHARE_DIR);
+        if self.request.plan.host.view.readonly {
+            tree::close_rootfs(&share)?;
+        }
+        view::build(&share, &self.request.plan.host.view)?;
         mark("view");
+        step!("view of the container's files built");
+        // The guest is made: what it does from now on is the container's.
+        host_cgroup::limit_late(self.request.state.cgroup.as_deref(), &self.request.plan.host.limits)?;
         Ok(relays)
     }
 
     pub(super) fn record(&self, status: Status) -> Result<(), MonitorError> {
         let state = self.request.state.state(status, own_identity()?);
-        Ok(self.entry.update(|_| Some(state))?)
+        self.entry.update(|_| Some(state))?;
+        step!("state recorded: {status}");
+        Ok(())
     }
 
     /// After the program's end: its output, its files. Neither changes the exit code.

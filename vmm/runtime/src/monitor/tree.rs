@@ -2,10 +2,14 @@
 //!
 //! ```text
 //!   share/            a tmpfs of our own, read-only once it is built
-//!     rootfs/         bind mount of the container's root file system
-//!     volumes/0 …     bind mounts of the volumes, read-only and with other owners where
-//!                     the bundle says so
+//!     rootfs/         bind mount of the container's root file system, read-only once the
+//!                     container is made where the bundle says so
+//!     volumes/0 …     bind mounts of the volumes, with the attributes and other owners
+//!                     that the bundle wants
 //! ```
+//!
+//! What the bundle does not let the container write to, this kernel does not let the file server
+//! write to, whatever the guest's kernel thinks. File systems of the kernel's own are taken out of it.
 //!
 //! It lives in a mount namespace of the monitor's, which receives the host's
 //! mounts and gives none back: the host's mount table never shows it, and it is
@@ -13,16 +17,22 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{getegid, geteuid};
-use vmrun_proto::{ROOTFS_DIR, VOLUMES_DIR};
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use vmrun_proto::{ROOTFS_DIR, SharedMount, VOLUMES_DIR};
 use vmrun_spec::{HostPlan, Propagation, Volume, VolumeKind};
 
+use super::attributes;
 use super::id_map::{self, IdMapError};
+use super::kernels::{self, KernelsError};
 
 /// Why the tree could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -37,13 +47,24 @@ pub(crate) enum TreeError {
     Map { field: String, source_path: PathBuf, source: IdMapError },
     #[error("cannot close the shared tree {}", .path.display())]
     Close { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Kernels(#[from] KernelsError),
+    #[error("cannot make the root file system read-only")]
+    Readonly(#[source] io::Error),
 }
 
 /// Mount points are all that the tmpfs holds.
 const TMPFS_OPTIONS: &str = "mode=0755,size=1m";
 
-/// Builds the tree at `share`, which is made.
-pub(crate) fn build(share: &Path, plan: &HostPlan) -> Result<(), TreeError> {
+/// How long writing to the root file system may go on after the container is made: what the
+/// agent has closed, the file server may not have heard of yet.
+const WRITES_LIMIT: Duration = Duration::from_secs(20);
+
+/// The first pause between two attempts, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
+
+/// Builds the tree at `share`, which is made. Gives what the guest has to be told of its mounts.
+pub(crate) fn build(share: &Path, plan: &HostPlan) -> Result<Vec<SharedMount>, TreeError> {
     enter_namespace().map_err(TreeError::Namespace)?;
     make_directory(share)?;
     let none: Option<&str> = None;
@@ -52,7 +73,7 @@ pub(crate) fn build(share: &Path, plan: &HostPlan) -> Result<(), TreeError> {
         .map_err(|errno| TreeError::Make { path: share.to_owned(), source: errno.into() })?;
     let rootfs = share.join(ROOTFS_DIR);
     make_directory(&rootfs)?;
-    bind(&plan.rootfs, &rootfs, true)?;
+    attach(&copy_of(&plan.rootfs, true)?, &plan.rootfs, &rootfs)?;
     if !plan.volumes.is_empty() {
         let volumes = share.join(VOLUMES_DIR);
         make_directory(&volumes)?;
@@ -60,9 +81,27 @@ pub(crate) fn build(share: &Path, plan: &HostPlan) -> Result<(), TreeError> {
             add_volume(volume, &volumes.join(index.to_string()))?;
         }
     }
+    let told = kernels::keep_out(share, plan)?;
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | flags;
     mount(none, share, none, flags, none)
-        .map_err(|errno| TreeError::Close { path: share.to_owned(), source: errno.into() })
+        .map_err(|errno| TreeError::Close { path: share.to_owned(), source: errno.into() })?;
+    Ok(told)
+}
+
+/// Ends writing to the root file system, now that the guest has made its mount points.
+pub(crate) fn close_rootfs(share: &Path) -> Result<(), TreeError> {
+    let rootfs = kernels::open(&share.join(ROOTFS_DIR)).map_err(TreeError::Readonly)?;
+    let deadline = Instant::now() + WRITES_LIMIT;
+    let mut pause = PAUSES.0;
+    loop {
+        match attributes::change(&rootfs, kernels::READONLY, false) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                thread::sleep(pause);
+                pause = PAUSES.1.min(pause * 2);
+            }
+            other => return other.map_err(TreeError::Readonly),
+        }
+    }
 }
 
 /// Takes the tree out of the way of removing its directory. What cannot be
@@ -98,19 +137,19 @@ fn add_volume(volume: &Volume, target: &Path) -> Result<(), TreeError> {
             File::create_new(target).map_err(|source| TreeError::Make { path: target.to_owned(), source })?,
         ),
     }
-    match &volume.id_map {
-        None => bind(&volume.source, target, volume.recursive)?,
-        Some(map) => id_map::bind(&volume.source, target, volume.recursive, map).map_err(|source| {
-            TreeError::Map { field: map.field.clone(), source_path: volume.source.clone(), source }
-        })?,
-    }
     let failed = |source| TreeError::Bind { source_path: volume.source.clone(), source };
-    isolate(target, volume.propagation).map_err(failed)?;
-    if !volume.readonly {
-        return Ok(());
+    let copy = copy_of(&volume.source, volume.recursive)?;
+    if let Some(map) = &volume.id_map {
+        id_map::apply(&copy, map).map_err(|source| TreeError::Map {
+            field: map.field.clone(),
+            source_path: volume.source.clone(),
+            source,
+        })?;
     }
-    // The host holds it too: a guest that forgets the flag still cannot write.
-    make_readonly(target).map_err(failed)
+    attributes::change(&copy, volume.attributes, false).map_err(failed)?;
+    attributes::change(&copy, volume.below, true).map_err(failed)?;
+    attach(&copy, &volume.source, target)?;
+    isolate(target, volume.propagation).map_err(failed)
 }
 
 /// What is bound receives the host's later mounts, unless it is cut off from them.
@@ -124,25 +163,15 @@ fn isolate(target: &Path, propagation: Propagation) -> io::Result<()> {
     Ok(mount(none, target, none, flags, none)?)
 }
 
-pub(super) fn bind(source: &Path, target: &Path, recursive: bool) -> Result<(), TreeError> {
-    let mut flags = MsFlags::MS_BIND;
-    flags.set(MsFlags::MS_REC, recursive);
-    let none: Option<&str> = None;
-    mount(Some(source), target, none, flags, none)
+/// Another mount of what is at `source`, mounted nowhere yet.
+fn copy_of(source: &Path, recursive: bool) -> Result<OwnedFd, TreeError> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    open_tree(CWD, source, flags)
         .map_err(|errno| TreeError::Bind { source_path: source.to_owned(), source: errno.into() })
 }
 
-/// Makes the mount at `target` read-only.
-pub(super) fn make_readonly(target: &Path) -> io::Result<()> {
-    // In a user namespace the flags that the mount has are locked: leaving one out is refused.
-    let present = statvfs(target)?.flags();
-    let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-    flags.set(MsFlags::MS_NODEV, present.contains(FsFlags::ST_NODEV));
-    flags.set(MsFlags::MS_NOSUID, present.contains(FsFlags::ST_NOSUID));
-    flags.set(MsFlags::MS_NOEXEC, present.contains(FsFlags::ST_NOEXEC));
-    flags.set(MsFlags::MS_NOATIME, present.contains(FsFlags::ST_NOATIME));
-    flags.set(MsFlags::MS_NODIRATIME, present.contains(FsFlags::ST_NODIRATIME));
-    flags.set(MsFlags::MS_RELATIME, present.contains(FsFlags::ST_RELATIME));
-    let none: Option<&str> = None;
-    Ok(mount(none, target, none, flags, none)?)
+fn attach(copy: &OwnedFd, source: &Path, target: &Path) -> Result<(), TreeError> {
+    move_mount(copy, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|errno| TreeError::Bind { source_path: source.to_owned(), source: errno.into() })
 }

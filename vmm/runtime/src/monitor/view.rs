@@ -12,7 +12,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
@@ -24,8 +24,6 @@ use rustix::mount::{
 use vmrun_proto::{ROOTFS_DIR, VOLUMES_DIR};
 use vmrun_spec::{View, ViewMount};
 
-use super::tree;
-
 /// Why the container's files cannot be shown.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot show {} to those who enter the monitor's mount namespace", .path.display())]
@@ -36,7 +34,7 @@ pub(crate) struct ViewError {
 
 /// Builds the view from the shared tree at `share`. The guest has made the mount points.
 pub(crate) fn build(share: &Path, view: &View) -> Result<(), ViewError> {
-    let root = show_root(&share.join(ROOTFS_DIR), view.readonly)
+    let root = show_root(&share.join(ROOTFS_DIR))
         .map_err(|source| ViewError { path: PathBuf::from("/"), source })?;
     for mount in &view.mounts {
         show(&root, share, mount)
@@ -45,13 +43,9 @@ pub(crate) fn build(share: &Path, view: &View) -> Result<(), ViewError> {
     Ok(())
 }
 
-fn show_root(rootfs: &Path, readonly: bool) -> io::Result<OwnedFd> {
+fn show_root(rootfs: &Path) -> io::Result<OwnedFd> {
     let root = copy_of(rootfs)?;
     move_mount(&root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    if readonly {
-        // By its descriptor: the path leads to the root below it.
-        tree::make_readonly(Path::new(&format!("/proc/self/fd/{}", root.as_raw_fd())))?;
-    }
     Ok(root)
 }
 
@@ -88,6 +82,7 @@ pub(super) fn copy_of(path: &Path) -> Result<OwnedFd, Errno> {
     open_tree(CWD, path, flags)
 }
 
+/// An empty directory that cannot be written to.
 pub(super) fn nothing() -> Result<OwnedFd, Errno> {
     const TMPFS: &CStr = c"tmpfs";
     let configuration = fsopen(TMPFS, FsOpenFlags::FSOPEN_CLOEXEC)?;

@@ -9,7 +9,7 @@ use nix::fcntl::Flock;
 
 use super::lock::{LOCK_LIMIT, lock};
 use super::state::State;
-use super::{ExecBase, STATE_FILE, StoreError};
+use super::{ExecBase, STATE_FILE, StoreError, removal};
 use crate::id::ContainerId;
 
 /// A container's directory. Held open, so that a later one of the same name is known for
@@ -38,6 +38,11 @@ impl Entry {
         &self.directory
     }
 
+    /// Whose it is, as runc writes an owner without a name.
+    pub(crate) fn owner(&self) -> String {
+        self.held.metadata().map(|found| format!("#{}", found.uid())).unwrap_or_default()
+    }
+
     /// Whether the name still leads to this directory.
     pub(crate) fn is_current(&self) -> Result<bool, StoreError> {
         let number = |of: fs::Metadata| (of.dev(), of.ino());
@@ -49,10 +54,10 @@ impl Entry {
         }
     }
 
-    /// Removes the directory, whatever it holds. False when somebody else has: by then the
+    /// Removes the directory and the files in it; what is mounted there is in the way. False when somebody else has: by then the
     /// name may be another container's.
     pub(crate) fn remove(&self) -> Result<bool, StoreError> {
-        let _lock = match lock(&self.root, LOCK_LIMIT) {
+        let root = match lock(&self.root, LOCK_LIMIT) {
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Ok(false);
             }
@@ -61,12 +66,9 @@ impl Entry {
         if !self.is_current()? {
             return Ok(false);
         }
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io("remove", &self.directory)(error))
-            }
-            _ => Ok(true),
-        }
+        let name = self.directory.file_name().map_or(self.directory.as_path(), Path::new);
+        removal::remove(&self.held, &self.directory, &root, name)?;
+        Ok(true)
     }
 
     /// The state; `None` when its maker died before there was one.

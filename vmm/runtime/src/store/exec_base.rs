@@ -17,19 +17,22 @@ use super::StoreError;
 /// Name of the file in a container's directory.
 const EXEC_FILE: &str = "exec.json";
 
-/// What `vmrun exec` needs of the container's plan.
+/// What `vmrun exec` and `vmrun update` need of the container's plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ExecBase {
     /// The container's own process.
     pub(crate) process: Process,
     /// CPUs of the machine.
     pub(crate) vcpus: u8,
+    /// Its memory in MiB.
+    #[serde(default)]
+    pub(crate) memory_mib: u32,
 }
 
 impl ExecBase {
     pub(crate) fn of(plan: &SandboxPlan) -> Self {
         let process = plan.guest.spec.process().clone().unwrap_or_default();
-        Self { process, vcpus: plan.machine.vcpus }
+        Self { process, vcpus: plan.machine.vcpus, memory_mib: plan.machine.memory_mib }
     }
 
     /// Reads it from a container's directory.
@@ -55,6 +58,6 @@ impl ExecBase {
 impl ExecBase {
     /// Of a container that has nothing special.
     pub(crate) fn plain() -> Self {
-        Self { process: Process::default(), vcpus: 3 }
+        Self { process: Process::default(), vcpus: 3, memory_mib: 256 }
     }
 }

@@ -17,6 +17,8 @@
 mod entry;
 mod exec_base;
 mod lock;
+mod place;
+mod removal;
 mod state;
 
 use std::fs;
@@ -79,6 +81,14 @@ pub enum StoreError {
         /// For how long it was waited.
         limit: Duration,
     },
+    /// Somebody else may have put hooks into it, which this user would run.
+    #[error("{} {problem}", .path.display())]
+    Untrusted {
+        /// The store's directory, or the one above it.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A file cannot be used.
     #[error("cannot {act} {}", .path.display())]
     Io {
@@ -103,6 +113,12 @@ impl StoreError {
                 Some("if that process was stopped by a signal let it go on with SIGCONT, else end it")
             }
             Self::NotFound { .. } => Some("`vmrun list` shows the containers; --root names another store"),
+            Self::Untrusted { .. } => {
+                Some("set XDG_RUNTIME_DIR, or name a directory of your own with --root")
+            }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => {
+                Some("something is mounted there: unmount it")
+            }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("free some space there, or name another place with --root")
             }
@@ -122,15 +138,18 @@ impl StoreError {
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    /// Nobody has chosen it, so somebody else may have made it: it is looked at before it is used.
+    is_default: bool,
 }
 
 impl Store {
     /// The store in `root`, else the user's default one. Nothing is made yet.
     pub fn new(root: Option<&Path>) -> Self {
-        let root = root.map_or_else(default_root, Path::to_owned);
+        let is_default = root.is_none();
+        let root = root.map_or_else(place::default_root, Path::to_owned);
         // The monitor works in another directory.
         let root = std::path::absolute(&root).unwrap_or(root);
-        Self { root }
+        Self { root, is_default }
     }
 
     /// Where it is.
@@ -146,6 +165,7 @@ impl Store {
     /// Takes an id: makes its directory, which must not exist.
     pub(crate) fn reserve(&self, id: &ContainerId) -> Result<NewEntry, StoreError> {
         make_directory(&self.root, true)?;
+        self.check()?;
         let _lock = lock::lock(&self.root, LOCK_LIMIT)?;
         let directory = self.directory(id);
         match make_directory(&directory, false) {
@@ -159,11 +179,13 @@ impl Store {
 
     /// An existing container.
     pub(crate) fn open(&self, id: &ContainerId) -> Result<Entry, StoreError> {
+        self.check()?;
         Entry::open(&self.root, id)
     }
 
     /// Ids of all containers, sorted.
     pub(crate) fn ids(&self) -> Result<Vec<ContainerId>, StoreError> {
+        self.check()?;
         let entries = match fs::read_dir(&self.root) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -179,15 +201,9 @@ impl Store {
         ids.sort();
         Ok(ids)
     }
-}
 
-fn default_root() -> PathBuf {
-    if nix::unistd::geteuid().is_root() {
-        return PathBuf::from("/run/vmrun");
-    }
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty()) {
-        Some(directory) => Path::new(&directory).join("vmrun"),
-        None => std::env::temp_dir().join(format!("vmrun-{}", nix::unistd::geteuid())),
+    fn check(&self) -> Result<(), StoreError> {
+        if self.is_default { place::check(&self.root) } else { Ok(()) }
     }
 }
 

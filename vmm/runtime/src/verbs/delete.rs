@@ -10,6 +10,7 @@ use crate::process::{END_LIMIT, ProcessHandle};
 use crate::status::{Act, Status};
 use crate::store::{Entry, State, Store, StoreError};
 use crate::verbs::OciState;
+use crate::{log, step};
 
 /// How `delete` treats what is in its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,14 +49,19 @@ fn delete_existing(store: &Store, id: &str, options: DeleteOptions) -> Result<Ve
 /// Ends a container, whatever it does, and removes it.
 pub(super) fn put_away(entry: &Entry, state: &State) -> Result<Vec<hooks::HookError>, Error> {
     if state.monitor_lives() {
+        step!("the monitor, process {}, still lives: ending it", state.monitor.pid);
         end_container(entry, state)?;
     }
     // Else somebody has removed it meanwhile, and its names may be another container's.
     if entry.is_current()? {
         // Before the state that names it.
-        host_cgroup::remove(state.cgroup.as_deref())?;
+        if let Some(left) = host_cgroup::remove(state.cgroup.as_deref())? {
+            log::warn(&left.to_string());
+        }
     }
-    if !entry.remove()? {
+    let removed = entry.remove()?;
+    step!("removed from the store: {removed}");
+    if !removed {
         // The hooks are whose removal it was.
         return Ok(Vec::new());
     }
@@ -100,7 +106,7 @@ fn is_for_the_monitor_to_end(entry: &Entry, state: &State) -> bool {
     match state.status {
         Status::Running | Status::Paused => {
             let kill = ControlRequest::Signal { signal: libc::SIGKILL, all: true };
-            let asked = control::ask_within(ORDERLY_LIMIT, entry, state, &kill);
+            let asked = control::ask_within(Some(ORDERLY_LIMIT), entry, state, &kill);
             !matches!(asked, Err(Error::Reported(_) | Error::Control(ControlError::Silent { .. })))
         }
         Status::Stopped => true,

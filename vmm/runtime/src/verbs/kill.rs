@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 
 use crate::control::{self, ControlRequest};
 use crate::error::Error;
-use crate::status::Act;
+use crate::status::{Act, Status};
 use crate::store::Store;
 
 /// Which of the container's processes get the signal.
@@ -53,8 +53,18 @@ fn real_time(name: &str) -> Option<i32> {
 /// Sends a signal to a container; 0 only asks whether its init process is alive.
 ///
 /// # Errors
-/// It does not run, or its monitor or agent does not answer.
+/// It does not run, or its monitor or agent does not answer. A signal for every process of a
+/// container that has stopped is for none, and no error, as with runc.
 pub fn kill(store: &Store, id: &str, signal: i32, target: KillTarget) -> Result<(), Error> {
+    match send(store, id, signal, target) {
+        Err(Error::WrongState { act: Act::Signal, status: Status::Stopped }) if target == KillTarget::All => {
+            Ok(())
+        }
+        sent => sent,
+    }
+}
+
+fn send(store: &Store, id: &str, signal: i32, target: KillTarget) -> Result<(), Error> {
     let (entry, state) = super::find_for(store, id, Act::Signal)?;
     let request = ControlRequest::Signal { signal, all: target == KillTarget::All };
     control::ask(&entry, &state, &request).map(drop)

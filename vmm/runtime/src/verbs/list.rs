@@ -13,7 +13,7 @@ pub fn list(store: &Store) -> Result<Vec<OciState>, Error> {
     for id in store.ids()? {
         let Ok(entry) = store.open(&id) else { continue };
         if let Ok(Some(state)) = entry.read() {
-            found.push(OciState::of(&state));
+            found.push(OciState { owner: entry.owner(), ..OciState::of(&state) });
         }
     }
     Ok(found)

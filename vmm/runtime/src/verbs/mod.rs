@@ -16,7 +16,7 @@ pub use delete::{DeleteOptions, delete};
 pub use kill::{KillTarget, SignalError, kill, parse_signal};
 pub use list::list;
 pub use logs::logs;
-pub use look::{figures, processes};
+pub use look::{Happening, Happenings, figures, happenings, processes};
 pub use pause::{pause, resume};
 pub use spec::{SpecError, write_spec};
 pub use start::start;

@@ -11,6 +11,7 @@ use crate::control::{self, ControlRequest};
 use crate::error::{Error, chain};
 use crate::hooks::{self, Surroundings};
 use crate::launch::{network, service};
+use crate::log;
 use crate::process::ProcessHandle;
 use crate::status::{Act, Status};
 use crate::store::{Entry, State, Store, StoreError};
@@ -37,9 +38,7 @@ pub fn start(store: &Store, id: &str) -> Result<(), Error> {
     network::still_empty(state.monitor.pid)?;
     let notify = if state.notifies { service::notify_socket()? } else { None };
     if !state.notifies && service::is_asked_to_notify() {
-        eprintln!(
-            "vmrun: warning: NOTIFY_SOCKET has no effect: it was not set when the container was created"
-        );
+        log::warn("NOTIFY_SOCKET has no effect: it was not set when the container was created");
     }
     let waits = notify.is_some();
     let request = notify.map_or(ControlRequest::Start, ControlRequest::StartNotifying);
@@ -68,7 +67,7 @@ fn poststart(entry: &Entry, state: &State) -> Result<(), Error> {
     // What could not be removed must not hide why it was to be.
     match put_away(entry, &now) {
         Ok(complaints) => hooks::complain(&complaints),
-        Err(left) => eprintln!("vmrun: warning: {}", chain(&left)),
+        Err(left) => log::warn(&chain(&left)),
     }
     Err(error.into())
 }

@@ -30,7 +30,7 @@ pub struct OciState {
     /// From the configuration.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Always empty, as with runc when the owner has no name.
+    /// Whose container it is, as `#UID`, in a list; empty elsewhere, as with runc.
     pub owner: String,
 }
 

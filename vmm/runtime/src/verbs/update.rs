@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 use serde_json::Value;
-use vmrun_plan::PlanError;
+use vmrun_plan::{Machine, PlanError};
+use vmrun_spec::HostLimit;
 
 use crate::control::{self, ControlRequest};
 use crate::error::Error;
+use crate::host_cgroup;
 use crate::launch::LaunchError;
 use crate::launch::facts::online_processors;
 use crate::processors;
@@ -55,16 +57,46 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
     };
     let resources: Box<LinuxResources> = serde_json::from_value(given(value)).map_err(LimitsError::Parse)?;
     vmrun_plan::check_resources(&resources).map_err(LimitsError::Refused)?;
+    let base = ExecBase::read(entry.directory())?;
+    let on_host = on_host(&resources, &base, state.cgroup.as_deref())?;
     let online = online_processors(Some(&resources))?;
     let processors = vmrun_plan::processors(Some(&resources), &online).map_err(LimitsError::Refused)?;
-    if processors.is_empty() {
-        return control::ask(&entry, &state, &ControlRequest::Update(resources)).map(drop);
-    }
-    let vcpus = ExecBase::read(entry.directory())?.vcpus;
-    let in_guest = vmrun_plan::in_the_guest(&resources, &processors, vcpus);
+    let in_guest = vmrun_plan::without_the_hosts(&resources);
+    let in_guest = vmrun_plan::in_the_guest(&in_guest, &processors, base.vcpus);
     // The host may refuse, and the guest has not been asked then.
-    processors::move_to(state.monitor.pid, &processors).map_err(LaunchError::Processors)?;
+    if let Some(cgroup) = state.cgroup.as_deref().and_then(host_cgroup::on_this_host) {
+        host_cgroup::limit(&cgroup, &on_host)?;
+    }
+    if !processors.is_empty() {
+        processors::move_to(state.monitor.pid, &processors).map_err(LaunchError::Processors)?;
+    }
     control::ask(&entry, &state, &ControlRequest::Update(Box::new(in_guest))).map(drop)
+}
+
+/// What changes in the container's cgroup on the host.
+fn on_host(
+    resources: &LinuxResources,
+    base: &ExecBase,
+    cgroup: Option<&Path>,
+) -> Result<Vec<HostLimit>, LimitsError> {
+    let mut resources = resources.clone();
+    let directory = cgroup.and_then(host_cgroup::on_this_host);
+    if let (Some(directory), Some(mut cpu)) = (&directory, resources.cpu().clone())
+        && cpu.quota().is_none()
+        && cpu.period().is_some()
+    {
+        // Another period for the same quota.
+        cpu.set_quota(host_cgroup::current_quota(directory));
+        resources.set_cpu(Some(cpu));
+    }
+    let machine = Machine { vcpus: base.vcpus, memory_mib: base.memory_mib };
+    let mut limits = vmrun_plan::host_limits(&resources, machine);
+    if directory.is_none() {
+        vmrun_plan::need_no_cgroup(&limits).map_err(LimitsError::Refused)?;
+    }
+    // The container is made.
+    limits.iter_mut().for_each(|limit| limit.late = false);
+    Ok(limits)
 }
 
 /// Limits of which zero, or an empty list, says that they were not given: Docker always sends them.

@@ -1,0 +1,78 @@
+//! Where containers are remembered, and how their directories go.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Bundle, Mounted, Outcome, Run, Scratch, end_of, place};
+
+/// `vmrun list` as another user, who has these variables and no others.
+fn list_as(uid: u32, variables: &[(&str, &Path)], wrapper: &[&str]) -> Outcome {
+    let user = uid.to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]).args(wrapper);
+    command.arg(&place().vmrun).arg("list").env_clear().envs(variables.iter().copied());
+    end_of(&mut command)
+}
+
+#[test]
+fn store_that_another_user_has_made_is_refused() {
+    let scratch = Scratch::new();
+    fs::set_permissions(scratch.path(), Permissions::from_mode(0o1777)).unwrap();
+    let (uid, store) = (61_234, scratch.join("vmrun-61234"));
+    let list = || list_as(uid, &[("TMPDIR", scratch.path())], &[]);
+    list().ok();
+    fs::create_dir(&store).unwrap();
+    chown(&store, Some(uid + 1), Some(uid + 1)).unwrap();
+    let refused = |why: &str| {
+        list().fails_with(1, &["cannot list", "vmrun-61234", why, "XDG_RUNTIME_DIR", "--root"]);
+    };
+    refused("belongs to another user");
+    chown(&store, Some(uid), Some(uid)).unwrap();
+    list().ok();
+    fs::set_permissions(&store, Permissions::from_mode(0o770)).unwrap();
+    refused("can be written to by others");
+    fs::remove_dir(&store).unwrap();
+    symlink(scratch.directory("elsewhere"), &store).unwrap();
+    refused("is not a directory");
+}
+
+#[test]
+fn root_of_a_user_namespace_has_the_store_of_its_user() {
+    let scratch = Scratch::new();
+    let (uid, own) = (61_235, scratch.directory("own"));
+    chown(&own, Some(uid), Some(uid)).unwrap();
+    let store = own.join("vmrun");
+    fs::create_dir(&store).unwrap();
+    fs::set_permissions(&store, Permissions::from_mode(0o700)).unwrap();
+    chown(&store, Some(uid), Some(uid)).unwrap();
+    // A container that is not one: whoever looks into the right store complains.
+    let entry = store.join("mine");
+    fs::create_dir(&entry).unwrap();
+    fs::write(entry.join("state.json"), "{").unwrap();
+    for path in [&entry, &entry.join("state.json")] {
+        chown(path, Some(uid), Some(uid)).unwrap();
+    }
+    let variables = [("XDG_RUNTIME_DIR", own.as_path())];
+    for wrapper in [&[][..], &["unshare", "--user", "--map-root-user"]] {
+        let outcome = list_as(uid, &variables, wrapper);
+        let said = outcome.out() + &outcome.err();
+        assert!(said.contains("mine"), "{wrapper:?}: {outcome:?}");
+    }
+}
+
+#[test]
+fn what_is_mounted_in_a_containers_directory_is_in_the_way_of_its_removal() {
+    let scratch = Scratch::new();
+    let bundle = Bundle::shell("true");
+    let container = Run::of(&bundle).detach();
+    container.await_status("stopped");
+    let share = container.started.store.join(&container.started.id).join("share");
+    scratch.file("precious", "");
+    let mounted = Mounted::new(&["--bind", scratch.path().to_str().unwrap()], &share);
+    container.verb("delete", &[]).fails_with(1, &["cannot delete", "share", "mounted there", "unmount"]);
+    assert!(scratch.join("precious").exists());
+    drop(mounted);
+    container.delete();
+}

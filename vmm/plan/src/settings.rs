@@ -1,0 +1,147 @@
+//! Settings of the host's kernel that programs depend on and administrators change: the guest's kernel
+//! gets the same. Those that a namespace has for itself are not here: a new one begins with the kernel's
+//! own, in the guest as on the host, and `linux.sysctl` changes them.
+//!
+//! Left out with reasons: `vm.nr_hugepages` (the pool would be taken from the machine's memory),
+//! `vm.swappiness`, `vm.dirty_*` and the like (how the host's kernel works, not what programs may do),
+//! `kernel.sched_rt_*` (the agent needs a share of the CPU, too), `kernel.perf_event_*` and
+//! `kernel.yama.*` (the guest's kernel has neither).
+
+use std::collections::BTreeMap;
+
+/// Of the whole kernel, as paths below `/proc/sys`.
+pub const KERNEL_SETTINGS: &[&str] = &[
+    "fs/aio-max-nr",
+    "fs/epoll/max_user_watches",
+    "fs/fanotify/max_queued_events",
+    "fs/fanotify/max_user_groups",
+    "fs/fanotify/max_user_marks",
+    "fs/file-max",
+    "fs/inotify/max_queued_events",
+    "fs/inotify/max_user_instances",
+    "fs/inotify/max_user_watches",
+    "fs/lease-break-time",
+    "fs/mount-max",
+    "fs/nr_open",
+    "fs/pipe-max-size",
+    "fs/pipe-user-pages-hard",
+    "fs/pipe-user-pages-soft",
+    "fs/protected_fifos",
+    "fs/protected_hardlinks",
+    "fs/protected_regular",
+    "fs/protected_symlinks",
+    CORE_PATTERN,
+    "kernel/core_uses_pid",
+    "kernel/io_uring_disabled",
+    "kernel/keys/maxbytes",
+    "kernel/keys/maxkeys",
+    "kernel/keys/root_maxbytes",
+    "kernel/keys/root_maxkeys",
+    "kernel/pid_max",
+    "kernel/pty/max",
+    "kernel/randomize_va_space",
+    "kernel/threads-max",
+    "user/max_cgroup_namespaces",
+    "user/max_ipc_namespaces",
+    "user/max_mnt_namespaces",
+    "user/max_net_namespaces",
+    "user/max_pid_namespaces",
+    "user/max_time_namespaces",
+    "user/max_user_namespaces",
+    "user/max_uts_namespaces",
+    "vm/legacy_va_layout",
+    "vm/max_map_count",
+    "vm/mmap_min_addr",
+    "vm/mmap_rnd_bits",
+    "vm/mmap_rnd_compat_bits",
+    "vm/nr_overcommit_hugepages",
+    OVERCOMMIT_KBYTES,
+    OVERCOMMIT,
+    OVERCOMMIT_RATIO,
+    "vm/unprivileged_userfaultfd",
+];
+
+/// Of the whole kernel, too, but only seen from its first network namespace.
+pub const NETWORK_SETTINGS: &[&str] =
+    &["net/core/rmem_default", "net/core/rmem_max", "net/core/wmem_default", "net/core/wmem_max"];
+
+const CORE_PATTERN: &str = "kernel/core_pattern";
+const OVERCOMMIT: &str = "vm/overcommit_memory";
+const OVERCOMMIT_KBYTES: &str = "vm/overcommit_kbytes";
+const OVERCOMMIT_RATIO: &str = "vm/overcommit_ratio";
+
+/// Whether the host holds memory back that was promised: then [`for_the_guest`] has to know its limit.
+pub fn keeps_promises(hosts: &BTreeMap<String, String>) -> bool {
+    hosts.get(OVERCOMMIT).is_some_and(|mode| mode == "2")
+}
+
+/// The host's settings as the guest gets them. `commit_limit_kib` is what the host may promise in all.
+///
+/// Memory is promised as on the host. Its heuristic (mode 0) refuses what is more than all memory at
+/// once, which in a small machine is next to nothing: there it becomes mode 1. Where the host keeps
+/// its promises (mode 2) the guest does, up to the host's limit.
+pub fn for_the_guest(
+    mut hosts: BTreeMap<String, String>,
+    commit_limit_kib: Option<u64>,
+) -> BTreeMap<String, String> {
+    // A program of the host's is not in the guest: there the kernel's own pattern stays.
+    hosts.retain(|name, value| name != CORE_PATTERN || !value.starts_with('|'));
+    // Setting one of these unsets the other.
+    let in_kbytes = hosts.get(OVERCOMMIT_KBYTES).is_some_and(|kbytes| kbytes != "0");
+    hosts.remove(if in_kbytes { OVERCOMMIT_RATIO } else { OVERCOMMIT_KBYTES });
+    if let (true, Some(limit)) = (keeps_promises(&hosts), commit_limit_kib) {
+        hosts.remove(OVERCOMMIT_RATIO);
+        hosts.insert(OVERCOMMIT_KBYTES.to_owned(), limit.to_string());
+    }
+    if let Some(mode) = hosts.get_mut(OVERCOMMIT).filter(|mode| *mode == "0") {
+        "1".clone_into(mode);
+    }
+    hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guests(hosts: &[(&str, &str)], limit: Option<u64>) -> Vec<(String, String)> {
+        let hosts = hosts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        for_the_guest(hosts, limit).into_iter().collect()
+    }
+
+    fn owned(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn names_are_sorted_and_each_is_there_once() {
+        assert!(KERNEL_SETTINGS.is_sorted_by(|a, b| a < b));
+        assert!(NETWORK_SETTINGS.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn heuristic_of_a_large_host_is_none_in_a_small_machine() {
+        let hosts =
+            [("vm/overcommit_kbytes", "0"), ("vm/overcommit_memory", "0"), ("vm/overcommit_ratio", "50")];
+        assert_eq!(
+            guests(&hosts, None),
+            [owned("vm/overcommit_memory", "1"), owned("vm/overcommit_ratio", "50")]
+        );
+        assert_eq!(guests(&[("vm/overcommit_memory", "1")], None), [owned("vm/overcommit_memory", "1")]);
+    }
+
+    #[test]
+    fn promises_are_kept_up_to_the_hosts_limit() {
+        let hosts =
+            [("vm/overcommit_kbytes", "0"), ("vm/overcommit_memory", "2"), ("vm/overcommit_ratio", "80")];
+        assert_eq!(
+            guests(&hosts, Some(4096)),
+            [owned("vm/overcommit_kbytes", "4096"), owned("vm/overcommit_memory", "2")]
+        );
+    }
+
+    #[test]
+    fn core_pattern_that_names_a_program_of_the_host_stays_there() {
+        assert_eq!(guests(&[(CORE_PATTERN, "|/usr/lib/dump %p")], None), []);
+        assert_eq!(guests(&[(CORE_PATTERN, "/tmp/core.%p")], None), [owned(CORE_PATTERN, "/tmp/core.%p")]);
+    }
+}

@@ -1,0 +1,44 @@
+//! What the host's kernel is set to, for the guest's.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+/// Reads settings by their paths below `/proc/sys`. One that this kernel does not have, or does
+/// not show, is left out.
+pub(crate) fn read(names: &[&str]) -> BTreeMap<String, String> {
+    let read = |name: &&str| {
+        let value = fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
+        Some(((*name).to_owned(), value.trim().to_owned()))
+    };
+    names.iter().filter_map(read).collect()
+}
+
+/// All that the guest's kernel gets. It takes a while of which the guest needs more to boot.
+pub(crate) fn for_the_guest() -> BTreeMap<String, String> {
+    let hosts = read(vmrun_plan::KERNEL_SETTINGS);
+    let limit = vmrun_plan::keeps_promises(&hosts).then(commit_limit_kib).flatten();
+    vmrun_plan::for_the_guest(hosts, limit)
+}
+
+fn commit_limit_kib() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("CommitLimit:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_and_unknown_ones_left_out() {
+        let read = read(&["kernel/pid_max", "kernel/nonsense"]);
+        assert_eq!(read.len(), 1);
+        assert!(read["kernel/pid_max"].parse::<u64>().is_ok());
+    }
+
+    #[test]
+    fn this_host_has_a_limit_of_what_it_promises() {
+        assert!(commit_limit_kib().is_some_and(|limit| limit > 0));
+    }
+}

@@ -1,0 +1,165 @@
+//! Keeping the file systems of the host's kernel out of the shared tree.
+//!
+//! ```text
+//!   tree built ──▶ all that came along with a volume go   (a volume that is one is refused)
+//!   mounted later on the host, below a volume that follows the host ──▶ goes as soon as it appears
+//! ```
+//!
+//! Through `/proc` alone whoever has taken over a guest could get out: the file server may write
+//! there what the host's root may. What is below in the host's own file system is shown instead,
+//! which is an empty directory as a rule.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::mount::{MoveMountFlags, move_mount};
+use vmrun_proto::{SharedMount, VOLUMES_DIR, mount_attr};
+use vmrun_spec::{HostPlan, MountChange, Propagation, Volume, VolumeKind};
+
+use super::mount_table::{self, Row, TABLE};
+use super::{attributes, view};
+
+pub(super) const READONLY: MountChange = MountChange { set: mount_attr::RDONLY, clear: 0 };
+
+/// Why the tree cannot be without them.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KernelsError {
+    #[error("cannot look at what is mounted below {}", .path.display())]
+    Look { path: PathBuf, source: io::Error },
+    #[error("cannot keep what is mounted at {} from the guest", .path.display())]
+    Keep { path: PathBuf, source: io::Error },
+    #[error(
+        "{} is on a {kind} of the host's kernel, which no guest may have; bind /proc or /sys for the guest's own",
+        .source_path.display()
+    )]
+    Volume { source_path: PathBuf, kind: String },
+    #[error("cannot watch what is mounted below the volumes later")]
+    Watch(#[source] io::Error),
+}
+
+/// Takes them out of the tree at `share`. Gives what the guest has to be told of the other mounts.
+pub(super) fn keep_out(share: &Path, plan: &HostPlan) -> Result<Vec<SharedMount>, KernelsError> {
+    let look = |source| KernelsError::Look { path: share.to_owned(), source };
+    let share = fs::canonicalize(share).map_err(look)?;
+    let whole_volume = |row: &Row| row.is_top() && is_directory(row, plan);
+    let rows = mount_table::read(&share).map_err(look)?;
+    if let Some(row) = rows.iter().find(|row| row.is_kernels() && whole_volume(row)) {
+        let source_path = volume_of(row, plan).map_or(&plan.rootfs, |volume| &volume.source).clone();
+        return Err(KernelsError::Volume { source_path, kind: row.kind().to_owned() });
+    }
+    let mut hidden = Vec::new();
+    let rows = take_out(&share, &mut hidden)?;
+    let told = mount_table::for_the_guest(&rows, &hidden);
+    if plan.volumes.iter().any(follows_the_host) {
+        watch(share, hidden)?;
+    }
+    Ok(told)
+}
+
+fn volume_of<'p>(row: &Row, plan: &'p HostPlan) -> Option<&'p Volume> {
+    let number = row.at.strip_prefix(VOLUMES_DIR).ok()?.components().next()?;
+    plan.volumes.get(number.as_os_str().to_str()?.parse::<usize>().ok()?)
+}
+
+fn is_directory(row: &Row, plan: &HostPlan) -> bool {
+    volume_of(row, plan).is_none_or(|volume| volume.kind == VolumeKind::Directory)
+}
+
+fn follows_the_host(volume: &Volume) -> bool {
+    volume.kind == VolumeKind::Directory && volume.propagation == Propagation::Slave
+}
+
+/// Takes out all that are there, but for those at places that hide one. Gives the mounts that are
+/// left.
+fn take_out(share: &Path, hidden: &mut Vec<PathBuf>) -> Result<Vec<Row>, KernelsError> {
+    let look = |source| KernelsError::Look { path: share.to_owned(), source };
+    loop {
+        let rows = mount_table::read(share).map_err(look)?;
+        let is_hidden = |row: &Row| hidden.iter().any(|path| row.at.starts_with(path));
+        // An outer one takes those in it along.
+        let Some(row) = rows.iter().find(|row| must_go(row) && !is_hidden(row)) else {
+            return Ok(rows);
+        };
+        let at = share.join(&row.at);
+        match take_out_one(&at, row) {
+            Ok(Taken::Out) => {}
+            Ok(Taken::Hidden) => hidden.push(row.at.clone()),
+            Err(source) => return Err(KernelsError::Keep { path: at, source }),
+        }
+    }
+}
+
+/// A single file that was asked for by its name stays, but cannot be written to; neither can
+/// directories of device nodes, which the guest could remove.
+fn must_go(row: &Row) -> bool {
+    match (row.is_kernels(), row.is_top()) {
+        (true, false) => true,
+        (true, true) => !row.is_readonly(),
+        (false, top) => row.is_of_devices() && !top && !row.is_readonly(),
+    }
+}
+
+/// What became of a mount that the guest must not have.
+enum Taken {
+    /// It is gone, or may not be written to any more.
+    Out,
+    /// It is there, below an empty directory.
+    Hidden,
+}
+
+fn take_out_one(at: &Path, row: &Row) -> io::Result<Taken> {
+    if row.is_top() || row.is_of_devices() {
+        attributes::change(open(at)?, READONLY, false)?;
+        return Ok(Taken::Out);
+    }
+    match umount2(at, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) => Ok(Taken::Out),
+        // In a user namespace a mount cannot be taken from what it came with.
+        Err(Errno::EINVAL | Errno::EPERM) => {
+            move_mount(view::nothing()?, c"", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+            Ok(Taken::Hidden)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The root of what is mounted at `path`.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Takes out, for as long as this process lives, what appears later.
+fn watch(share: PathBuf, mut hidden: Vec<PathBuf>) -> Result<(), KernelsError> {
+    // What happens from here on is noticed.
+    let table = File::open(TABLE).map_err(KernelsError::Watch)?;
+    let work = move || {
+        let mut changed = Ok(());
+        while changed.is_ok() {
+            let taken = take_out(&share, &mut hidden);
+            changed = taken.map_err(|error| crate::error::chain(&error)).and_then(|_| {
+                await_change(&table).map_err(|errno| format!("cannot watch the mount table: {errno}"))
+            });
+        }
+        // What must not be there cannot be removed: the sandbox ends, and with it the way there.
+        eprintln!("vmrun: monitor: {}", changed.err().unwrap_or_default());
+        std::process::exit(1);
+    };
+    thread::Builder::new().name("mounts".to_owned()).spawn(work).map(drop).map_err(KernelsError::Watch)
+}
+
+/// proc_pid_mountinfo(5): a change is an exceptional condition.
+fn await_change(table: &File) -> Result<(), Errno> {
+    let mut fds = [PollFd::new(table.as_fd(), PollFlags::POLLPRI)];
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
