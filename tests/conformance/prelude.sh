@@ -59,3 +59,16 @@ console() {
     python3 -I -S "$here/console.py" "$LIMIT" "$@" &
     until_true test -S "$1"
 }
+
+# notified SOCKET OUTPUT: a service manager in the background that listens there.
+notified() {
+    python3 -I -S "$here/notify.py" "$LIMIT" "$@" &
+    until_true test -S "$1"
+}
+
+# with_python: the container has the testbed's python3.
+with_python() {
+    # shellcheck disable=SC2016  # jq's
+    bundle_set '.mounts += [("/usr", "/lib", "/lib64") | {
+        destination: ., type: "bind", source: ., options: ["rbind", "ro"] }]'
+}

@@ -45,12 +45,6 @@ pub(crate) fn reset_signals() {
     }
 }
 
-/// Lets writing to a pipe that nobody reads fail, until [`reset_signals`].
-pub(crate) fn ignore_broken_pipes() {
-    // SAFETY: SIG_IGN installs no handler.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-}
-
 /// Closes every descriptor from 3 up that is not in `keep`.
 ///
 /// Only a forked child may call it, and it must leave by [`exit_now`] or

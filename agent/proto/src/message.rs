@@ -246,6 +246,14 @@ pub enum Event {
         /// How.
         status: ExitStatus,
     },
+    /// A program has said how it is on the socket that [`ContainerPlan::notify`] asks for. Only the
+    /// connection that made the container hears of it.
+    Notified {
+        /// Which process's socket it was.
+        process: ProcessRef,
+        /// What it said: lines of `NAME=value` (`sd_notify(3)`).
+        message: String,
+    },
     /// The kernel has killed processes of a container for want of memory. One that ended the
     /// container is told before its end.
     OutOfMemory {

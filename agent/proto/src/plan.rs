@@ -29,6 +29,10 @@ pub struct ContainerPlan {
     /// The host's path of the bundle, for hooks.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub bundle: String,
+    /// Give the program a socket on which it can say how it is (`sd_notify(3)`): see
+    /// [`Event::Notified`](crate::Event).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub notify: bool,
     /// Settings of the guest's kernel, by their paths below `/proc/sys`: the host's. Those of
     /// `spec` come after them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -75,4 +79,9 @@ pub struct ConsoleSize {
     pub rows: u16,
     /// Characters a line.
     pub columns: u16,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -98,6 +98,7 @@ fn plan() -> ContainerPlan {
         mounts: Vec::new(),
         io: ProcessIo { stdin: true, stdout: true, stderr: true, ..ProcessIo::default() },
         bundle: String::new(),
+        notify: false,
         settings: std::collections::BTreeMap::new(),
     }
 }
@@ -136,6 +137,8 @@ fn requests() {
     let settings = [("vm/max_map_count".to_owned(), "262144".to_owned())].into();
     let with_settings = ContainerPlan { settings, ..plan() };
     request("create-settings", Request::Create { container: "web".into(), plan: Box::new(with_settings) });
+    let with_notify = ContainerPlan { notify: true, ..plan() };
+    request("create-notify", Request::Create { container: "web".into(), plan: Box::new(with_notify) });
     request("start", Request::Start { container: "web".into() });
     let size = ConsoleSize { rows: 24, columns: 80 };
     let io = ProcessIo { terminal: true, console_size: Some(size), ..ProcessIo::default() };
@@ -184,6 +187,8 @@ fn events() {
     golden("event-exited-code", &Message::Event(code));
     let signal = Event::Exited { process: exec(), status: ExitStatus::Signal(9) };
     golden("event-exited-signal", &Message::Event(signal));
+    let message = "READY=1\nSTATUS=up".to_owned();
+    golden("event-notified", &Message::Event(Event::Notified { process: init(), message }));
     let memory = Event::OutOfMemory { container: "web".into(), kills: 2 };
     golden("event-out-of-memory", &Message::Event(memory));
 }

@@ -1,20 +1,25 @@
 //! Hooks: which run on the host and which in the guest.
 
-use oci_spec::runtime::{Hook as OciHook, Hooks};
+use oci_spec::runtime::{Hook as OciHook, Hooks, Spec};
 use vmrun_spec::{Hook, HostHooks};
 
 use crate::validate::PlanError;
 
 /// The host's hooks, and what is left for the guest: `startContainer`.
-pub(crate) fn split(hooks: Option<&Hooks>) -> Result<(HostHooks, Option<Hooks>), PlanError> {
-    let Some(hooks) = hooks else { return Ok((HostHooks::default(), None)) };
+pub(crate) fn split(spec: &Spec) -> Result<(HostHooks, Option<Hooks>), PlanError> {
+    let Some(hooks) = spec.hooks() else { return Ok((HostHooks::default(), None)) };
     let mut host = HostHooks::default();
     // In the runtime specification's order.
     #[allow(deprecated)] // `prestart` is, and engines still use it.
     let prestart = hooks.prestart().as_ref();
-    add(&mut host.create, "prestart", prestart)?;
-    add(&mut host.create, "createRuntime", hooks.create_runtime().as_ref())?;
-    add(&mut host.create, "createContainer", hooks.create_container().as_ref())?;
+    add(&mut host.create_runtime, "prestart", prestart)?;
+    add(&mut host.create_runtime, "createRuntime", hooks.create_runtime().as_ref())?;
+    add(&mut host.create_container, "createContainer", hooks.create_container().as_ref())?;
+    // They are the container's already, and as with runc their environment is its program's.
+    let environment = spec.process().as_ref().and_then(|process| process.env().clone());
+    for hook in &mut host.create_container {
+        hook.env.get_or_insert_with(|| environment.clone().unwrap_or_default());
+    }
     add(&mut host.poststart, "poststart", hooks.poststart().as_ref())?;
     add(&mut host.poststop, "poststop", hooks.poststop().as_ref())?;
     // Only its rules: the guest gets the hook as written.
@@ -46,7 +51,7 @@ fn add(to: &mut Vec<Hook>, name: &str, hooks: Option<&Vec<OciHook>>) -> Result<(
             field,
             path: hook.path().clone(),
             args: hook.args().clone().unwrap_or_default(),
-            env: hook.env().clone().unwrap_or_default(),
+            env: hook.env().clone(),
             timeout_s,
         });
     }

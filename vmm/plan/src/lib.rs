@@ -110,6 +110,8 @@ pub struct Options {
     pub kernel_params: Vec<String>,
     /// `--systemd-cgroup`: how the configuration's cgroup path is to be read.
     pub systemd_cgroup: bool,
+    /// The caller wants to hear how the program is (`sd_notify(3)`).
+    pub notify: bool,
     /// Size of the terminal that the program will be shown on.
     pub console_size: Option<ConsoleSize>,
 }
@@ -151,7 +153,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
         need_no_cgroup(&limits)?;
     }
     let volumes = volumes::volumes(bundle, facts)?;
-    let (hooks, guest_hooks) = hooks::split(bundle.spec.hooks().as_ref())?;
+    let (hooks, guest_hooks) = hooks::split(&bundle.spec)?;
     let spec = guest::Rewrite { bundle, facts, options, volumes: &volumes, cpus: &cpus, vcpus: size.vcpus };
     let spec = spec.done(guest_hooks);
     let machine = MachineSpec {
@@ -176,6 +178,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             io,
             bundle: bundle.dir.display().to_string(),
             settings: facts.settings.clone(),
+            notify: options.notify,
         },
         host: HostPlan {
             rootfs: bundle.rootfs.clone(),

@@ -40,6 +40,7 @@ fn options() -> Options {
         kernel_params: Vec::new(),
         console_size: None,
         systemd_cgroup: false,
+        notify: false,
     }
 }
 

@@ -139,6 +139,7 @@ fn text_bytes(event: &Event) -> usize {
         Event::Exited { process, .. } => {
             process.container.capacity() + process.exec.as_ref().map_or(0, String::capacity)
         }
+        Event::Notified { process, message } => process.container.capacity() + message.capacity(),
         Event::OutOfMemory { container, .. } => container.capacity(),
         Event::Ready { .. } => 0,
     }

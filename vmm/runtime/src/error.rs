@@ -86,6 +86,9 @@ pub enum Error {
     /// The monitor's or the agent's own report.
     #[error("{}", .0.message)]
     Reported(FailureReport),
+    /// It was waited for while it was made, and was not.
+    #[error("its creation failed; the command that was to create it says why")]
+    NotCreated,
     /// The verb does not fit the container's state.
     #[error("{}", wrong_state(*.act, *.status))]
     WrongState {

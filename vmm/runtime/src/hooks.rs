@@ -1,135 +1,213 @@
 //! Hooks on the host: programs that get the container's state on standard input.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vmrun_spec::Hook;
 
-use crate::log::Listed;
+use crate::error::chain;
+use crate::log::{self, Listed};
 use crate::verbs::OciState;
 use crate::{signals, step};
 
+/// A hook that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("error running {hook}: {}", .path.display())]
+pub struct HookError {
+    /// Which, as `poststop hook #0`: runc's words, which tools look for.
+    hook: String,
+    /// Its program.
+    path: PathBuf,
+    source: HookFailure,
+}
+
 /// Why a hook failed.
 #[derive(Debug, thiserror::Error)]
-pub enum HookError {
+pub(crate) enum HookFailure {
     /// It could not be run.
-    #[error("{field} {}", .path.display())]
-    Run {
-        /// Which.
-        field: String,
-        /// Its program.
-        path: std::path::PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("cannot run it")]
+    Run(#[source] io::Error),
     /// It said no.
-    #[error("{field} {}: {status}", .path.display())]
-    Failed {
-        /// Which.
-        field: String,
-        /// Its program.
-        path: std::path::PathBuf,
-        /// How it ended.
-        status: ExitStatus,
-    },
+    #[error("{0}")]
+    Failed(ExitStatus),
     /// It took too long and was killed.
-    #[error("{field} {}: killed after its timeout of {seconds} s", .path.display())]
+    #[error("killed after its timeout of {seconds} s")]
     TimedOut {
-        /// Which.
-        field: String,
-        /// Its program.
-        path: std::path::PathBuf,
         /// The limit.
         seconds: u64,
     },
+    /// Whoever wanted it wants it no more, and it was killed.
+    #[error("interrupted")]
+    Interrupted,
     /// The state has no JSON form.
-    #[error("cannot encode the state for {field}")]
-    Encode {
-        /// Which.
-        field: String,
-        /// Why.
-        source: serde_json::Error,
-    },
+    #[error("cannot encode the container's state")]
+    Encode(#[source] serde_json::Error),
+}
+
+impl HookError {
+    /// Whether one of those interrupted it that [`Surroundings::watch`] names.
+    pub(crate) fn is_interruption(&self) -> bool {
+        matches!(self.source, HookFailure::Interrupted)
+    }
+}
+
+/// Where hooks run.
+#[derive(Debug)]
+pub(crate) struct Surroundings<'s> {
+    /// Their working directory.
+    pub(crate) directory: &'s Path,
+    /// Their standard error, if it is not this process's.
+    pub(crate) stderr: Option<OwnedFd>,
+    /// What ends the wait for them when it becomes readable, and them.
+    pub(crate) watch: &'s [BorrowedFd<'s>],
+}
+
+impl<'s> Surroundings<'s> {
+    /// Of a hook in the caller's namespaces.
+    pub(crate) fn callers(bundle: &'s Path) -> Self {
+        // An engine may have removed the bundle of a container that ends.
+        let directory = if bundle.is_dir() { bundle } else { Path::new("/") };
+        Self { directory, stderr: None, watch: &[] }
+    }
 }
 
 /// Runs the hooks in order; the first failure ends it.
-pub(crate) fn run_all(hooks: &[Hook], state: &OciState, bundle: &Path) -> Result<(), HookError> {
-    hooks.iter().try_for_each(|hook| run(hook, state, bundle))
+pub(crate) fn run_all(hooks: &[Hook], state: &OciState, at: &Surroundings<'_>) -> Result<(), HookError> {
+    hooks.iter().try_for_each(|hook| run(hook, state, at))
 }
 
 /// Runs every hook, whatever the others do, and gives the failures.
-pub(crate) fn run_each(hooks: &[Hook], state: &OciState, bundle: &Path) -> Vec<HookError> {
-    hooks.iter().filter_map(|hook| run(hook, state, bundle).err()).collect()
+pub(crate) fn run_each(hooks: &[Hook], state: &OciState, at: &Surroundings<'_>) -> Vec<HookError> {
+    hooks.iter().filter_map(|hook| run(hook, state, at).err()).collect()
 }
 
-fn run(hook: &Hook, state: &OciState, bundle: &Path) -> Result<(), HookError> {
-    let text = serde_json::to_vec(state)
-        .map_err(|source| HookError::Encode { field: hook.field.clone(), source })?;
-    let failed = |source| HookError::Run { field: hook.field.clone(), path: hook.path.clone(), source };
+/// Tells of those whose failure changes nothing.
+pub(crate) fn complain(errors: &[HookError]) {
+    for error in errors {
+        log::warn(&chain(error));
+    }
+}
+
+fn run(hook: &Hook, state: &OciState, at: &Surroundings<'_>) -> Result<(), HookError> {
+    attempt(hook, state, at).map_err(|source| HookError {
+        hook: name(&hook.field),
+        path: hook.path.clone(),
+        source,
+    })
+}
+
+/// `hooks.poststop[0]` is `poststop hook #0`.
+fn name(field: &str) -> String {
+    let parts = field.strip_prefix("hooks.").and_then(|rest| rest.strip_suffix(']')?.split_once('['));
+    parts.map_or_else(|| field.to_owned(), |(kind, index)| format!("{kind} hook #{index}"))
+}
+
+fn attempt(hook: &Hook, state: &OciState, at: &Surroundings<'_>) -> Result<(), HookFailure> {
+    let text = serde_json::to_vec(state).map_err(HookFailure::Encode)?;
+    let stdin = readable(&text).map_err(HookFailure::Run)?;
     step!("{} {} starts, arguments {}", hook.field, hook.path.display(), Listed(&hook.args));
-    let mut child = spawn(hook, bundle).map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A hook need not read its state.
-        let _ = stdin.write_all(&text);
+    let mut running = Running(spawn(hook, stdin, at).map_err(HookFailure::Run)?);
+    let deadline = hook.timeout_s.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    match running.wait(deadline, at.watch).map_err(HookFailure::Run)? {
+        Wait::Ended(status) if status.success() => Ok(()),
+        Wait::Ended(status) => Err(HookFailure::Failed(status)),
+        Wait::Late => Err(HookFailure::TimedOut { seconds: hook.timeout_s.unwrap_or_default() }),
+        Wait::Interrupted => Err(HookFailure::Interrupted),
     }
-    let status = match hook.timeout_s {
-        None => child.wait().map_err(failed)?,
-        Some(seconds) => wait_limited(child, seconds).map_err(failed)?.ok_or_else(|| {
-            HookError::TimedOut { field: hook.field.clone(), path: hook.path.clone(), seconds }
-        })?,
-    };
-    step!("{} ended: {status}", hook.field);
-    if status.success() {
-        return Ok(());
-    }
-    Err(HookError::Failed { field: hook.field.clone(), path: hook.path.clone(), status })
 }
 
-fn spawn(hook: &Hook, bundle: &Path) -> io::Result<Child> {
+/// A file in memory: a hook need not read it, however long it is, and nobody has to wait until
+/// it has.
+fn readable(text: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"vmrun-state", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(text)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn spawn(hook: &Hook, stdin: File, at: &Surroundings<'_>) -> io::Result<Child> {
     let mut command = Command::new(&hook.path);
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    let variables = hook.env.iter().filter_map(|entry| entry.split_once('='));
-    // An engine may have removed the bundle of a container that ends.
-    let directory = if bundle.is_dir() { bundle } else { Path::new("/") };
-    command.env_clear().envs(variables).current_dir(directory);
+    if let Some(variables) = &hook.env {
+        command.env_clear().envs(variables.iter().filter_map(|entry| entry.split_once('=')));
+    }
+    let stderr = at.stderr.as_ref().map(OwnedFd::try_clone).transpose()?;
     // Its output is talk: standard output belongs to the container.
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    command.current_dir(at.directory).stdin(stdin).stdout(Stdio::null());
+    command.stderr(stderr.map_or_else(Stdio::inherit, Stdio::from));
     signals::free_in(&mut command).spawn()
 }
 
-/// `None` when the limit passed; the child is dead and reaped either way.
-fn wait_limited(mut child: Child, seconds: u64) -> io::Result<Option<ExitStatus>> {
-    let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-    let (sender, receiver) = channel();
-    let waiter = thread::Builder::new().name("hook-wait".to_owned()).spawn(move || {
-        let _ = sender.send(child.wait());
-    })?;
-    let result = match receiver.recv_timeout(Duration::from_secs(seconds)) {
-        Ok(status) => status.map(Some),
-        Err(RecvTimeoutError::Disconnected) => Err(io::ErrorKind::BrokenPipe.into()),
-        Err(RecvTimeoutError::Timeout) => {
-            let _ = kill(pid, Signal::SIGKILL);
-            receiver.recv().map_err(io::Error::other)?.map(|status| {
-                // It may have ended by itself at the last moment.
-                (status.signal() != Some(libc::SIGKILL)).then_some(status)
-            })
+/// A hook that was started. It does not outlive this value.
+struct Running(Child);
+
+/// What a hook was waited for to do.
+enum Wait {
+    Ended(ExitStatus),
+    Late,
+    Interrupted,
+}
+
+impl Running {
+    fn wait(&mut self, deadline: Option<Instant>, watch: &[BorrowedFd<'_>]) -> io::Result<Wait> {
+        // Not reaped yet, so the pid is still its.
+        let pidfd = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty())?;
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let limit = left.map_or(PollTimeout::NONE, |left| {
+                // Not before it is over.
+                PollTimeout::try_from(left.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX)
+            });
+            let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+            let mut fds: Vec<_> =
+                [pidfd.as_fd()].into_iter().chain(watch.iter().copied()).map(readable).collect();
+            match poll(&mut fds, limit) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            }
+            let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
+            if ready.next() == Some(true) {
+                return Ok(Wait::Ended(self.0.wait()?));
+            }
+            let wait = if ready.any(|ready| ready) { Wait::Interrupted } else { Wait::Late };
+            if matches!(wait, Wait::Interrupted) || left.is_some_and(|left| left.is_zero()) {
+                return self.kill(wait);
+            }
         }
-    };
-    let _ = waiter.join();
-    result
+    }
+
+    fn kill(&mut self, why: Wait) -> io::Result<Wait> {
+        self.0.kill()?;
+        let status = self.0.wait()?;
+        // It may have ended by itself at the last moment.
+        Ok(if status.signal() == Some(libc::SIGKILL) { why } else { Wait::Ended(status) })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Neither does anything to one that was waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
     use crate::process::ProcessIdentity;
     use crate::signals::Signals;
@@ -141,20 +219,60 @@ mod tests {
         OciState::of(&StateSource::plain("x").state(Status::Creating, me))
     }
 
+    fn hook(script: &str) -> Hook {
+        Hook {
+            field: "hooks.poststop[1]".to_owned(),
+            path: "/bin/sh".into(),
+            args: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            env: Some(vec!["PATH=/usr/bin:/bin".to_owned()]),
+            timeout_s: None,
+        }
+    }
+
     #[test]
     fn hook_starts_with_no_signal_blocked() {
         let directory = tempfile::tempdir().unwrap();
-        let script = "grep SigBlk /proc/self/status >mask";
-        let hook = Hook {
-            field: "hooks.poststop[0]".to_owned(),
-            path: "/bin/sh".into(),
-            args: ["sh", "-c", script].map(str::to_owned).to_vec(),
-            env: vec!["PATH=/usr/bin:/bin".to_owned()],
-            timeout_s: Some(60),
-        };
+        let hook = hook("grep SigBlk /proc/self/status >mask");
         let _signals = Signals::take().unwrap();
-        run(&hook, &state(), directory.path()).unwrap();
+        run(&hook, &state(), &Surroundings::callers(directory.path())).unwrap();
         let mask = std::fs::read_to_string(directory.path().join("mask")).unwrap();
         assert_eq!(mask, "SigBlk:\t0000000000000000\n");
+    }
+
+    #[test]
+    fn time_is_over_for_one_that_reads_no_state_however_long_it_is() {
+        let mut state = state();
+        state.annotations.insert("long".to_owned(), "x".repeat(1 << 20));
+        let deaf = Hook { timeout_s: Some(1), ..hook("sleep 1000") };
+        let error = run(&deaf, &state, &Surroundings::callers(Path::new("/"))).unwrap_err();
+        assert_eq!(chain(&error), "error running poststop hook #1: /bin/sh: killed after its timeout of 1 s");
+        run(&hook("wc -c | grep -q .......$"), &state, &Surroundings::callers(Path::new("/"))).unwrap();
+    }
+
+    #[test]
+    fn what_is_left_of_a_hook_keeps_nobody_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let hook = hook("sleep 1000 & echo $! >child; exit 3");
+        let error = run(&hook, &state(), &Surroundings::callers(directory.path())).unwrap_err();
+        assert_eq!(chain(&error), "error running poststop hook #1: /bin/sh: exit status: 3");
+        let child = std::fs::read_to_string(directory.path().join("child")).unwrap();
+        signals::send(child.trim().parse().unwrap(), libc::SIGKILL);
+    }
+
+    #[test]
+    fn without_a_list_the_environment_is_the_callers() {
+        let inherits = Hook { env: None, ..hook("test \"$CARGO_PKG_NAME\" = vmrun-runtime") };
+        run(&inherits, &state(), &Surroundings::callers(Path::new("/"))).unwrap();
+        let empty = Hook { env: Some(Vec::new()), ..hook("test -z \"$CARGO_PKG_NAME\"") };
+        run(&empty, &state(), &Surroundings::callers(Path::new("/"))).unwrap();
+    }
+
+    #[test]
+    fn hook_ends_with_who_wants_it() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let watch = [ours.as_fd()];
+        let at = Surroundings { watch: &watch, ..Surroundings::callers(Path::new("/")) };
+        assert!(run(&hook("sleep 1000"), &state(), &at).unwrap_err().is_interruption());
     }
 }

@@ -174,13 +174,22 @@ pub enum VolumeKind {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HostHooks {
-    /// `prestart`, `createRuntime` and `createContainer`, in this order: before
-    /// the container is made in the guest.
-    pub create: Vec<Hook>,
-    /// After the program has started; a failure is only reported.
+    /// `prestart` and `createRuntime`, in this order: when the container's namespaces on the
+    /// host are there, and before the container is made in the guest. They run in the caller's.
+    pub create_runtime: Vec<Hook>,
+    /// After those, in the container's namespaces.
+    pub create_container: Vec<Hook>,
+    /// After the program has started; a failure ends the container.
     pub poststart: Vec<Hook>,
     /// After the container is gone; a failure is only reported.
     pub poststop: Vec<Hook>,
+}
+
+impl HostHooks {
+    /// Whether the container is made only after some have run.
+    pub fn precede_creation(&self) -> bool {
+        !self.create_runtime.is_empty() || !self.create_container.is_empty()
+    }
 }
 
 /// One program to run with the container's state on its standard input.
@@ -194,9 +203,9 @@ pub struct Hook {
     /// `argv`, the program's name included.
     #[serde(default)]
     pub args: Vec<String>,
-    /// `KEY=value`; nothing else is in its environment.
+    /// `KEY=value`; nothing else is in its environment. Without any list it has its caller's.
     #[serde(default)]
-    pub env: Vec<String>,
+    pub env: Option<Vec<String>>,
     /// Seconds after which it is killed.
     #[serde(default)]
     pub timeout_s: Option<u64>,

@@ -7,12 +7,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum MonitorMessage {
+    /// The container's namespaces on the host are there for hooks, for which the monitor waits.
+    Prepared,
+    /// The last of the hooks before the creation have run.
+    Hooked,
     /// The guest has booted.
     Booted,
     /// The container exists; its program waits for the start.
     Created,
     /// The program runs.
     Started,
+    /// The program has said that it is ready, to whom the caller wants it said.
+    Ready,
     /// It ended with this code; cleaning up is the launcher's now.
     Ended {
         /// The monitor's exit code too.
@@ -29,7 +35,7 @@ pub enum MonitorMessage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum LauncherMessage {
-    /// The hooks before the creation have run.
+    /// The hooks before the creation that run in the caller's namespaces have run.
     HooksDone,
 }
 

@@ -31,7 +31,7 @@ use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
 use super::start_hooks::StartHooks;
-use super::{dev, inside, limits, settings, shared_mounts, tmpfs, trace, user_namespace};
+use super::{dev, inside, limits, notify, settings, shared_mounts, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{descriptors, log, sys};
@@ -64,6 +64,8 @@ pub(crate) enum Kind<'a> {
         mounts: &'a [SharedMount],
         /// The host's path of the bundle.
         bundle: &'a str,
+        /// The directory with the socket on which its program says how it is.
+        notify: Option<PathBuf>,
         /// Settings of the kernel.
         settings: &'a BTreeMap<String, String>,
     },
@@ -151,11 +153,15 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
         message: error.to_string(),
     };
     let mut adapted = match &order.kind {
-        Kind::Init { shares, mounts, bundle, settings } => {
+        Kind::Init { shares, mounts, bundle, notify, settings } => {
             settings::apply(settings);
             shares.iter().try_for_each(mount_share)?;
             shared_mounts::apply(mounts).map_err(|message| failed(Stage::Shares, message))?;
-            let mut adapted = adapt::for_init(order.spec).map_err(invalid)?;
+            let offered = notify.as_ref().map(|directory| notify::offer(order.spec, directory)).transpose();
+            let offered = offered.map_err(|cause| {
+                invalid(adapt::AdaptError::Build { what: "mount of the notification socket", cause })
+            })?;
+            let mut adapted = adapt::for_init(offered.as_ref().unwrap_or(order.spec)).map_err(invalid)?;
             let hooks = StartHooks::take(&mut adapted.spec, order.container, bundle);
             Adapted { program: adapted.program.with_hooks(hooks), ..adapted }
         }

@@ -22,7 +22,7 @@ use vmrun_proto::{ErrorKind, Stage};
 use super::adapt::AdaptError;
 use super::start_hooks::StartHooks;
 use super::{identity, seccomp};
-use crate::{report, sys};
+use crate::report;
 
 /// Where programs are looked for when the process has no `PATH`, as `execvp` does.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -161,12 +161,7 @@ impl Program {
     }
 
     fn run_hooks(&self, environment: &[CString]) -> Result<(), String> {
-        let Some(hooks) = &self.hooks else { return Ok(()) };
-        // A hook need not read what it is told.
-        sys::ignore_broken_pipes();
-        let run = hooks.run(environment);
-        sys::reset_signals();
-        run
+        self.hooks.as_ref().map_or(Ok(()), |hooks| hooks.run(environment))
     }
 
     fn load_last_filter(&self) -> Result<(), String> {
@@ -251,7 +246,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 impl Executor for Program {
     fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
-        let dropped = self.drop_privileges().map_err(|message| (ErrorKind::Failed, Stage::Create, message));
+        let prepared = self.hooks.as_ref().map_or(Ok(()), StartHooks::prepare);
+        let dropped = prepared
+            .and_then(|()| self.drop_privileges())
+            .map_err(|message| (ErrorKind::Failed, Stage::Create, message));
         let found = dropped
             .and_then(|()| self.find().map_err(|error| (error.kind(), Stage::Exec, error.to_string())));
         found.map(drop).map_err(|(kind, stage, message)| {

@@ -19,6 +19,8 @@ use crate::report::{self, Received, Report};
 use crate::stdio::{ChildStdio, Endpoint, make_pipes};
 use crate::{log, sys};
 
+/// Name of the directory, in a process's, with the socket on which it says how it is.
+const NOTIFY_DIRECTORY: &str = "notify";
 /// So many error lines of libcontainer tell what went wrong; later ones only echo it.
 const MOST_LINES: usize = 16;
 
@@ -47,6 +49,11 @@ impl Server {
             .map_err(|error| about("watch the reports", &error))?;
         process.endpoints = near;
         process.report = Some(report);
+        if entry.plan.notify && exec.is_none() {
+            let socket = super::notify::bind(&process.directory.join(NOTIFY_DIRECTORY));
+            process.notify = Some(socket.map_err(|error| about("make the notification socket", &error))?);
+        }
+        self.watch_notify_socket(id).map_err(|error| about("watch the notification socket", &error))?;
         self.fork_maker(id, exec, far, &far_report).map_err(|error| about("fork", &error))?;
         drop(far_report);
         self.attach_streams(id);
@@ -71,6 +78,7 @@ impl Server {
                 mounts: &entry.plan.mounts,
                 bundle: &entry.plan.bundle,
                 settings: &entry.plan.settings,
+                notify: process.notify.as_ref().map(|_| process.directory.join(NOTIFY_DIRECTORY)),
             },
         };
         let order = Order {

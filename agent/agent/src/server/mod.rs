@@ -4,6 +4,7 @@
 //! * `connection`: frames from and to the host,
 //! * `requests`: what the host asks,
 //! * `process`, `lifecycle`: processes from the order to the exit,
+//! * `notify`: what programs say of themselves,
 //! * `ending`: the last of all,
 //! * `streams`: stdio connections and their relays,
 //! * `reaper`: children that have ended.
@@ -11,6 +12,7 @@
 mod connection;
 mod ending;
 mod lifecycle;
+mod notify;
 mod poller;
 mod process;
 mod reaper;
@@ -139,6 +141,7 @@ impl Server {
             Token::Listener => self.accept(),
             Token::Connection(id) => self.connection_ready(id),
             Token::Report(id) => self.report_ready(id),
+            Token::Notify(id) => self.notified(id),
             Token::MemoryEvents(id) => self.memory_events(id),
             Token::StreamConnection(id) | Token::StreamGuest(id) => self.stream_ready(id, event),
         }

@@ -21,6 +21,8 @@ pub(crate) enum Token {
     Connection(u64),
     /// The report socket of a process.
     Report(u64),
+    /// The socket on which the program of a process says how it is.
+    Notify(u64),
     /// The connection of a stdio stream.
     StreamConnection(u64),
     /// The guest's end of a stdio stream.
@@ -29,7 +31,7 @@ pub(crate) enum Token {
     MemoryEvents(u64),
 }
 
-const KINDS: u64 = 7;
+const KINDS: u64 = 8;
 
 impl Token {
     fn encode(self) -> u64 {
@@ -41,6 +43,7 @@ impl Token {
             Self::StreamConnection(id) => (4, id),
             Self::StreamGuest(id) => (5, id),
             Self::MemoryEvents(id) => (6, id),
+            Self::Notify(id) => (7, id),
         };
         id * KINDS + kind
     }
@@ -54,7 +57,8 @@ impl Token {
             3 => Self::Report(id),
             4 => Self::StreamConnection(id),
             5 => Self::StreamGuest(id),
-            _ => Self::MemoryEvents(id),
+            6 => Self::MemoryEvents(id),
+            _ => Self::Notify(id),
         }
     }
 }
@@ -140,6 +144,7 @@ mod tests {
             Token::Report(7),
             Token::StreamConnection(u64::MAX / KINDS - 1),
             Token::StreamGuest(0),
+            Token::Notify(9),
             Token::MemoryEvents(9),
         ] {
             assert_eq!(Token::decode(token.encode()), token);

@@ -8,6 +8,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -52,6 +53,8 @@ pub(crate) struct ManagedProcess {
     /// that side a terminal is over for good, and a program may close its last descriptor
     /// and open the terminal again.
     pub(crate) terminal: Option<OwnedFd>,
+    /// The socket on which its program says how it is, if the host wants to hear it.
+    pub(crate) notify: Option<UnixDatagram>,
     /// Its directory under the agent's state.
     pub(crate) directory: PathBuf,
     /// Open until the program runs, or the process cannot be made.
@@ -126,6 +129,7 @@ impl ManagedProcess {
             connected: HashSet::new(),
             endpoints: Endpoints::new(),
             terminal: None,
+            notify: None,
             directory,
             report: None,
             trace: Vec::new(),

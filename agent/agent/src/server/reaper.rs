@@ -48,6 +48,7 @@ impl Server {
             State::StartFailed => tell = false,
             _ => {}
         }
+        self.notified(id);
         self.send_what_is_written(&reference);
         if is_init {
             // The notice may still be on its way.

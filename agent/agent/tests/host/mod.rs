@@ -137,6 +137,7 @@ impl Host {
             mounts: Vec::new(),
             io,
             bundle: String::new(),
+            notify: false,
             settings: BTreeMap::new(),
         });
         match self.ask(Request::Create { container: id.into(), plan }) {

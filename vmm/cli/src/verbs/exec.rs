@@ -164,7 +164,11 @@ fn is_a_profile(name: Option<&str>) -> bool {
 
 fn refuse_what_has_no_meaning(args: &ExecArgs) -> Result<(), Error> {
     let table = [
-        (args.preserve_fds > 0, "--preserve-fds", "file descriptors cannot enter a virtual machine"),
+        (
+            args.preserve_fds > 0,
+            "--preserve-fds",
+            "file descriptors cannot enter a virtual machine; give the program files in a volume instead",
+        ),
         (args.cgroup.len() > 1, "--cgroup", "cgroup v2, which the guest has, has one for all controllers"),
         (
             is_a_profile(args.apparmor.as_deref()),

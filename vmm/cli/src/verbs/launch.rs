@@ -107,7 +107,11 @@ impl LaunchArgs {
 fn refuse_what_has_no_meaning(args: &LaunchArgs) -> Result<(), Error> {
     let table = [
         (args.no_new_keyring, "--no-new-keyring", "the guest always makes a new session keyring"),
-        (args.preserve_fds > 0, "--preserve-fds", "file descriptors cannot enter a virtual machine"),
+        (
+            args.preserve_fds > 0,
+            "--preserve-fds",
+            "file descriptors cannot enter a virtual machine; give the program files in a volume instead",
+        ),
     ];
     match table.into_iter().find(|(given, ..)| *given) {
         Some((_, option, why)) => Err(Error::Option { option, why }),

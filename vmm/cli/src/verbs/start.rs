@@ -4,6 +4,8 @@ use clap::Args;
 use vmrun_runtime::{Error, Store};
 
 /// Start the program of a created container
+///
+/// One that is still being created is waited for.
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
     /// Name of the container
@@ -17,6 +19,6 @@ impl StartArgs {
 }
 
 pub(crate) fn start(store: &Store, args: &StartArgs) -> Result<u8, Error> {
-    super::warn_of(&vmrun_runtime::start(store, &args.id)?);
+    vmrun_runtime::start(store, &args.id)?;
     Ok(0)
 }

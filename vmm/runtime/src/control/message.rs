@@ -1,6 +1,7 @@
 //! Messages on the monitor's control socket. One request a connection, one
 //! reply, in the frames of the guest protocol.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use oci_spec::runtime::LinuxResources;
@@ -16,6 +17,11 @@ use crate::status::{Act, Status};
 pub(crate) enum ControlRequest {
     /// Let the created container's program run.
     Start,
+    /// The same, and from now on tell this socket how the program is. Only of a container whose
+    /// state says that it does.
+    StartNotifying(PathBuf),
+    /// Answer when the program has said that it is ready. Likewise.
+    AwaitReady,
     /// Send a signal to the container's init process.
     Signal {
         /// Linux signal number, or 0 to see whether that process is alive.
@@ -43,19 +49,20 @@ impl ControlRequest {
     /// What it does to the container: whether it may is decided by that.
     pub(crate) fn act(&self) -> Act {
         match self {
-            Self::Start => Act::Start,
+            Self::Start | Self::StartNotifying(_) => Act::Start,
             Self::Signal { .. } => Act::Signal,
             Self::Pause => Act::Pause,
             Self::Resume => Act::Resume,
             Self::Update(_) => Act::Update,
-            Self::Processes | Self::Figures | Self::AwaitResume | Self::Watch => Act::Look,
+            Self::Processes | Self::Figures | Self::AwaitReady | Self::AwaitResume | Self::Watch => Act::Look,
         }
     }
 
     /// What the monitor is waited for to do.
     pub(crate) fn what(&self) -> &'static str {
         match self {
-            Self::Start => "start the program",
+            Self::Start | Self::StartNotifying(_) => "start the program",
+            Self::AwaitReady => "hear that the program is ready",
             Self::Signal { .. } => "send the signal",
             Self::Pause => "pause the container",
             Self::Resume => "let the container go on",
@@ -68,11 +75,14 @@ impl ControlRequest {
     }
 
     /// How long it may take for that: longer than its own waits for the guest, so
-    /// that it is the monitor who says that the guest does not answer. A pause has no limit.
+    /// that it is the monitor who says that the guest does not answer. A pause has no limit, nor
+    /// has what the program does.
     pub(crate) fn limit(&self) -> Option<Duration> {
         match self {
-            Self::AwaitResume => None,
-            Self::Start | Self::Pause | Self::Resume => Some(Duration::from_secs(70)),
+            Self::AwaitResume | Self::AwaitReady => None,
+            Self::Start | Self::StartNotifying(_) | Self::Pause | Self::Resume => {
+                Some(Duration::from_secs(70))
+            }
             _ => Some(Duration::from_secs(30)),
         }
     }

@@ -58,7 +58,12 @@ pub(super) fn start(order: &Order, options: &ExecOptions) -> Result<u8, Error> {
                     guard.reap()?;
                     return Err(Error::Reported(report));
                 }
-                MonitorMessage::Booted | MonitorMessage::Created | MonitorMessage::Ended { .. } => {}
+                MonitorMessage::Prepared
+                | MonitorMessage::Hooked
+                | MonitorMessage::Booted
+                | MonitorMessage::Created
+                | MonitorMessage::Ready
+                | MonitorMessage::Ended { .. } => {}
             }
         }
     }

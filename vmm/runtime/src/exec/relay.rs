@@ -119,7 +119,10 @@ impl Attendance<'_> {
                     Event::Exited { process, status } if process == self.order.process => {
                         return Ok(status.code());
                     }
-                    Event::Exited { .. } | Event::OutOfMemory { .. } | Event::Ready { .. } => {}
+                    Event::Exited { .. }
+                    | Event::Notified { .. }
+                    | Event::OutOfMemory { .. }
+                    | Event::Ready { .. } => {}
                 }
             }
             let (agent, signals) = self.poll()?;

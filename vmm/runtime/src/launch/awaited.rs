@@ -1,7 +1,8 @@
 //! What a launcher waits for, and for how long.
 //!
 //! ```text
-//!   spawn ──▶ booted ──▶ created ──▶ started ──▶ end, which may take as long as it likes
+//!   spawn ───────────────────────▶ booted ──▶ created ──▶ started ──▶ end, which may take as long as it likes
+//!     └──▶ prepared ──▶ hooked ──────▲ where there are hooks, which have limits of their own
 //! ```
 
 use std::time::{Duration, Instant};
@@ -31,9 +32,14 @@ impl Awaited {
     /// After this word.
     pub(super) fn after(message: &MonitorMessage) -> Self {
         let step = match message {
+            MonitorMessage::Hooked => return Self::first(),
             MonitorMessage::Booted => Some("make the container"),
             MonitorMessage::Created => Some("start the program"),
-            MonitorMessage::Started | MonitorMessage::Ended { .. } | MonitorMessage::Failed(_) => None,
+            MonitorMessage::Prepared
+            | MonitorMessage::Started
+            | MonitorMessage::Ready
+            | MonitorMessage::Ended { .. }
+            | MonitorMessage::Failed(_) => None,
         };
         Self { step, deadline: Instant::now() + LIMIT }
     }
@@ -57,14 +63,17 @@ mod tests {
 
     #[test]
     fn each_step_has_its_limit_and_the_program_none() {
-        for awaited in [Awaited::first(), Awaited::after(&MonitorMessage::Booted)] {
+        let words = [MonitorMessage::Hooked, MonitorMessage::Booted];
+        for awaited in words.iter().map(Awaited::after).chain([Awaited::first()]) {
             assert!(awaited.left() > Some(LIMIT / 2) && awaited.missed(1).is_none());
         }
         let passed = Awaited { deadline: Instant::now(), ..Awaited::after(&MonitorMessage::Created) };
         assert_eq!(passed.left(), Some(Duration::ZERO));
         let error = passed.missed(42).unwrap().to_string();
         assert_eq!(error, "waited 75 s in vain for the monitor, process 42, to start the program");
-        let endless = Awaited { deadline: Instant::now(), ..Awaited::after(&MonitorMessage::Started) };
-        assert!(endless.left().is_none() && endless.missed(42).is_none());
+        for word in [MonitorMessage::Prepared, MonitorMessage::Started] {
+            let endless = Awaited { deadline: Instant::now(), ..Awaited::after(&word) };
+            assert!(endless.left().is_none() && endless.missed(42).is_none());
+        }
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod facts;
 pub(crate) mod network;
 pub(crate) mod pid_file;
 pub(crate) mod pidfd_socket;
+pub(crate) mod service;
 mod spawn;
 mod supervise;
 
@@ -49,9 +50,11 @@ impl LaunchMode {
     }
 
     /// The monitor's word after which the verb is done.
-    pub(crate) fn is_over_at(self, message: &MonitorMessage) -> bool {
+    /// Where somebody wants to hear that the program is ready, that is as runc does it waited for.
+    pub(crate) fn is_over_at(self, message: &MonitorMessage, notifies: bool) -> bool {
         match self {
             Self::Run => false,
+            Self::RunDetached if notifies => *message == MonitorMessage::Ready,
             Self::RunDetached => *message == MonitorMessage::Started,
             Self::Create => *message == MonitorMessage::Created,
         }
@@ -138,6 +141,14 @@ pub enum LaunchError {
         /// Their names.
         names: String,
     },
+    /// Nobody can be told how the program is.
+    #[error("cannot reach the socket {} of NOTIFY_SOCKET", .path.display())]
+    NotifySocket {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The pid file.
     #[error("cannot write the pid file {}", .path.display())]
     PidFile {
@@ -211,7 +222,9 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
     let bundle = Bundle::load(&options.bundle)?;
     step!("bundle {} loaded, root file system {}", bundle.dir.display(), bundle.rootfs.display());
     let console = console(&bundle, options)?;
-    let plan = plan(store, &id, &bundle, options, embedded)?;
+    service::refuse_sockets()?;
+    let notify = service::notify_socket()?;
+    let plan = plan(store, &id, &bundle, options, notify.is_some(), embedded)?;
     let (machine, host) = (&plan.machine, &plan.host);
     step!(
         "planned: {} vCPUs, {} MiB, kernel {:?}, {} volumes, cgroup {:?}",
@@ -231,6 +244,7 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
         root: store.root().to_owned(),
         state: source,
         plan,
+        notify,
         console: match &console {
             Console::None | Console::Ours => ConsoleMode::Inherited,
             Console::Socket(path) => ConsoleMode::Socket(path.clone()),
@@ -248,6 +262,7 @@ fn plan(
     id: &ContainerId,
     bundle: &Bundle,
     options: &LaunchOptions,
+    notify: bool,
     embedded: Embedded,
 ) -> Result<SandboxPlan, Error> {
     let permitted = policy::permit(&vmrun_plan::boot_request(bundle)?, options.policy.as_deref())?;
@@ -268,6 +283,7 @@ fn plan(
         kernel_params: [&permitted.parameters[..], &options.kernel_params].concat(),
         console_size: our_console_size(),
         systemd_cgroup: options.systemd_cgroup,
+        notify,
     };
     Ok(vmrun_plan::plan(bundle, &facts::facts(bundle)?, &plan_options)?)
 }
@@ -313,5 +329,6 @@ fn state_source(
         cgroup,
         poststart: plan.host.hooks.poststart.clone(),
         poststop: plan.host.hooks.poststop.clone(),
+        notifies: plan.guest.notify,
     }
 }

@@ -16,16 +16,16 @@ use super::spawn::{Monitor, spawn};
 use super::{Console, LaunchError, LaunchOptions, network, pidfd_socket};
 use crate::error::{Error, chain};
 use crate::fds;
-use crate::hooks;
+use crate::hooks::{self, Surroundings};
 use crate::host_cgroup::{self, NewCgroup};
 use crate::monitor::MonitorRequest;
 use crate::process::{self, ProcessIdentity};
 use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::RawMode;
-use crate::store::{ExecBase, NewEntry};
+use crate::store::{ExecBase, NewEntry, State};
 use crate::timeline::mark;
-use crate::verbs::OciState;
+use crate::verbs::{OciState, end_container};
 use crate::{log, step};
 
 /// How the conversation with the monitor ended.
@@ -141,14 +141,7 @@ fn attend(
     fds::release_standard_streams(false).map_err(LaunchError::io("release the standard streams"))?;
     let creating = request.state.state(Status::Creating, identity);
     new.publish(&creating, &ExecBase::of(&request.plan))?;
-    let hooks = &request.plan.host.hooks;
     let Some(monitor) = guard.monitor.as_mut() else { return Ok((Outcome::Silent, None)) };
-    if !hooks.create.is_empty() {
-        hooks::run_all(&hooks.create, &OciState::of(&creating), &request.state.bundle)?;
-        network::still_empty(pid)?;
-        // A monitor that is gone is noticed below.
-        let _ = monitor.channel.send(LauncherMessage::HooksDone);
-    }
     let mut pid_file = None;
     let mut awaited = Awaited::first();
     loop {
@@ -161,7 +154,14 @@ fn attend(
             awaited = Awaited::after(&message);
             step!("the monitor says: {message:?}");
             match &message {
-                MonitorMessage::Booted => {}
+                MonitorMessage::Prepared => {
+                    run_first_hooks(&creating, request, signals)?;
+                    network::still_empty(pid)?;
+                    // A monitor that is gone is noticed below.
+                    let _ = monitor.channel.send(LauncherMessage::HooksDone);
+                }
+                MonitorMessage::Hooked => network::still_empty(pid)?,
+                MonitorMessage::Booted | MonitorMessage::Ready => {}
                 MonitorMessage::Created => {
                     if let Some(socket) = &options.pidfd_socket {
                         pidfd_socket::send(socket, pid)?;
@@ -171,12 +171,12 @@ fn attend(
                         step!("pid {pid} written to {}", path.display());
                     }
                 }
-                MonitorMessage::Started => poststart(new, request),
+                MonitorMessage::Started => poststart(new, request)?,
                 MonitorMessage::Ended { .. } | MonitorMessage::Failed(_) => {
                     return Ok((Outcome::Reported(message), pid_file));
                 }
             }
-            if options.mode.is_over_at(&message) {
+            if options.mode.is_over_at(&message, request.notify.is_some()) {
                 return Ok((Outcome::Detached, pid_file));
             }
         }
@@ -220,21 +220,30 @@ fn wait(
     }
 }
 
-fn poststart(new: &NewEntry, request: &MonitorRequest) {
-    let hooks = &request.plan.host.hooks.poststart;
-    if hooks.is_empty() {
-        return;
-    }
-    if let Ok(Some(state)) = new.entry().read() {
-        complain(&hooks::run_each(hooks, &OciState::of(&state), &request.state.bundle));
-    }
+/// The hooks that run here before the creation.
+fn run_first_hooks(
+    creating: &State,
+    request: &MonitorRequest,
+    signals: Option<&Signals>,
+) -> Result<(), hooks::HookError> {
+    let watch: Vec<_> = signals.map(Signals::ending).into_iter().collect();
+    let at = Surroundings { watch: &watch, ..Surroundings::callers(&request.state.bundle) };
+    hooks::run_all(&request.plan.host.hooks.create_runtime, &OciState::of(creating), &at)
 }
 
-/// The specification wants failures of late hooks logged and nothing more.
-fn complain(errors: &[hooks::HookError]) {
-    for error in errors {
-        log::warn(&chain(error));
+/// A failure ends the container; its removal is the caller's.
+fn poststart(new: &NewEntry, request: &MonitorRequest) -> Result<(), Error> {
+    let hooks = &request.plan.host.hooks.poststart;
+    if hooks.is_empty() {
+        return Ok(());
     }
+    let Ok(Some(state)) = new.entry().read() else { return Ok(()) };
+    let at = Surroundings::callers(&request.state.bundle);
+    if let Err(error) = hooks::run_all(hooks, &OciState::of(&state), &at) {
+        end_container(new.entry(), &state)?;
+        return Err(error.into());
+    }
+    Ok(())
 }
 
 /// Deletes a container whose monitor has ended, with the hooks for that if it ever had a state.
@@ -251,7 +260,7 @@ fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     step!("removed from the store");
     if let (true, Some(state)) = (removed, state) {
         let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
-        complain(&hooks::run_each(&state.poststop, &shown, &state.bundle));
+        hooks::complain(&hooks::run_each(&state.poststop, &shown, &Surroundings::callers(&state.bundle)));
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use vmrun_proto::{READY_PORT, SharedMount};
 use vmrun_spec::{Image, MachineSpec};
 
 use super::failure::MonitorError;
-use super::{MonitorRequest, tree};
+use super::{MonitorRequest, hook_mounts, tree};
 use crate::assets::{self, Embedded};
 use crate::pages;
 use crate::step;
@@ -51,6 +51,9 @@ impl Drop for ReadySocket {
 pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booting, MonitorError> {
     let plan = &request.plan;
     let mounts = tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
+    if plan.host.hooks.precede_creation() {
+        hook_mounts::offer(&request.directory.join(SHARE_DIR), &plan.host)?;
+    }
     mark("tree");
     step!("tree built: {} and {} volumes", plan.host.rootfs.display(), plan.host.volumes.len());
     let kernel = assets::load(assets::KERNEL, &plan.machine.kernel, embedded.kernel)?;

@@ -7,11 +7,13 @@ use vmrun_machine::{MachineEnd, MachineError};
 use vmrun_proto::{ErrorKind, ExitStatus, FrameError};
 use vmrun_spec::FailureReport;
 
+use super::hook_mounts::HookMountsError;
 use super::tree::TreeError;
 use super::view::ViewError;
 use crate::agent_client::AgentError;
 use crate::assets::AssetError;
 use crate::error::{ALLOWED_PROCESSORS, chain, general_step};
+use crate::hooks::HookError;
 use crate::host_cgroup::HostCgroupError;
 use crate::stdio::ConsoleError;
 use crate::store::StoreError;
@@ -31,6 +33,10 @@ pub(crate) enum MonitorError {
     Cgroup(#[from] HostCgroupError),
     #[error(transparent)]
     Tree(#[from] TreeError),
+    #[error(transparent)]
+    HookMounts(#[from] HookMountsError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
     #[error(transparent)]
     View(#[from] ViewError),
     #[error(transparent)]
@@ -113,7 +119,7 @@ impl MonitorError {
     /// What the user can do, for messages that do not say it themselves.
     fn next_step(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Signal { .. } | Self::LauncherGone { .. } => return None,
+            Self::Signal { .. } | Self::LauncherGone { .. } | Self::Hook(_) => return None,
             Self::GuestPanicked { .. } | Self::GuestStopped { .. } => "the last lines of its console say why",
             Self::DeviceFailed { .. } => {
                 "the guest's kernel, or a program with its rights, has broken the rules of the device"

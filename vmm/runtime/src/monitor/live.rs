@@ -12,6 +12,7 @@ use vmrun_spec::FailureReport;
 
 use super::control_server::{Caller, Watcher};
 use super::failure::{Broken, MonitorError};
+use super::notifier::Notifier;
 use super::out_of_memory::OutOfMemory;
 use super::proc_view;
 use super::session::{Prepared, Session};
@@ -40,6 +41,8 @@ pub(super) struct Live<'s> {
     ended_by: Option<i32>,
     /// While it is paused.
     held: Option<Held>,
+    /// Whom to tell how the program is.
+    notifier: Option<Notifier>,
     /// Those who want to know when memory runs out.
     watchers: Vec<Watcher>,
     memory: OutOfMemory,
@@ -64,6 +67,7 @@ type Answer = Result<ControlReply, MonitorError>;
 
 impl<'s> Live<'s> {
     pub(super) fn new(session: &'s Session<'s>, agent: AgentClient, prepared: Prepared) -> Self {
+        let notifier = session.notifier();
         Self {
             session,
             agent,
@@ -71,6 +75,7 @@ impl<'s> Live<'s> {
             status: Status::Created,
             ended_by: None,
             held: None,
+            notifier,
             watchers: Vec::new(),
             memory: OutOfMemory::default(),
             to_show: false,
@@ -146,14 +151,29 @@ impl<'s> Live<'s> {
                     let status = self.ended_by.map_or(status, ExitStatus::Signal);
                     return Ok(Some(status.code()));
                 }
+                Event::Notified { process: speaker, message } if speaker == process => {
+                    self.notified(&message);
+                }
                 Event::OutOfMemory { .. } => {
                     self.watchers.retain(|watcher| watcher.tell(&ControlReply::OutOfMemory));
                     self.memory.ran_out(self.session.request.state.cgroup.as_deref());
                 }
-                Event::Exited { .. } | Event::Ready { .. } => {}
+                Event::Exited { .. } | Event::Notified { .. } | Event::Ready { .. } => {}
             }
         }
         Ok(None)
+    }
+
+    /// A manager that is gone is no reason to end the container.
+    fn notified(&mut self, message: &str) {
+        let Some(notifier) = &mut self.notifier else { return };
+        let (ready, sent) = notifier.pass_on(message);
+        if let Err(error) = sent {
+            self.session.warn(&format!("cannot tell NOTIFY_SOCKET how the program is: {error}"));
+        }
+        if ready {
+            self.session.ready();
+        }
     }
 
     fn poll(&self) -> Result<Ready, MonitorError> {
@@ -253,12 +273,25 @@ impl<'s> Live<'s> {
             return Ok(());
         }
         let answer = match request {
+            ControlRequest::AwaitReady => match &mut self.notifier {
+                Some(notifier) => {
+                    notifier.tell_when_ready(caller);
+                    return Ok(());
+                }
+                None => Ok(ControlReply::Ok),
+            },
             ControlRequest::Watch => {
                 // One that is gone already needs nothing.
                 self.watchers.extend(caller.watch().ok());
                 return Ok(());
             }
             ControlRequest::Start => self.start_created(),
+            ControlRequest::StartNotifying(socket) => {
+                if let Some(notifier) = &mut self.notifier {
+                    notifier.redirect(socket);
+                }
+                self.start_created()
+            }
             // Its end would have been heard of.
             ControlRequest::Signal { signal: 0, .. } => Ok(ControlReply::Ok),
             ControlRequest::Signal { signal, all } => self.signal(signal, all),

@@ -14,11 +14,13 @@ mod attributes;
 mod boot;
 mod control_server;
 pub(crate) mod failure;
+mod hook_mounts;
 mod id_map;
 mod kernels;
 mod launcher;
 mod live;
 mod mount_table;
+mod notifier;
 mod out_of_memory;
 mod proc_view;
 mod session;
@@ -64,6 +66,8 @@ pub(crate) struct MonitorRequest {
     pub(crate) state: StateSource,
     pub(crate) plan: SandboxPlan,
     pub(crate) console: ConsoleMode,
+    /// The socket on which the caller wants to hear how the program is.
+    pub(crate) notify: Option<PathBuf>,
     /// The program waits for `vmrun start`.
     pub(crate) start_later: bool,
     /// The launcher does not wait for the end.
@@ -242,6 +246,7 @@ fn clean_up(request: &MonitorRequest, entry: Option<&Entry>, origin: Option<&Ori
         let state = request.state.state(Status::Stopped, identity);
         let shown = crate::verbs::OciState::of(&state);
         // Nobody is left to tell of a hook that fails.
-        let _ = crate::hooks::run_each(&request.state.poststop, &shown, &request.state.bundle);
+        let at = crate::hooks::Surroundings::callers(&request.state.bundle);
+        let _ = crate::hooks::run_each(&request.state.poststop, &shown, &at);
     }
 }

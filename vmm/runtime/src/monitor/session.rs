@@ -2,6 +2,7 @@
 //! exists is in `live`.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
 use vmrun_proto::{ConsoleSize, ProcessRef, Request, SharedMount};
-use vmrun_spec::{Image, MonitorMessage};
+use vmrun_spec::{Image, LauncherMessage, MonitorMessage};
 
 use super::MonitorRequest;
 use super::boot::{Booting, ReadySocket};
@@ -18,22 +19,26 @@ use super::control_server::ControlServer;
 use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
+use super::notifier::Notifier;
 use super::streams::{self, HostStreams, Stdio};
 use super::{tree, view};
-use crate::agent_client::{AgentClient, AgentError, Wait};
+use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
+use crate::hooks::{self, Surroundings};
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::{self, Drained, Patience, Relays};
 use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::mark;
+use crate::verbs::OciState;
 use crate::{host_cgroup, host_settings, log, step};
 
 const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
 const SYNC: Wait = Wait { what: "the guest to write its files back", limit: Duration::from_secs(60) };
-const HOOKS: Wait = Wait { what: "the hooks before the creation", limit: Duration::from_secs(24 * 3600) };
+const HOOKS: Wait =
+    Wait { what: "the hooks that run before the creation", limit: Duration::from_secs(24 * 3600) };
 
 /// The streams of a container that has ended. Nobody is left in the guest then who could write.
 const OUTPUT: Patience =
@@ -42,6 +47,7 @@ const OUTPUT: Patience =
 /// How long vCPUs may take to leave the guest.
 const HOLD_LIMIT: Duration = Duration::from_secs(1);
 
+const HOOKING: &str = "running the hooks before the creation";
 const CREATING: &str = "making the container";
 const FINISHING: &str = "writing the program's files back";
 
@@ -66,6 +72,9 @@ pub(crate) fn run(
     let Booting { machine, ready, mounts } = booting;
     let session = Session { request, entry, machine: &machine, mounts: &mounts, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
+        if request.plan.host.hooks.precede_creation() {
+            session.let_hooks_run(&prepared)?;
+        }
         let agent = session.await_agent(ready)?;
         session.live(agent, stdio, prepared)
     });
@@ -96,6 +105,8 @@ pub(super) struct Prepared {
     /// The terminal whose size the container's follows.
     terminal: Option<OwnedFd>,
     pub(super) control: ControlServer,
+    /// The caller's standard error, for hooks of the container's.
+    stderr: Option<OwnedFd>,
 }
 
 impl Prepared {
@@ -107,18 +118,19 @@ impl Prepared {
 
 impl Session<'_> {
     fn prepare(&self) -> Result<(Stdio, Prepared), MonitorError> {
+        let hooks = &self.request.plan.host.hooks.create_container;
+        let stderr = (!hooks.is_empty()).then(|| io::stderr().as_fd().try_clone_to_owned()).transpose();
+        let stderr =
+            stderr.map_err(|source| MonitorError::Io { act: "keep the hooks' standard error", source })?;
         let (stdio, terminal) =
             HostStreams::open(&self.request.plan.guest.io, &self.request.console, true)?.split();
         let control = ControlServer::bind()
             .map_err(StoreError::io("listen on", &self.request.directory.join(CONTROL_SOCKET)))?;
-        Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control }))
+        Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control, stderr }))
     }
 
     /// The first connection is the agent's; the socket is closed then.
     fn await_agent(&self, ready: ReadySocket) -> Result<AgentClient, MonitorError> {
-        if !self.request.plan.host.hooks.create.is_empty() {
-            self.await_hooks()?;
-        }
         let agent = AgentClient::accept(&ready.listener, BOOT, &self.watch());
         drop(ready);
         agent.map_err(|error| self.about_boot_image(self.explain(BOOTING, error)))
@@ -134,16 +146,43 @@ impl Session<'_> {
         }
     }
 
-    fn await_hooks(&self) -> Result<(), MonitorError> {
+    /// First those that the launcher runs in the caller's namespaces, then those of the
+    /// container's, which are this process's.
+    fn let_hooks_run(&self, prepared: &Prepared) -> Result<(), MonitorError> {
+        let gone = |_| MonitorError::LauncherGone { stage: HOOKING };
+        self.launcher.send(&MonitorMessage::Prepared).map_err(gone)?;
         let watch = self.watch();
         // The launcher is what is waited for here, not what interrupts.
-        let others: Vec<_> = watch.into_iter().skip(1).collect();
+        let others: Vec<_> = watch.iter().skip(1).copied().collect();
         HOOKS
             .readable(self.launcher.as_fd(), HOOKS.deadline(), &others)
-            .map_err(|error| self.explain(BOOTING, error))?;
-        match self.launcher.receive() {
-            Ok(vmrun_spec::LauncherMessage::HooksDone) => Ok(()),
-            Err(_) => Err(MonitorError::LauncherGone { stage: BOOTING }),
+            .map_err(|error| self.explain(HOOKING, error))?;
+        match self.launcher.receive().map_err(gone)? {
+            LauncherMessage::HooksDone => {}
+        }
+        self.run_container_hooks(prepared, &watch)?;
+        self.launcher.send(&MonitorMessage::Hooked).map_err(gone)
+    }
+
+    fn run_container_hooks(&self, prepared: &Prepared, watch: Watch<'_>) -> Result<(), MonitorError> {
+        let host = &self.request.plan.host;
+        if host.hooks.create_container.is_empty() {
+            return Ok(());
+        }
+        let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
+        let stderr = prepared.stderr.as_ref().map(OwnedFd::try_clone).transpose();
+        let at = Surroundings {
+            // As runc does it: where it is about to make this directory the root.
+            directory: &host.rootfs,
+            stderr: stderr.map_err(failed("copy the hooks' standard error"))?,
+            watch,
+        };
+        let state = OciState::of(&self.request.state.state(Status::Creating, own_identity()?));
+        match hooks::run_all(&host.hooks.create_container, &state, &at) {
+            Err(error) if error.is_interruption() => {
+                Err(self.explain(HOOKING, AgentError::Interrupted { what: HOOKS.what }))
+            }
+            other => Ok(other?),
         }
     }
 
@@ -174,6 +213,27 @@ impl Session<'_> {
         let console =
             if error.is_the_guests() { self.machine.console().tail(TAIL_LINES) } else { Vec::new() };
         Broken { error, console }
+    }
+
+    /// Who is told how the program is, if anybody wants to hear it.
+    pub(super) fn notifier(&self) -> Option<Notifier> {
+        let socket = self.request.notify.clone()?;
+        // Else the verb stays, and it is the service's process.
+        Some(Notifier::new(socket, self.request.detached.then(std::process::id)))
+    }
+
+    /// Tells the engine's log of a failure that ends nothing.
+    pub(super) fn warn(&self, message: &str) {
+        // There is nobody left to tell when it is not writable.
+        if super::open_log(&self.request.log).is_ok() {
+            log::warn(message);
+        }
+    }
+
+    /// The program has said that it is ready.
+    pub(super) fn ready(&self) {
+        // The launcher may have left.
+        let _ = self.launcher.send(&MonitorMessage::Ready);
     }
 
     /// What the guest has to say, for who looks at the steps.
@@ -262,10 +322,7 @@ impl Session<'_> {
     }
 
     pub(super) fn record(&self, status: Status) -> Result<(), MonitorError> {
-        let me = i32::try_from(std::process::id()).unwrap_or_default();
-        let identity = ProcessIdentity::of(me)
-            .map_err(|source| MonitorError::Io { act: "look at this process", source })?;
-        let state = self.request.state.state(status, identity);
+        let state = self.request.state.state(status, own_identity()?);
         self.entry.update(|_| Some(state))?;
         step!("state recorded: {status}");
         Ok(())
@@ -285,6 +342,11 @@ impl Session<'_> {
         }
         lost.into_iter().collect()
     }
+}
+
+fn own_identity() -> Result<ProcessIdentity, MonitorError> {
+    let me = i32::try_from(std::process::id()).unwrap_or_default();
+    ProcessIdentity::of(me).map_err(|source| MonitorError::Io { act: "look at this process", source })
 }
 
 fn is_readable(fd: BorrowedFd<'_>) -> bool {

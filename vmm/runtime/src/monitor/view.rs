@@ -71,12 +71,12 @@ fn find(root: &OwnedFd, destination: &Path) -> Result<Option<OwnedFd>, Errno> {
     }
 }
 
-fn is_directory(place: &OwnedFd) -> Result<bool, Errno> {
+pub(super) fn is_directory(place: &OwnedFd) -> Result<bool, Errno> {
     Ok(FileType::from_raw_mode(fstat(place)?.st_mode) == FileType::Directory)
 }
 
 /// Another mount of what is mounted at `path`, and of all below it.
-fn copy_of(path: &Path) -> Result<OwnedFd, Errno> {
+pub(super) fn copy_of(path: &Path) -> Result<OwnedFd, Errno> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     open_tree(CWD, path, flags)

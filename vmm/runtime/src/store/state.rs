@@ -41,6 +41,9 @@ pub(crate) struct State {
     /// Hooks to run when the container is deleted.
     #[serde(default)]
     pub(crate) poststop: Vec<Hook>,
+    /// Its program has a socket on which it says how it is.
+    #[serde(default)]
+    pub(crate) notifies: bool,
 }
 
 /// What a state is made from, before there is a monitor.
@@ -55,6 +58,7 @@ pub(crate) struct StateSource {
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) poststart: Vec<Hook>,
     pub(crate) poststop: Vec<Hook>,
+    pub(crate) notifies: bool,
 }
 
 impl StateSource {
@@ -75,6 +79,7 @@ impl StateSource {
             cgroup: self.cgroup.clone(),
             poststart: self.poststart.clone(),
             poststop: self.poststop.clone(),
+            notifies: self.notifies,
         }
     }
 }
@@ -108,6 +113,7 @@ impl StateSource {
             cgroup: None,
             poststart: Vec::new(),
             poststop: Vec::new(),
+            notifies: false,
         }
     }
 }

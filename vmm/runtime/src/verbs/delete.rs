@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use crate::control::{self, ControlError, ControlRequest};
 use crate::error::Error;
+use crate::hooks::{self, Surroundings};
+use crate::host_cgroup;
 use crate::process::{END_LIMIT, ProcessHandle};
 use crate::status::{Act, Status};
 use crate::store::{Entry, State, Store, StoreError};
 use crate::verbs::OciState;
-use crate::{hooks, host_cgroup, log, step};
+use crate::{log, step};
 
 /// How `delete` treats what is in its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,9 +43,14 @@ fn delete_existing(store: &Store, id: &str, options: DeleteOptions) -> Result<Ve
     if !options.force && !status.allows(Act::Delete) {
         return Err(Error::WrongState { act: Act::Delete, status });
     }
+    put_away(&entry, &state)
+}
+
+/// Ends a container, whatever it does, and removes it.
+pub(super) fn put_away(entry: &Entry, state: &State) -> Result<Vec<hooks::HookError>, Error> {
     if state.monitor_lives() {
         step!("the monitor, process {}, still lives: ending it", state.monitor.pid);
-        end_container(&entry, &state)?;
+        end_container(entry, state)?;
     }
     // Else somebody has removed it meanwhile, and its names may be another container's.
     if entry.is_current()? {
@@ -58,20 +65,20 @@ fn delete_existing(store: &Store, id: &str, options: DeleteOptions) -> Result<Ve
         // The hooks are whose removal it was.
         return Ok(Vec::new());
     }
-    let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(&state) };
-    Ok(hooks::run_each(&state.poststop, &shown, &state.bundle))
+    let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(state) };
+    Ok(hooks::run_each(&state.poststop, &shown, &Surroundings::callers(&state.bundle)))
 }
 
 /// A directory without a state is locked while its maker lives; afterwards there
 /// is a state, or nobody who will ever write one.
-fn first_state(entry: &Entry) -> Result<Option<State>, StoreError> {
+pub(super) fn first_state(entry: &Entry) -> Result<Option<State>, StoreError> {
     let _lock = entry.lock()?;
     entry.read()
 }
 
 /// Ends the program, so that what it wrote reaches the host's files, and if that
 /// takes too long the monitor, and with it the guest. Nothing of a container outlives it.
-fn end_container(entry: &Entry, state: &State) -> Result<(), Error> {
+pub(crate) fn end_container(entry: &Entry, state: &State) -> Result<(), Error> {
     let failed = |source: std::io::Error| StoreError::Io {
         act: "end the monitor",
         path: format!("/proc/{}", state.monitor.pid).into(),

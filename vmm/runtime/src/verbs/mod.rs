@@ -11,6 +11,7 @@ mod start;
 mod state;
 mod update;
 
+pub(crate) use delete::end_container;
 pub use delete::{DeleteOptions, delete};
 pub use kill::{KillTarget, SignalError, kill, parse_signal};
 pub use list::list;
