@@ -6,9 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use nix::sys::signal::Signal;
-
-use crate::support::{BOTH, Bundle, Output, Run, Runtime, Scratch, Started, wait};
+use crate::support::{BOTH, Bundle, Output, Run, Runtime, Scratch, Started, vmrun, wait};
 
 /// Locks as it is told, and answers.
 const LOCKER: &str = include_str!("../programs/locks.py");
@@ -79,11 +77,12 @@ impl Place {
         });
     }
 
-    fn signal(&self, signal: Signal) {
-        match &self.program {
-            Program::OnHost(_) => unreachable!("only containers are signalled"),
-            Program::InContainer(container) => container.0.signal(signal),
-        }
+    /// Kills the container.
+    #[track_caller]
+    fn kill(&self) {
+        let Program::InContainer(container) = &self.program else { panic!("only containers are killed") };
+        let store = container.0.store.to_str().unwrap();
+        vmrun(&["--root", store], &["kill", &container.0.id, "KILL"]).prints("");
     }
 
     fn end(mut self) -> Option<(Started, Bundle)> {
@@ -181,11 +180,11 @@ fn lock_is_free_when_its_file_is_closed_and_when_its_container_dies() {
     other.says("flock 0 ex", "ok");
     container.waits("posix 0 ex 0 0", &file);
     host.waits("flock 0 ex", &file);
-    other.signal(Signal::SIGKILL);
+    other.kill();
     assert_eq!((container.answer(), host.answer()), ("ok".to_owned(), "ok".to_owned()));
     one.says("open f", "ok 3");
     one.waits("flock 3 ex", &file);
-    one.signal(Signal::SIGKILL);
+    one.kill();
     for killed in [one, other].map(Place::end) {
         let (started, _bundle) = killed.unwrap();
         started.finish().exits(137);
@@ -273,14 +272,14 @@ if not child:
         lock(fcntl.F_SETLKW, fcntl.F_WRLCK, 0, 1)
         os.write(to_parent[1], b'got')
     except OSError as error:
-        os.write(to_parent[1], errno.errorcode[error.errno].encode())
+        os.write(to_parent[1], errno.errorcode[error.errno].replace('LOCK', 'LK').encode())
     os._exit(0)
 os.read(to_parent[0], 1)
 try:
     lock(fcntl.F_SETLKW, fcntl.F_WRLCK, 1, 1)
     own = 'got'
 except OSError as error:
-    own = errno.errorcode[error.errno]
+    own = errno.errorcode[error.errno].replace('LOCK', 'LK')
     lock(fcntl.F_SETLK, fcntl.F_UNLCK, 0, 1)
 print(sorted([own, os.read(to_parent[0], 9).decode()]))
 os.waitpid(child, 0)
