@@ -170,7 +170,7 @@ fn what_the_guest_refuses_is_told_by_field_and_in_words() {
             None => bundle.set(pointer, value.clone()),
         };
         let outcome = bundle.run();
-        let parts: Vec<_> = ["cannot run", "; "].iter().chain(*parts).copied().collect();
+        let parts: Vec<_> = ["cannot run"].iter().chain(*parts).chain(&["; "]).copied().collect();
         outcome.fails_with(1, &parts);
         let rusts: Vec<_> = RUSTS.iter().filter(|word| outcome.err().contains(**word)).collect();
         assert!(rusts.is_empty(), "{rusts:?} in {outcome:?}");

@@ -6,8 +6,7 @@
 //! ```
 //!
 //! Through `/proc` alone whoever has taken over a guest could get out: the file server may write
-//! there what the host's root may. What is below in the host's own file system is shown instead,
-//! which is an empty directory as a rule.
+//! there what the host's root may. An empty directory that cannot be written to stands in its place.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,9 +15,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::mount::{MoveMountFlags, move_mount};
 use vmrun_proto::{SharedMount, VOLUMES_DIR, mount_attr};
 use vmrun_spec::{HostPlan, MountChange, Propagation, Volume, VolumeKind};
@@ -80,16 +78,19 @@ fn follows_the_host(volume: &Volume) -> bool {
 /// left.
 fn take_out(share: &Path, hidden: &mut Vec<PathBuf>) -> Result<Vec<Row>, KernelsError> {
     let look = |source| KernelsError::Look { path: share.to_owned(), source };
+    let mut readonly: Vec<PathBuf> = Vec::new();
     loop {
         let rows = mount_table::read(share).map_err(look)?;
         let is_hidden = |row: &Row| hidden.iter().any(|path| row.at.starts_with(path));
         // An outer one takes those in it along.
-        let Some(row) = rows.iter().find(|row| must_go(row) && !is_hidden(row)) else {
+        let Some(row) =
+            rows.iter().find(|row| must_go(row) && !is_hidden(row) && !readonly.contains(&row.at))
+        else {
             return Ok(rows);
         };
         let at = share.join(&row.at);
         match take_out_one(&at, row) {
-            Ok(Taken::Out) => {}
+            Ok(Taken::Readonly) => readonly.push(row.at.clone()),
             Ok(Taken::Hidden) => hidden.push(row.at.clone()),
             Err(source) => return Err(KernelsError::Keep { path: at, source }),
         }
@@ -108,26 +109,22 @@ fn must_go(row: &Row) -> bool {
 
 /// What became of a mount that the guest must not have.
 enum Taken {
-    /// It is gone, or may not be written to any more.
-    Out,
-    /// It is there, below an empty directory.
+    /// It may not be written to any more.
+    Readonly,
+    /// It is below an empty directory, as is what is mounted there later.
     Hidden,
 }
 
 fn take_out_one(at: &Path, row: &Row) -> io::Result<Taken> {
-    if row.is_top() || row.is_of_devices() {
-        attributes::change(open(at)?, READONLY, false)?;
-        return Ok(Taken::Out);
+    let mount = open(at)?;
+    let is_directory = FileType::from_raw_mode(fstat(&mount)?.st_mode) == FileType::Directory;
+    if row.is_top() || row.is_of_devices() || !is_directory {
+        attributes::change(mount, READONLY, false)?;
+        return Ok(Taken::Readonly);
     }
-    match umount2(at, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-        Ok(()) => Ok(Taken::Out),
-        // In a user namespace a mount cannot be taken from what it came with.
-        Err(Errno::EINVAL | Errno::EPERM) => {
-            move_mount(view::nothing()?, c"", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-            Ok(Taken::Hidden)
-        }
-        Err(errno) => Err(errno.into()),
-    }
+    // Without the mount one would see what it was mounted over.
+    move_mount(view::nothing()?, c"", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(Taken::Hidden)
 }
 
 /// The root of what is mounted at `path`.
