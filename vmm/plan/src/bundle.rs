@@ -154,7 +154,8 @@ fn completely_typed<T: DeserializeOwned>(text: &[u8], value: Value) -> Result<T,
     serde_path_to_error::deserialize(value).map_err(|error| {
         let found = locate(error.inner(), &error.path().to_string());
         match typed::<T>(text) {
-            Err(at) if at.field == found.field => at,
+            // What the text lacks first may be what was filled in.
+            Err(at) if at.field == found.field => ConfigError { position: at.position, ..found },
             _ => found,
         }
     })
@@ -231,7 +232,7 @@ mod tests {
             ("{\"process\":{\"cwd\":\"/\",\"user\":{\"uid\":-1,\"gid\":0}}}", "1:38: process.user.uid: "),
             ("{\"vm\":{\"hwConfig\":{\"vcpus\":\"two\"}}}", "1:32: vm.hwConfig.vcpus: "),
             ("{\"vm\":{},\"root\":{\"path\":7}}", " root.path: invalid type: integer `7`"),
-            ("{\"process\":{\"args\":[]}}", "1:23: process: missing field `cwd`"),
+            ("{\"process\":{\"args\":[]}}", "1:22: process: missing field `cwd`"),
             ("{\"process\":{\"args\":[],\"cwd\":null}}", " process: missing field `cwd`"),
             (
                 "{\"process\":{\"cwd\":\"/\",\"user\":{},\"capabilities\":{\"bounding\":[\"CAP_X\"]}}}",
