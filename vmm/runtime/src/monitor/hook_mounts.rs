@@ -95,15 +95,15 @@ fn show(root: &OwnedFd, share: &Path, plan: &HostPlan, mount: &ViewMount) -> Res
 fn find(root: &OwnedFd, destination: &Path, missing: Option<VolumeKind>) -> Result<Option<OwnedFd>, Errno> {
     let mut way = PathBuf::new();
     let mut place = None;
-    let names = destination.components().filter(|part| matches!(part, Component::Normal(_)));
-    let mut names = names.peekable();
+    let cleaned = clean(destination);
+    let mut names = cleaned.iter().peekable();
     while let Some(name) = names.next() {
         let parent = place.take();
         way.push(name);
         place = Some(match (open(root, &way), missing) {
             (Err(Errno::NOENT), Some(kind)) => {
                 let kind = if names.peek().is_some() { VolumeKind::Directory } else { kind };
-                match make(parent.as_ref().unwrap_or(root), name.as_ref(), kind) {
+                match make(parent.as_ref().unwrap_or(root), Path::new(name), kind) {
                     // Something read-only, or a link to nowhere.
                     Err(Errno::ROFS | Errno::EXIST) => return Ok(None),
                     other => other?,
@@ -115,6 +115,19 @@ fn find(root: &OwnedFd, destination: &Path, missing: Option<VolumeKind>) -> Resu
         });
     }
     Ok(place)
+}
+
+/// Without dots, which are taken away before links are looked at, as runc does it.
+fn clean(destination: &Path) -> PathBuf {
+    let mut cleaned = PathBuf::new();
+    for part in destination.components() {
+        match part {
+            Component::Normal(name) => cleaned.push(name),
+            Component::ParentDir => drop(cleaned.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    cleaned
 }
 
 fn open(root: &OwnedFd, way: &Path) -> Result<OwnedFd, Errno> {
