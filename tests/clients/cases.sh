@@ -57,7 +57,7 @@ until_true() {
     local what=$1 deadline=$((SECONDS + limit))
     shift
     until "$@" >/dev/null 2>&1; do
-        why="waited $limit s in vain for $what"
+        why="timed out after $limit s waiting for $what"
         [ "$SECONDS" -lt "$deadline" ] || return 1
         sleep 0.1
     done

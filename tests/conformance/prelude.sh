@@ -19,7 +19,7 @@ pid() { rt state "$id" | jq -r .pid; }
 until_true() {
     local deadline=$((SECONDS + LIMIT))
     until "$@" >/dev/null 2>&1; do
-        [ "$SECONDS" -lt "$deadline" ] || { echo "waited $LIMIT s in vain for: $*"; exit 1; }
+        [ "$SECONDS" -lt "$deadline" ] || { echo "timed out after $LIMIT s waiting for: $*"; exit 1; }
         sleep 0.05
     done
 }

@@ -41,7 +41,7 @@ const OF_NETWORKS: &[&str] = &["afs", "ceph", "cifs", "glusterfs", "nfs", "nfs4"
 const DIRECTORIES: &str =
     "what it shows is on the host, where the guest cannot mount it; mount it there and bind that";
 const DEVICES: &str = "the host's block devices are not in the guest; mount it on the host and bind that";
-const NETWORKS: &str = "the guest has no way to its server; mount it on the host and bind that";
+const NETWORKS: &str = "the guest cannot reach its server; mount it on the host and bind that";
 const UNKNOWN: &str =
     "the guest's kernel has no such file system; leave the mount out, or bind one of the host";
 

@@ -63,7 +63,7 @@ fn containers(spec: &Spec, field: &str, mount: &Mount) -> Result<(Vec<IdRange>, 
 /// The ranges of one map, which the kernel would refuse without a word of why.
 pub(crate) fn ranges(field: &str, mappings: &[LinuxIdMapping]) -> Result<Vec<IdRange>, PlanError> {
     if mappings.len() > MOST_RANGES {
-        let problem = format!("has {} entries; there may be {MOST_RANGES}", mappings.len());
+        let problem = format!("has {} entries; at most {MOST_RANGES} are allowed", mappings.len());
         return Err(PlanError::invalid(field, problem));
     }
     let mut ranges: Vec<IdRange> = Vec::with_capacity(mappings.len());

@@ -39,7 +39,7 @@ fn is_whole((field, mappings): Field<'_>) -> Result<(), PlanError> {
     if maps(mappings, 0) {
         return Ok(());
     }
-    Err(PlanError::invalid(field, "has no containerID 0, as which the container is made"))
+    Err(PlanError::invalid(field, "must map containerID 0, which makes the container"))
 }
 
 fn check_user(
@@ -96,7 +96,7 @@ mod tests {
             (json!(null), good.clone(), &root, "linux.uidMappings: is missing"),
             (good.clone(), json!([]), &root, "linux.gidMappings: is missing"),
             (empty, good.clone(), &root, "linux.uidMappings[0]: has the size 0"),
-            (good.clone(), from_one, &root, "linux.gidMappings: has no containerID 0"),
+            (good.clone(), from_one, &root, "linux.gidMappings: must map containerID 0"),
             (good.clone(), good.clone(), &json!({ "uid": 10, "gid": 0 }), "process.user.uid: 10 is not"),
             (good.clone(), good.clone(), &json!({ "uid": 0, "gid": 11 }), "process.user.gid: 11 is not"),
             (

@@ -182,7 +182,7 @@ fn namespaces_are_unique(spec: &Spec) -> Result<(), PlanError> {
     let types: Vec<_> = namespaces.into_iter().flatten().map(LinuxNamespace::typ).collect();
     for (index, typ) in types.iter().enumerate() {
         if types[..index].contains(typ) {
-            let problem = format!("{:?} is there twice", typ.to_string());
+            let problem = format!("{:?} is listed twice", typ.to_string());
             return Err(PlanError::invalid(format!("linux.namespaces[{index}].type"), problem));
         }
     }

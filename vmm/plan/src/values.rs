@@ -20,7 +20,7 @@ pub(crate) fn check(spec: &Spec) -> Result<(), PlanError> {
     if let Some(given) = linux.rootfs_propagation().as_deref().filter(|given| !given.is_empty())
         && !PROPAGATIONS.contains(&given)
     {
-        let problem = format!("{given:?} is none of {}", PROPAGATIONS.join(", "));
+        let problem = format!("{given:?} is not one of {}", PROPAGATIONS.join(", "));
         return Err(PlanError::invalid("linux.rootfsPropagation", problem));
     }
     let mut offsets: Vec<_> = linux.time_offsets().iter().flatten().collect();
@@ -32,7 +32,7 @@ fn name(field: &str, name: Option<&str>) -> Result<(), PlanError> {
     match name.map_or(0, str::len) {
         0..=LONGEST_NAME => Ok(()),
         length => {
-            let problem = format!("has {length} bytes; there may be {LONGEST_NAME}");
+            let problem = format!("has {length} bytes; at most {LONGEST_NAME} are allowed");
             Err(PlanError::invalid(field, problem))
         }
     }
@@ -41,7 +41,7 @@ fn name(field: &str, name: Option<&str>) -> Result<(), PlanError> {
 fn time_offset(clock: &str, offset: &LinuxTimeOffset) -> Result<(), PlanError> {
     let field = format!("linux.timeOffsets.{clock}");
     if !CLOCKS.contains(&clock) {
-        return Err(PlanError::invalid(field, format!("is none of the clocks {}", CLOCKS.join(", "))));
+        return Err(PlanError::invalid(field, format!("is not one of the clocks {}", CLOCKS.join(", "))));
     }
     if offset.nanosecs().unwrap_or(0) >= 1_000_000_000 {
         return Err(PlanError::invalid(format!("{field}.nanosecs"), "is a second or more"));

@@ -24,7 +24,7 @@ use crate::step;
 /// Why the agent did not answer as it should.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AgentError {
-    #[error("waited {} s in vain for {what}", .limit.as_secs())]
+    #[error("timed out after {} s waiting for {what}", .limit.as_secs())]
     TimedOut { what: &'static str, limit: Duration },
     /// A watched descriptor became readable: whoever watches it knows why.
     #[error("interrupted while waiting for {what}")]

@@ -63,8 +63,22 @@ fn gaps(keep: &[RawFd]) -> Vec<(u32, u32)> {
 /// The kernel is older than 5.11.
 pub fn keep_from_children() -> Result<(), Error> {
     // SAFETY: sets a flag of descriptors, whoever owns them.
-    check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+    let kept =
+        check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) });
+    // Before Linux 5.11 it does not know the flag.
+    kept.or_else(|_| keep_each_from_children())
         .map_err(|source| LaunchError::io("keep open files from the programs that it starts")(source).into())
+}
+
+fn keep_each_from_children() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
+        if let Some(number) = number.filter(|number| *number > 2) {
+            // SAFETY: as above. One that is closed by now, like that of this listing, is refused.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {

@@ -86,7 +86,7 @@ impl Act {
             (Self::Resume, _) => "it goes on already; nothing is to be done",
             (Self::Pause, _) => "nothing is to be done",
             (_, Paused) => "let it go on with `vmrun resume`",
-            _ => "`vmrun state` tells its state",
+            _ => "`vmrun state` shows its state",
         }
     }
 }

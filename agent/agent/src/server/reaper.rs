@@ -38,8 +38,7 @@ impl Server {
         match std::mem::replace(&mut process.state, State::Ended) {
             State::Starting { reply } => self.reply(reply, Reply::Started { pid: pid.unwrap_or_default() }),
             State::StartAwaitsStreams { reply, .. } => {
-                let message =
-                    format!("cannot start {:?}: its init process has ended: {status:?}", reference.container);
+                let message = format!("cannot start {:?}: its init process {status}", reference.container);
                 self.reply_error(
                     reply,
                     ErrorReply { kind: ErrorKind::WrongState, stage: Stage::Io, message },

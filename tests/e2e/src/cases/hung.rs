@@ -38,8 +38,16 @@ fn stopped_monitor_hangs_no_verb() {
     kill(pid, Signal::SIGSTOP).unwrap();
     let id = pid.to_string();
     for (verb, words, parts) in [
-        ("ps", vec![], ["waited 30 s in vain for the monitor", &id, "list the processes", "SIGCONT"]),
-        ("kill", vec!["KILL"], ["waited 30 s in vain for the monitor", &id, "send the signal", "SIGCONT"]),
+        (
+            "ps",
+            vec![],
+            ["timed out after 30 s waiting for the monitor", &id, "list the processes", "SIGCONT"],
+        ),
+        (
+            "kill",
+            vec!["KILL"],
+            ["timed out after 30 s waiting for the monitor", &id, "send the signal", "SIGCONT"],
+        ),
     ] {
         let outcome = within(40, || detached.verb(verb, &words));
         outcome.fails_with(1, &["cannot "]).fails_with(1, &parts);
@@ -47,7 +55,11 @@ fn stopped_monitor_hangs_no_verb() {
     let outcome = within(40, || detached.verb("exec", &["true"]));
     outcome.fails_with(
         255,
-        &["cannot run a process", "waited 30 s in vain for the agent to take a connection", "delete --force"],
+        &[
+            "cannot run a process",
+            "timed out after 30 s waiting for the agent to take a connection",
+            "delete --force",
+        ],
     );
     // Nobody but the kernel is asked for it.
     assert_eq!(within(5, || detached.verb("state", &[])).ok().parse::<Value>().unwrap()["status"], "running");
@@ -66,7 +78,7 @@ fn monitor_that_is_stopped_while_it_boots_is_given_up_and_named() {
     let pid = Pid::from_raw(started.monitor());
     kill(pid, Signal::SIGSTOP).unwrap();
     let outcome = within(90, || started.finish());
-    let waited = "waited 75 s in vain for the monitor";
+    let waited = "timed out after 75 s waiting for the monitor";
     outcome.fails_with(1, &["cannot create", waited, &pid.to_string(), "boot the guest", "; "]);
 }
 
@@ -85,7 +97,7 @@ fn lock_that_somebody_keeps_hangs_no_verb() {
     let outcome = within(40, || Run::of(&bundle).store(store).finish());
     let parts = [
         "cannot run",
-        "waited 20 s in vain for the lock of",
+        "timed out after 20 s waiting for the lock of",
         store.to_str().unwrap(),
         &pid.to_string(),
         "SIGCONT",
@@ -150,7 +162,12 @@ fn boot_image_without_the_agent_is_given_up_and_named() {
     let outcome = within(80, || Run::of(&bundle).option("--initramfs").option(&image).finish());
     outcome.fails_with(
         1,
-        &["booting the guest", image.to_str().unwrap(), "waited 60 s in vain for the guest's agent", "/init"],
+        &[
+            "booting the guest",
+            image.to_str().unwrap(),
+            "timed out after 60 s waiting for the guest's agent",
+            "/init",
+        ],
     );
 
     let image = scratch.file("ends", boot_image("exit 3"));

@@ -170,7 +170,7 @@ fn delete_with_force_ends_a_running_container() {
     detached.started.stdout.await_text(0, "ready\n");
     detached.verb("delete", &["--force"]).prints("");
     detached.started.await_nothing_left();
-    detached.verb("state", &[]).fails_with(1, &["cannot tell the state of", &detached.started.id]);
+    detached.verb("state", &[]).fails_with(1, &["cannot show the state of", &detached.started.id]);
     // What is not there is as good as deleted.
     detached.verb("delete", &["--force"]).prints("");
 }

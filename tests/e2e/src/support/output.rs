@@ -70,7 +70,7 @@ impl Output {
                 let found = String::from_utf8_lossy(&bytes.0).into_owned();
                 // The collector goes on and may not find the lock poisoned.
                 drop(bytes);
-                panic!("waited in vain for {text:?}; there was {found:?}");
+                panic!("gave up waiting for {text:?}; there was {found:?}");
             }
             bytes = self.shared.changed.wait_timeout(bytes, left).unwrap().0;
         }

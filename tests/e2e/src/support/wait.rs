@@ -22,7 +22,7 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "waited {} s in vain for {what}", LIMIT.as_secs());
+        assert!(Instant::now() < deadline, "timed out after {} s waiting for {what}", LIMIT.as_secs());
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -35,7 +35,7 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 pub(crate) fn until_or(what: &str, mut ask: impl FnMut() -> Result<(), String>) {
     let deadline = Instant::now() + LIMIT;
     while let Err(hindrance) = ask() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}: {hindrance}");
+        assert!(Instant::now() < deadline, "gave up waiting for {what}: {hindrance}");
         thread::sleep(Duration::from_millis(10));
     }
 }

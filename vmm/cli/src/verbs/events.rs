@@ -24,7 +24,7 @@ pub(crate) struct EventsArgs {
 
 impl EventsArgs {
     pub(crate) fn act(&self) -> String {
-        format!("cannot tell the figures of {:?}", self.id)
+        format!("cannot show the statistics of {:?}", self.id)
     }
 }
 

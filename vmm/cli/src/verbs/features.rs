@@ -11,7 +11,7 @@ pub(crate) struct FeaturesArgs {}
 impl FeaturesArgs {
     #[allow(clippy::unused_self)] // The other verbs' acts name an object.
     pub(crate) fn act(&self) -> String {
-        "cannot tell the features".to_owned()
+        "cannot show the features".to_owned()
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) struct StateArgs {
 
 impl StateArgs {
     pub(crate) fn act(&self) -> String {
-        format!("cannot tell the state of {:?}", self.id)
+        format!("cannot show the state of {:?}", self.id)
     }
 }
 

@@ -30,7 +30,7 @@ pub enum ControlError {
     #[error("the monitor broke off")]
     Talk(#[source] FrameError),
     /// There is no conversation.
-    #[error("waited {} s in vain for the monitor, process {pid}, to {what}", .limit.as_secs())]
+    #[error("timed out after {} s waiting for the monitor, process {pid}, to {what}", .limit.as_secs())]
     Silent {
         /// Its pid.
         pid: i32,

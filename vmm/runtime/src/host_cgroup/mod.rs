@@ -70,7 +70,7 @@ pub enum HostCgroupError {
     },
     /// A limit that only the host can hold.
     #[error(
-        "{field} is held by a cgroup on the host, and here is none for the container: there is no cgroup v2, or this user may not make one"
+        "{field} needs a cgroup on the host, and the container has none: there is no cgroup v2, or this user may not make one"
     )]
     None {
         /// The configuration's field.
@@ -149,7 +149,7 @@ pub(crate) fn make(below: Option<&Path>, limits: &[HostLimit]) -> Result<NewCgro
     if event(&events, "populated") {
         let count = processes(&path).len();
         log::warn(&format!(
-            "the container's cgroup is not empty: {count} process(es) found in {}, which its limits hold for, too",
+            "the container's cgroup is not empty: {count} process(es) found in {}; its limits apply to them, too",
             path.display()
         ));
     }
@@ -200,7 +200,7 @@ impl fmt::Display for InUse {
         let pids: Vec<_> = self.processes.iter().take(10).map(i32::to_string).collect();
         write!(
             f,
-            "the cgroup {} is left: {} process(es) of others are in it ({})",
+            "the cgroup {} was not removed: {} other process(es) are still in it ({})",
             self.path.display(),
             self.processes.len(),
             pids.join(", ")
@@ -266,12 +266,12 @@ mod tests {
             ..HostLimit::default()
         };
         let error = make(None, &[limit]).unwrap_err().to_string();
-        assert!(error.starts_with("linux.resources.blockIO is held by a cgroup on the host"), "{error}");
+        assert!(error.starts_with("linux.resources.blockIO needs a cgroup on the host"), "{error}");
     }
 
     #[test]
     fn cgroup_in_use_names_itself_and_who_is_in_it() {
         let shown = InUse { path: "/c".into(), processes: vec![7, 8] }.to_string();
-        assert_eq!(shown, "the cgroup /c is left: 2 process(es) of others are in it (7, 8)");
+        assert_eq!(shown, "the cgroup /c was not removed: 2 other process(es) are still in it (7, 8)");
     }
 }

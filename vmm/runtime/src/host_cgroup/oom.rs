@@ -6,7 +6,7 @@
 //! kill one process in that cgroup, too:
 //!
 //! ```text
-//!   container's cgroup           its neighbour NAME.oom, memory.max 0
+//!   container's cgroup           its neighbour, memory.max 0
 //!     monitor
 //!     victim ── clone(CLONE_VM) ──▶ charger: makes pipes until the kernel has no memory for them
 //! ```
@@ -40,7 +40,8 @@ const STACK_BYTES: usize = 64 << 10;
 /// The neighbour of the container's cgroup.
 pub(super) fn neighbour(cgroup: &Path) -> Option<PathBuf> {
     let name = cgroup.file_name()?.to_str()?;
-    Some(cgroup.with_file_name(format!("{name}.oom")))
+    // A name that no engine gives, so that it is no other container's.
+    Some(cgroup.with_file_name(format!(".{name}.vmrun-oom")))
 }
 
 /// Has the host's kernel count one kill in the container's cgroup.
@@ -48,8 +49,12 @@ pub(crate) fn count_kill(below: &Path) -> io::Result<()> {
     let cgroup = on_this_host(below).and_then(|cgroup| neighbour(&cgroup));
     let cgroup = cgroup.ok_or(io::ErrorKind::Unsupported)?;
     match std::fs::create_dir(&cgroup) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+        // One that a killed monitor has left. It cannot be removed while somebody is in it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            std::fs::remove_dir(&cgroup)?;
+            std::fs::create_dir(&cgroup)?;
+        }
+        made => made?,
     }
     let counted = put(&cgroup, "memory.max", "0").and_then(|()| sacrifice(&cgroup));
     let removed = remove_directory(&cgroup);
@@ -110,8 +115,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbour_has_the_name_and_a_suffix() {
-        assert_eq!(neighbour(Path::new("/c/web")), Some("/c/web.oom".into()));
+    fn neighbour_has_the_name_in_its_own() {
+        assert_eq!(neighbour(Path::new("/c/web")), Some("/c/.web.vmrun-oom".into()));
         assert_eq!(neighbour(Path::new("/")), None);
     }
 

@@ -70,7 +70,7 @@ mod tests {
         let passed = Awaited { deadline: Instant::now(), ..Awaited::after(&MonitorMessage::Created) };
         assert_eq!(passed.left(), Some(Duration::ZERO));
         let error = passed.missed(42).unwrap().to_string();
-        assert_eq!(error, "waited 75 s in vain for the monitor, process 42, to start the program");
+        assert_eq!(error, "timed out after 75 s waiting for the monitor, process 42, to start the program");
         for word in [MonitorMessage::Prepared, MonitorMessage::Started] {
             let endless = Awaited { deadline: Instant::now(), ..Awaited::after(&word) };
             assert!(endless.left().is_none() && endless.missed(42).is_none());

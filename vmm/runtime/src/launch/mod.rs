@@ -174,7 +174,7 @@ pub enum LaunchError {
         signal: i32,
     },
     /// It does not say what it should.
-    #[error("waited {} s in vain for the {who}, process {pid}, to {what}", .limit.as_secs())]
+    #[error("timed out after {} s waiting for the {who}, process {pid}, to {what}", .limit.as_secs())]
     Late {
         /// Which of them.
         who: &'static str,

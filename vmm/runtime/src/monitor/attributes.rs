@@ -27,6 +27,16 @@ pub(super) fn map_owners(mount: impl AsFd, namespace: BorrowedFd<'_>, recursive:
     set(mount.as_fd(), &attributes, recursive)
 }
 
+/// What is mounted in them from now on reaches no peer of theirs: the mount whose root `mount` is, and
+/// those below it. Before Linux 5.12 there is no such call, and no mount here has peers either.
+pub(super) fn keep_from_peers(mount: impl AsFd) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_SLAVE, userns_fd: 0 };
+    match set(mount.as_fd(), &attributes, true) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        other => other,
+    }
+}
+
 fn set(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a string with its end, the structure is read for the size that is

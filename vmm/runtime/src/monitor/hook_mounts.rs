@@ -28,6 +28,7 @@ use vmrun_proto::{ROOTFS_DIR, VOLUMES_DIR};
 use vmrun_spec::{HostPlan, ViewMount, VolumeKind};
 
 use super::view::{copy_of, is_directory, nothing};
+use crate::log;
 
 /// Why hooks cannot find the container's files.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +63,16 @@ fn join(root: &OwnedFd, served: &Path) -> Result<(), Errno> {
     change(Path::new(&format!("/proc/self/fd/{}", root.as_raw_fd())), MsFlags::MS_SHARED)?;
     // With it the source's master, the host's mount, becomes its master.
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_SET_GROUP;
-    move_mount(root, c"", CWD, served, flags)
+    match move_mount(root, c"", CWD, served, flags) {
+        // Before Linux 5.15, or where a user namespace has mounts locked: hooks see the files.
+        Err(Errno::INVAL) => {
+            log::warn(
+                "what hooks mount does not reach the container: this host's kernel cannot join mounts (Linux 5.15 can)",
+            );
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 fn change(at: &Path, propagation: MsFlags) -> Result<(), Errno> {

@@ -81,6 +81,8 @@ fn take_out(share: &Path, hidden: &mut Vec<PathBuf>) -> Result<Vec<Row>, Kernels
     let mut readonly: Vec<PathBuf> = Vec::new();
     loop {
         let rows = mount_table::read(share).map_err(look)?;
+        // What the host has unmounted since needs no hiding.
+        hidden.retain(|path| rows.iter().any(|row| row.at == *path));
         let is_hidden = |row: &Row| hidden.iter().any(|path| row.at.starts_with(path));
         // An outer one takes those in it along.
         let Some(row) =
@@ -92,6 +94,8 @@ fn take_out(share: &Path, hidden: &mut Vec<PathBuf>) -> Result<Vec<Row>, Kernels
         match take_out_one(&at, row) {
             Ok(Taken::Readonly) => readonly.push(row.at.clone()),
             Ok(Taken::Hidden) => hidden.push(row.at.clone()),
+            // The host may have unmounted it meanwhile.
+            Err(_) if !mount_table::read(share).map_err(look)?.contains(row) => {}
             Err(source) => return Err(KernelsError::Keep { path: at, source }),
         }
     }

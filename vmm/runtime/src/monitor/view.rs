@@ -24,6 +24,8 @@ use rustix::mount::{
 use vmrun_proto::{ROOTFS_DIR, VOLUMES_DIR};
 use vmrun_spec::{View, ViewMount};
 
+use super::attributes;
+
 /// Why the container's files cannot be shown.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot show {} to those who enter the monitor's mount namespace", .path.display())]
@@ -37,27 +39,34 @@ pub(crate) fn build(share: &Path, view: &View) -> Result<(), ViewError> {
     let root = show_root(&share.join(ROOTFS_DIR))
         .map_err(|source| ViewError { path: PathBuf::from("/"), source })?;
     for mount in &view.mounts {
-        show(&root, share, mount)
-            .map_err(|errno| ViewError { path: mount.destination.clone(), source: errno.into() })?;
+        show(&root, share, mount).map_err(|source| ViewError { path: mount.destination.clone(), source })?;
     }
     Ok(())
 }
 
 fn show_root(rootfs: &Path) -> io::Result<OwnedFd> {
-    let root = copy_of(rootfs)?;
+    let root = apart(rootfs)?;
     move_mount(&root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     Ok(root)
 }
 
-fn show(root: &OwnedFd, share: &Path, mount: &ViewMount) -> Result<(), Errno> {
+/// Another mount of what is at `path`. Where hooks were shown the container's files that has peers,
+/// which the guest is served from: what is mounted in this one must not appear there.
+fn apart(path: &Path) -> io::Result<OwnedFd> {
+    let copy = copy_of(path)?;
+    attributes::keep_from_peers(&copy)?;
+    Ok(copy)
+}
+
+fn show(root: &OwnedFd, share: &Path, mount: &ViewMount) -> io::Result<()> {
     let Some(place) = find(root, &mount.destination)? else { return Ok(()) };
     let shown = match mount.volume {
-        Some(number) => copy_of(&share.join(VOLUMES_DIR).join(number.to_string()))?,
+        Some(number) => apart(&share.join(VOLUMES_DIR).join(number.to_string()))?,
         None if is_directory(&place)? => nothing()?,
         None => return Ok(()),
     };
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&shown, c"", &place, c"", flags)
+    Ok(move_mount(&shown, c"", &place, c"", flags)?)
 }
 
 /// The place of a mount; none where it is in something that the guest alone has.

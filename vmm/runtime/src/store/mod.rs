@@ -72,7 +72,7 @@ pub enum StoreError {
     #[error("cannot encode the state")]
     Encode(#[source] serde_json::Error),
     /// Somebody has locked it, and keeps it so.
-    #[error("waited {} s in vain for the lock of {}, which {} holds", .limit.as_secs(), .path.display(), name(*.holder))]
+    #[error("timed out after {} s waiting for the lock of {}, which {} holds", .limit.as_secs(), .path.display(), name(*.holder))]
     Locked {
         /// The directory.
         path: PathBuf,

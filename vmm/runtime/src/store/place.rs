@@ -154,7 +154,7 @@ fn exchangeable(directory: &Stat, me: u32) -> Option<&'static str> {
     let open = directory.st_mode & WRITABLE_BY_OTHERS != 0 && directory.st_mode & STICKY == 0;
     // Root of another user namespace is nobody here, and may do as it likes with what is its.
     let trusted = [me, 0].contains(&directory.st_uid) || directory.st_uid == NOBODY && is_user_namespace();
-    (open || !trusted).then_some("can be written to by others, who could put another store there")
+    (open || !trusted).then_some("is writable by others, who could replace the store")
 }
 
 /// The user that stands for all who are not mapped into a user namespace: `/tmp` and `/run/user` are root's.

@@ -40,7 +40,13 @@ fn names(directory: &File, path: &Path) -> Result<Vec<(CString, FileType)>, Stor
 
 fn remove_name(directory: impl AsFd, name: &CStr, kind: FileType) -> Result<(), Errno> {
     let flags = if kind == FileType::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-    gone(unlinkat(directory, name, flags))
+    match unlinkat(&directory, name, flags) {
+        // Not every file system tells kinds in its listing.
+        Err(Errno::ISDIR | Errno::PERM) if kind == FileType::Unknown => {
+            gone(unlinkat(directory, name, AtFlags::REMOVEDIR))
+        }
+        other => gone(other),
+    }
 }
 
 fn gone(removed: Result<(), Errno>) -> Result<(), Errno> {
