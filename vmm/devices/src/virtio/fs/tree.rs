@@ -46,6 +46,13 @@ impl SharedTree {
         Self { host, page_cache: PageCache::default(), listings: Listings::default(), locks }
     }
 
+    /// The guest gives `handle` up, which may be a directory's whatever the request is for: the host
+    /// has one table for all.
+    fn forget(&self, handle: Handle) {
+        self.locks.release(handle);
+        self.listings.close(handle);
+    }
+
     fn may_keep(&self, ctx: Context, node: Node) -> bool {
         self.host
             .getattr(ctx, node, None)
@@ -140,7 +147,7 @@ impl FileSystem for SharedTree {
     }
 
     fn releasedir(&self, ctx: Context, node: Node, flags: u32, handle: Handle) -> io::Result<()> {
-        self.listings.close(handle);
+        self.forget(handle);
         self.host.releasedir(ctx, node, flags, handle)
     }
 
@@ -159,7 +166,7 @@ impl FileSystem for SharedTree {
         flock_release: bool,
         lock_owner: Option<u64>,
     ) -> io::Result<()> {
-        self.locks.release(handle);
+        self.forget(handle);
         // What flock has locked goes with the host's open file.
         self.host.release(ctx, node, flags, handle, flush, flock_release, lock_owner)
     }

@@ -172,7 +172,7 @@ impl Locks {
                 Ok(Answer::Now(Ok(())))
             }
             (Err(error), true) if is_taken(&error) => {
-                let wait = Waiting { node, owner, range, process };
+                let wait = Waiting { node, owner, range, process, handle: request.handle() };
                 if table.is_deadlock(&wait) {
                     Err(number(libc::EDEADLK))
                 } else {
@@ -209,7 +209,9 @@ impl Locks {
                 // What is not writable has shared locks only, which both may have for a moment.
                 if let Some(holding) = table.get(node, owner) {
                     holding.ranges.iter().try_for_each(|range| writable.try_lock(range))?;
-                    holding.file = Arc::clone(&writable);
+                    let old = std::mem::replace(&mut holding.file, Arc::clone(&writable));
+                    // Who waits keeps it, and it must not be in the way of its own owner.
+                    old.unlock(0, LAST)?;
                 }
                 writable
             }
@@ -255,6 +257,7 @@ impl Locks {
     pub(super) fn flush(&self, node: Node, owner: Owner) {
         let mut table = self.table();
         Self::unlock_all(&mut table, node, owner);
+        table.forget_handles(node, owner);
     }
 
     fn unlock_all(table: &mut Table<Arc<Description>>, node: Node, owner: Owner) {
@@ -286,20 +289,37 @@ impl Locks {
 
     /// A wait that is over.
     pub(super) fn take_ended(&self) -> Option<(Ticket, io::Result<()>)> {
-        self.waiters.take_ended().map(|ended| self.end(ended))
+        loop {
+            let ended = self.waiters.take_ended()?;
+            if !self.waits_anew(&ended) {
+                return Some(self.end(ended));
+            }
+        }
+    }
+
+    /// While it waited, its owner may have got another description, for locks that the old one cannot
+    /// have: then the lock has to be taken by that one, which somebody may have come before.
+    fn waits_anew(&self, ended: &waiters::Ended) -> bool {
+        let mut table = self.table();
+        let Some(wait) = table.waits(ended.ticket).filter(|_| ended.result.is_ok()) else { return false };
+        let Some(holding) = table.get(wait.node, wait.owner) else { return false };
+        match holding.file.try_lock(&wait.range) {
+            Err(error) if is_taken(&error) => {
+                let wanted = Wanted::Range(Arc::clone(&holding.file), wait.range);
+                self.waiters.wait(ended.ticket, wanted).is_ok()
+            }
+            _ => false,
+        }
     }
 
     fn end(&self, ended: waiters::Ended) -> (Ticket, io::Result<()>) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         let mut table = self.table();
-        if let Some(Waiting { node, owner, range, process }) = table.end_wait(ended.ticket) {
-            if ended.result.is_ok()
-                && let Some(holding) = table.get(node, owner)
-            {
-                holding.process = process;
-                holding.ranges.lock(range);
+        if let Some(wait) = table.end_wait(ended.ticket) {
+            if ended.result.is_ok() {
+                table.granted(&wait);
             }
-            table.tidy(node, owner);
+            table.tidy(wait.node, wait.owner);
         }
         (ended.ticket, ended.result)
     }

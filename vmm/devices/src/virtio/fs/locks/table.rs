@@ -38,6 +38,8 @@ pub(super) struct Waiting {
     pub(super) owner: Owner,
     pub(super) range: Range,
     pub(super) process: u32,
+    /// Through which it asks.
+    pub(super) handle: Handle,
 }
 
 /// Locks and waits, where `F` is by what the host is asked.
@@ -80,16 +82,34 @@ impl<F> Table<F> {
         holding
     }
 
+    /// What has waited is granted, through the handle by which it was asked for.
+    pub(super) fn granted(&mut self, wait: &Waiting) {
+        let key = (wait.node, wait.owner);
+        let Some(holding) = self.holdings.get_mut(&key) else { return };
+        holding.process = wait.process;
+        holding.ranges.lock(wait.range);
+        if !holding.handles.contains(&wait.handle) {
+            holding.handles.push(wait.handle);
+            self.by_handle.entry(wait.handle).or_default().insert(key);
+        }
+    }
+
     /// Forgets what `owner` has of `node` if it has nothing and waits for nothing.
     pub(super) fn tidy(&mut self, node: Node, owner: Owner) {
-        let key = (node, owner);
         let idle = |holding: &Holding<F>| holding.ranges.is_empty() && holding.waiting == 0;
-        if !self.holdings.get(&key).is_some_and(idle) {
-            return;
+        if self.get(node, owner).is_some_and(|holding| idle(holding)) {
+            self.forget_handles(node, owner);
+            self.holdings.remove(&(node, owner));
         }
-        for handle in self.holdings.remove(&key).map(|holding| holding.handles).unwrap_or_default() {
+    }
+
+    /// Forgets through which handles `owner` has locked `node`: those locks are gone, and what it gets
+    /// later is not theirs.
+    pub(super) fn forget_handles(&mut self, node: Node, owner: Owner) {
+        let handles = self.get(node, owner).map(|holding| std::mem::take(&mut holding.handles));
+        for handle in handles.unwrap_or_default() {
             if let Some(keys) = self.by_handle.get_mut(&handle) {
-                keys.remove(&key);
+                keys.remove(&(node, owner));
                 if keys.is_empty() {
                     self.by_handle.remove(&handle);
                 }
@@ -130,6 +150,11 @@ impl<F> Table<F> {
             holding.waiting += 1;
         }
         self.waiting.insert(ticket, wait);
+    }
+
+    /// The request that waits under that number.
+    pub(super) fn waits(&self, ticket: Ticket) -> Option<Waiting> {
+        self.waiting.get(&ticket).copied()
     }
 
     /// The request does not wait any more.
@@ -185,7 +210,13 @@ mod tests {
     }
 
     fn wait(node: Node, owner: Owner) -> Waiting {
-        Waiting { node, owner, range: ALL, process: u32::try_from(owner).unwrap() }
+        Waiting {
+            node,
+            owner,
+            range: ALL,
+            process: u32::try_from(owner).unwrap(),
+            handle: node * 100 + owner,
+        }
     }
 
     fn byte(at: u64, mode: Mode) -> Range {
@@ -244,6 +275,19 @@ mod tests {
         table.end_wait(50);
         table.tidy(1, 7);
         assert_eq!((table.len(), table.by_handle.len()), (0, 0));
+    }
+
+    #[test]
+    fn handle_that_the_owner_has_closed_does_not_unlock_what_it_gets_later() {
+        let mut table = locked(&[(1, 7)]);
+        let wait = Waiting { handle: 200, ..wait(1, 7) };
+        table.wait(50, wait);
+        table.get(1, 7).unwrap().ranges.unlock(0, LAST);
+        table.forget_handles(1, 7);
+        assert_eq!(table.end_wait(50), Some(wait));
+        table.granted(&wait);
+        assert_eq!(table.release(107), []);
+        assert_eq!(table.release(200), [(1, 7)]);
     }
 
     #[test]
