@@ -31,6 +31,7 @@ mod rlimits;
 mod settings;
 mod size;
 mod user_namespace;
+mod user_network;
 mod validate;
 mod values;
 mod vm;
@@ -42,7 +43,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{PosixRlimit, Process};
 use serde::{Deserialize, Serialize};
 use vmrun_proto::{ConsoleSize, ContainerPlan, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share};
-use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec};
+use vmrun_spec::{HostPlan, Image, MachineSpec, NetworkNamespace, ShareSpec, UserNetwork, VolumeKind, VsockSpec};
 
 pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
@@ -54,6 +55,10 @@ pub use mount_options::MOUNT_OPTIONS;
 pub use network::{foreign_interfaces, network_namespace};
 pub use resources::check_resources;
 pub use settings::{KERNEL_SETTINGS, NETWORK_SETTINGS, for_the_guest, keeps_promises};
+pub use user_network::{
+    NAME_SERVER, NetworkChoice, NetworkTextError, add_network_namespace, mount_resolv_conf, published_port, resolv_conf,
+    user_network,
+};
 pub use validate::PlanError;
 pub use volumes::bind_sources;
 
@@ -112,6 +117,8 @@ pub struct Options {
     pub systemd_cgroup: bool,
     /// The caller wants to hear how the program is (`sd_notify(3)`).
     pub notify: bool,
+    /// `--network user`, as [`user_network`] has it.
+    pub user_network: Option<UserNetwork>,
     /// Size of the terminal that the program will be shown on.
     pub console_size: Option<ConsoleSize>,
 }
@@ -188,7 +195,12 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             limits,
             oom_score_adj: bundle.spec.process().as_ref().and_then(Process::oom_score_adj),
             hooks,
-            network: network::network_namespace(&bundle.spec),
+            network: match options.user_network {
+                // The monitor begins where the caller's network is.
+                Some(_) => NetworkNamespace::Callers,
+                None => network::network_namespace(&bundle.spec),
+            },
+            user_network: options.user_network.clone(),
             cpus,
         },
     })

@@ -26,7 +26,7 @@ pub enum PlanError {
         /// Why not, and what to do.
         why: &'static str,
     },
-    /// A size on the command line is out of bounds.
+    /// An option of the command line is out of bounds, or contradicts the bundle.
     #[error("{option}: {problem}")]
     Option {
         /// The flag.

@@ -56,5 +56,6 @@ pub use verbs::{
     update, write_spec,
 };
 pub use vmrun_machine::MappedPages;
-pub use vmrun_plan::{MOUNT_OPTIONS, ProcessChanges, SPEC_VERSION};
+pub use vmrun_plan::{MOUNT_OPTIONS, NetworkChoice, ProcessChanges, SPEC_VERSION, published_port};
 pub use vmrun_proto::{ContainerFigures, DeviceFigures, ProcessInfo};
+pub use vmrun_spec::PublishedPort;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::UserNetwork;
+
 /// Host resources of one sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +34,9 @@ pub struct HostPlan {
     /// The monitor's network namespace, which hooks and engines take for the container's.
     #[serde(default)]
     pub network: NetworkNamespace,
+    /// The sandbox stands alone and reaches the caller's network; the monitor leaves that network itself.
+    #[serde(default)]
+    pub user_network: Option<UserNetwork>,
     /// The processors that the monitor may use; none for all that the caller may.
     #[serde(default)]
     pub cpus: BTreeSet<u32>,

@@ -4,6 +4,7 @@
 mod host;
 mod launch;
 mod machine;
+mod network;
 
 pub use host::{
     Hook, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange, NetworkNamespace, Propagation, View,
@@ -11,3 +12,4 @@ pub use host::{
 };
 pub use launch::{FailureReport, LauncherMessage, MonitorMessage};
 pub use machine::{Image, MachineSpec, ShareSpec, VsockSpec};
+pub use network::{PortProtocol, PublishedPort, UserNetwork};

@@ -1,9 +1,12 @@
 //! What `vmrun run` and `vmrun create` have in common.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{ArgAction, Args};
-use vmrun_runtime::{AssetOptions, Error, LaunchMode, LaunchOptions, Store};
+use vmrun_runtime::{
+    AssetOptions, Error, LaunchMode, LaunchOptions, NetworkChoice, PublishedPort, Store, published_port,
+};
 
 use crate::args::Globals;
 use crate::embedded::embedded;
@@ -54,6 +57,15 @@ pub(crate) struct LaunchArgs {
     #[arg(long, value_name = "FILE", env = "VMRUN_POLICY", hide_env_values = true)]
     policy: Option<PathBuf>,
 
+    /// Network of a sandbox that stands alone: none (loopback), user (the caller's, through passt), or
+    /// user:host-loopback (with the host's loopback behind the gateway) [default: the bundle's]
+    #[arg(long, value_name = "NETWORK", value_parser = NetworkChoice::from_str)]
+    network: Option<NetworkChoice>,
+
+    /// Port of the host that leads into the guest, as [ADDRESS:]HOST:GUEST[/udp]; may be repeated
+    #[arg(short, long, value_name = "PORT", action = ArgAction::Append, value_parser = published_port)]
+    publish: Vec<PublishedPort>,
+
     /// Unix socket that gets a descriptor of the process that stands for the container
     #[arg(long, value_name = "SOCKET")]
     pidfd_socket: Option<PathBuf>,
@@ -99,6 +111,8 @@ impl LaunchArgs {
             assets: AssetOptions { kernel: self.kernel, initramfs: self.initramfs, directory: self.assets },
             kernel_params: self.kernel_param,
             policy: self.policy,
+            network: self.network,
+            ports: self.publish,
         };
         vmrun_runtime::launch(store, &options, embedded())
     }

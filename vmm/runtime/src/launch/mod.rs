@@ -5,6 +5,7 @@
 //! and owns the rest: when it dies, by whatever cause, mounts, sockets' peers
 //! and the guest are gone with it.
 
+mod alone;
 mod awaited;
 pub(crate) mod channel;
 pub(crate) mod facts;
@@ -19,9 +20,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use vmrun_plan::{Bundle, Options, SandboxPlan};
+use vmrun_plan::{Bundle, NetworkChoice, Options, SandboxPlan};
 use vmrun_proto::ConsoleSize;
-use vmrun_spec::MonitorMessage;
+use vmrun_spec::{MonitorMessage, PublishedPort};
 
 use crate::assets::{self, AssetOptions, Embedded};
 use crate::error::Error;
@@ -31,6 +32,7 @@ use crate::monitor::{ConsoleMode, MonitorRequest};
 use crate::store::{StateSource, Store};
 use crate::timeline::mark;
 use crate::{host_cgroup, policy, stdio, step, timestamp};
+use alone::Alone;
 
 /// Which verb, and how long it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,10 @@ pub struct LaunchOptions {
     pub kernel_params: Vec<String>,
     /// The host's policy, if it is not where it usually is.
     pub policy: Option<PathBuf>,
+    /// The network of a sandbox that stands alone.
+    pub network: Option<NetworkChoice>,
+    /// Ports of the host that lead into it.
+    pub ports: Vec<PublishedPort>,
 }
 
 /// Where the container's terminal is shown.
@@ -219,12 +225,13 @@ impl LaunchError {
 pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Result<u8, Error> {
     mark("launcher");
     let id: ContainerId = options.id.parse()?;
-    let bundle = Bundle::load(&options.bundle)?;
+    let mut bundle = Bundle::load(&options.bundle)?;
     step!("bundle {} loaded, root file system {}", bundle.dir.display(), bundle.rootfs.display());
     let console = console(&bundle, options)?;
     service::refuse_sockets()?;
     let notify = service::notify_socket()?;
-    let plan = plan(store, &id, &bundle, options, notify.is_some(), embedded)?;
+    let network = alone::choose(&mut bundle, options, &store.directory(&id))?;
+    let plan = plan(store, &id, &bundle, options, &network, notify.is_some(), embedded)?;
     let (machine, host) = (&plan.machine, &plan.host);
     step!(
         "planned: {} vCPUs, {} MiB, kernel {:?}, {} volumes, cgroup {:?}",
@@ -236,6 +243,7 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
     );
     let new = store.reserve(&id)?;
     step!("{} made in the store", store.directory(&id).display());
+    network.write_files()?;
     let cgroup = host_cgroup::make(host.cgroup.as_deref(), &host.limits)?;
     step!("cgroup {:?} made, with {} limits", cgroup.path(), host.limits.len());
     let source = state_source(&id, &bundle, &plan, cgroup.path());
@@ -262,6 +270,7 @@ fn plan(
     id: &ContainerId,
     bundle: &Bundle,
     options: &LaunchOptions,
+    network: &Alone,
     notify: bool,
     embedded: Embedded,
 ) -> Result<SandboxPlan, Error> {
@@ -284,8 +293,11 @@ fn plan(
         console_size: our_console_size(),
         systemd_cgroup: options.systemd_cgroup,
         notify,
+        user_network: network.user.clone(),
     };
-    Ok(vmrun_plan::plan(bundle, &facts::facts(bundle)?, &plan_options)?)
+    let mut facts = facts::facts(bundle)?;
+    facts.sources.extend(network.sources());
+    Ok(vmrun_plan::plan(bundle, &facts, &plan_options)?)
 }
 
 fn our_console_size() -> Option<ConsoleSize> {

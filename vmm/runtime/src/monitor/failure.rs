@@ -8,6 +8,7 @@ use vmrun_proto::{ErrorKind, ExitStatus, FrameError};
 use vmrun_spec::FailureReport;
 
 use super::hook_mounts::HookMountsError;
+use super::passt::PasstError;
 use super::tree::TreeError;
 use super::view::ViewError;
 use crate::agent_client::AgentError;
@@ -47,6 +48,8 @@ pub(crate) enum MonitorError {
     Kernel { path: PathBuf, source: MachineError },
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    #[error(transparent)]
+    Passt(#[from] PasstError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("{stage}")]

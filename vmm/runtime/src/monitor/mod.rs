@@ -22,6 +22,7 @@ mod live;
 mod mount_table;
 mod notifier;
 mod out_of_memory;
+mod passt;
 mod proc_view;
 mod session;
 pub(crate) mod streams;
