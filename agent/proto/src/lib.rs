@@ -29,6 +29,7 @@ mod figures;
 mod frame;
 mod message;
 mod mounts;
+mod network;
 mod plan;
 
 pub use figures::{ContainerFigures, DeviceFigures, ProcessInfo};
@@ -38,6 +39,7 @@ pub use message::{
     Stream, StreamKind,
 };
 pub use mounts::{SharedMount, mount_attr};
+pub use network::{Address, Hop, Interface, Neighbour, Network, NetworkDevice, Prefix, Route, Rule};
 pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
 
 /// Version of the contract. It grows when a message is added that an older peer
