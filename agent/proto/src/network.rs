@@ -64,8 +64,14 @@ pub struct Interface {
 pub enum NetworkDevice {
     /// The namespace's own loopback.
     Loopback,
-    /// The network card in this slot of the machine.
-    Slot(u8),
+    /// A network card that the host has plugged into a slot of the machine.
+    Card {
+        /// The slot's platform device in the guest.
+        device: String,
+        /// What the guest's kernel must be told of the slot when it does not know it yet: the
+        /// value of `virtio_mmio.device`.
+        announcement: String,
+    },
     /// Tagged frames of another interface.
     Vlan {
         /// Its name.

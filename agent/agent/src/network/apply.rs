@@ -1,21 +1,22 @@
 //! Doing the steps from one network to another, in the container's namespace.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
+use vmrun_netlink::Netlink;
 use vmrun_netlink::core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
 use vmrun_netlink::route::RouteNetlinkMessage;
 use vmrun_netlink::route::link::{
     AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use vmrun_netlink::Netlink;
 use vmrun_proto::{Address, Interface, Network, NetworkDevice};
 
-use super::difference::{Change, difference, slot};
+use super::difference::{Change, difference};
 use super::wait::Listener;
 use super::{messages, nic};
 use crate::sys;
@@ -23,8 +24,9 @@ use crate::sys;
 /// IPv6 makes no address of its own accord.
 const NO_ADDRESSES: u8 = 1;
 
-/// Where the bit of an interface that can send is in the body of its message (`ifinfomsg.ifi_flags`).
-const FLAGS_AT: std::ops::Range<usize> = 8..12;
+/// Where an interface's number and its flags are in the body of its message (`struct ifinfomsg`).
+const INDEX_AT: Range<usize> = 4..8;
+const FLAGS_AT: Range<usize> = 8..12;
 
 /// The sockets with which interfaces get from the agent's namespace, where they appear, to the
 /// container's, and are set up there.
@@ -32,8 +34,8 @@ const FLAGS_AT: std::ops::Range<usize> = 8..12;
 pub(super) struct Hand<'n> {
     outside: Netlink,
     appearing: Listener,
-    inside: Netlink,
-    changing: Listener,
+    inside: RefCell<Netlink>,
+    changing: RefCell<Listener>,
     namespace: BorrowedFd<'n>,
 }
 
@@ -56,8 +58,8 @@ impl<'n> Hand<'n> {
         Ok(Self {
             outside: outside.netlink,
             appearing: outside.listener,
-            inside: Netlink::open()?,
-            changing: Listener::open()?,
+            inside: RefCell::new(Netlink::open()?),
+            changing: RefCell::new(Listener::open()?),
             namespace,
         })
     }
@@ -84,50 +86,53 @@ impl<'n> Hand<'n> {
             Change::RemoveInterface(interface) => self.remove(interface),
             Change::FinishInterface(interface) if is_there(reached, interface) => self.finish(interface),
             Change::AddAddress(interface, address) if is_there(reached, interface) => {
-                let message = messages::address(index_of(&interface.name)?, address);
+                let message = messages::address(self.index_of(&interface.name)?, address);
                 let flags = NLM_F_CREATE | NLM_F_REPLACE;
-                unless(Errno::EEXIST, self.inside.change(RouteNetlinkMessage::NewAddress(message), flags))
+                unless(Errno::EEXIST, self.inside(RouteNetlinkMessage::NewAddress(message), flags))
                     .map_err(about(format!("give {} the address {}", interface.name, shown(address))))
             }
             // Why it is not there has been said.
             Change::FinishInterface(_) | Change::AddAddress(..) => Ok(()),
             Change::RemoveAddress(interface, address) => {
-                let Ok(index) = index_of(&interface.name) else { return Ok(()) };
+                let Ok(index) = self.index_of(&interface.name) else { return Ok(()) };
                 let message = RouteNetlinkMessage::DelAddress(messages::address(index, address));
-                unless_gone(self.inside.change(message, 0))
-                    .map_err(about(format!("take the address {} from {}", shown(address), interface.name)))
+                unless_gone(self.inside(message, 0)).map_err(about(format!(
+                    "take the address {} from {}",
+                    shown(address),
+                    interface.name
+                )))
             }
             Change::AddNeighbour(neighbour) => {
-                let message = messages::neighbour(index_of(&neighbour.interface)?, neighbour);
+                let message = messages::neighbour(self.index_of(&neighbour.interface)?, neighbour);
                 let flags = NLM_F_CREATE | NLM_F_REPLACE;
-                self.inside
-                    .change(RouteNetlinkMessage::NewNeighbour(message), flags)
+                self.inside(RouteNetlinkMessage::NewNeighbour(message), flags)
                     .map_err(about(format!("set the neighbour {}", neighbour.address)))
             }
             Change::RemoveNeighbour(neighbour) => {
-                let Ok(index) = index_of(&neighbour.interface) else { return Ok(()) };
+                let Ok(index) = self.index_of(&neighbour.interface) else { return Ok(()) };
                 let message = RouteNetlinkMessage::DelNeighbour(messages::neighbour(index, neighbour));
-                unless_gone(self.inside.change(message, 0))
+                unless_gone(self.inside(message, 0))
                     .map_err(about(format!("remove the neighbour {}", neighbour.address)))
             }
             Change::AddRoute(route) => {
-                let message = RouteNetlinkMessage::NewRoute(messages::route(route, &index_of)?);
-                let added = self.inside.change(message, NLM_F_CREATE | NLM_F_APPEND);
+                let message =
+                    RouteNetlinkMessage::NewRoute(messages::route(route, &|name| self.index_of(name))?);
+                let added = self.inside(message, NLM_F_CREATE | NLM_F_APPEND);
                 unless(Errno::EEXIST, added).map_err(about(format!("add the route {}", route_shown(route))))
             }
             Change::RemoveRoute(route) => {
                 // With its interface it is gone, too.
-                let Ok(message) = messages::route(route, &index_of) else { return Ok(()) };
-                unless_gone(self.inside.change(RouteNetlinkMessage::DelRoute(message), 0))
+                let Ok(message) = messages::route(route, &|name| self.index_of(name)) else { return Ok(()) };
+                unless_gone(self.inside(RouteNetlinkMessage::DelRoute(message), 0))
                     .map_err(about(format!("remove the route {}", route_shown(route))))
             }
             Change::AddRule(rule) => {
                 let message = RouteNetlinkMessage::NewRule(messages::rule(rule));
-                unless(Errno::EEXIST, self.inside.change(message, NLM_F_CREATE))
+                unless(Errno::EEXIST, self.inside(message, NLM_F_CREATE))
                     .map_err(about(format!("add the routing rule of priority {}", rule.priority)))
             }
             Change::RemoveRule(rule) => {
-                unless_gone(self.inside.change(RouteNetlinkMessage::DelRule(messages::rule(rule)), 0))
+                unless_gone(self.inside(RouteNetlinkMessage::DelRule(messages::rule(rule)), 0))
                     .map_err(about(format!("remove the routing rule of priority {}", rule.priority)))
             }
         }
@@ -136,7 +141,7 @@ impl<'n> Hand<'n> {
     fn add(&mut self, interface: &Interface) -> Result<(), String> {
         let made = match &interface.device {
             NetworkDevice::Loopback => Ok(()),
-            NetworkDevice::Slot(slot) => self.fetch(*slot, interface),
+            NetworkDevice::Card { device, announcement } => self.fetch(device, announcement, interface),
             NetworkDevice::Vlan { parent, id, protocol } => self.make_vlan(interface, parent, *id, *protocol),
         };
         made.and_then(|()| self.switch_on(interface)).inspect_err(|_| {
@@ -146,10 +151,11 @@ impl<'n> Hand<'n> {
     }
 
     /// Brings a card's interface from the agent's namespace to the container's, under its name there.
-    fn fetch(&mut self, slot: u8, interface: &Interface) -> Result<(), String> {
-        let nic = nic::bind(slot, &mut self.appearing).map_err(|error| format!("{}: {error}", interface.name))?;
+    fn fetch(&mut self, device: &str, announcement: &str, interface: &Interface) -> Result<(), String> {
+        let index = nic::bind(device, announcement, &mut self.appearing)
+            .map_err(|error| format!("{}: {error}", interface.name))?;
         let mut message = LinkMessage::default();
-        message.header.index = nic.index;
+        message.header.index = index;
         message.attributes = vec![
             LinkAttribute::NetNsFd(self.namespace.as_raw_fd()),
             LinkAttribute::IfName(interface.name.clone()),
@@ -159,37 +165,28 @@ impl<'n> Hand<'n> {
         })
     }
 
-    fn make_vlan(
-        &mut self,
-        interface: &Interface,
-        parent: &str,
-        id: u16,
-        protocol: u16,
-    ) -> Result<(), String> {
+    fn make_vlan(&self, interface: &Interface, parent: &str, id: u16, protocol: u16) -> Result<(), String> {
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(interface.name.clone()),
-            LinkAttribute::Link(index_of(parent)?),
+            LinkAttribute::Link(self.index_of(parent)?),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Vlan),
-                LinkInfo::Data(InfoData::Vlan(vec![
-                    InfoVlan::Id(id),
-                    InfoVlan::Protocol(protocol.into()),
-                ])),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id), InfoVlan::Protocol(protocol.into())])),
             ]),
         ];
         message.attributes.extend(interface.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
-        self.inside.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE).map_err(|error| {
+        self.inside(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE).map_err(|error| {
             format!("cannot make {}, VLAN {id} of {parent}: {}", interface.name, words(&error))
         })
     }
 
     /// Sets what counts before there are addresses, and switches it on.
-    fn switch_on(&mut self, interface: &Interface) -> Result<(), String> {
+    fn switch_on(&self, interface: &Interface) -> Result<(), String> {
         if interface.device == NetworkDevice::Loopback {
             return sys::loopback_up().map_err(|error| format!("cannot switch lo on: {}", words(&error)));
         }
-        let index = index_of(&interface.name)?;
+        let index = self.index_of(&interface.name)?;
         if interface.address_mode.is_some() {
             self.set_address_mode(interface, index, NO_ADDRESSES)?;
         }
@@ -202,11 +199,11 @@ impl<'n> Hand<'n> {
         self.await_carrier(interface, index)
     }
 
-    fn set(&mut self, before: &Interface, interface: &Interface) -> Result<(), String> {
+    fn set(&self, before: &Interface, interface: &Interface) -> Result<(), String> {
         if interface.device == NetworkDevice::Loopback {
             return Ok(());
         }
-        let index = index_of(&interface.name)?;
+        let index = self.index_of(&interface.name)?;
         apply_settings(interface)?;
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -221,16 +218,16 @@ impl<'n> Hand<'n> {
         self.await_carrier(interface, index)
     }
 
-    fn finish(&mut self, interface: &Interface) -> Result<(), String> {
+    fn finish(&self, interface: &Interface) -> Result<(), String> {
         match interface.address_mode {
             Some(mode) if mode != NO_ADDRESSES => {
-                self.set_address_mode(interface, index_of(&interface.name)?, mode)
+                self.set_address_mode(interface, self.index_of(&interface.name)?, mode)
             }
             _ => Ok(()),
         }
     }
 
-    fn set_address_mode(&mut self, interface: &Interface, index: u32, mode: u8) -> Result<(), String> {
+    fn set_address_mode(&self, interface: &Interface, index: u32, mode: u8) -> Result<(), String> {
         let mut message = LinkMessage::default();
         message.header.index = index;
         let mode = AfSpecInet6::AddrGenMode(mode.into());
@@ -238,45 +235,58 @@ impl<'n> Hand<'n> {
         self.link(message, "set how IPv6 makes addresses of", interface)
     }
 
-    fn link(&mut self, message: LinkMessage, act: &str, interface: &Interface) -> Result<(), String> {
-        self.inside
-            .change(RouteNetlinkMessage::SetLink(message), 0)
+    fn inside(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.inside.borrow_mut().change(message, flags)
+    }
+
+    /// The four bytes of its message that are at `range`.
+    fn look(&self, link: LinkMessage, range: Range<usize>) -> io::Result<u32> {
+        let answers = self.inside.borrow_mut().get(RouteNetlinkMessage::GetLink(link))?;
+        let bytes = answers.first().and_then(|answer| answer.body().get(range)?.try_into().ok());
+        Ok(bytes.map_or(0, u32::from_ne_bytes))
+    }
+
+    fn index_of(&self, name: &str) -> Result<u32, String> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        self.look(link, INDEX_AT)
+            .map_err(|error| format!("the interface {name} is not there: {}", words(&error)))
+    }
+
+    fn link(&self, message: LinkMessage, act: &str, interface: &Interface) -> Result<(), String> {
+        self.inside(RouteNetlinkMessage::SetLink(message), 0)
             .map_err(|error| format!("cannot {act} {}: {}", interface.name, words(&error)))
     }
 
     /// Before that nothing would be sent.
-    fn await_carrier(&mut self, interface: &Interface, index: u32) -> Result<(), String> {
+    fn await_carrier(&self, interface: &Interface, index: u32) -> Result<(), String> {
         if !interface.up || !interface.carrier {
             return Ok(());
         }
-        let Self { inside, changing, .. } = self;
-        let inside = std::cell::RefCell::new(inside);
         let what = || format!("{} to be able to send", interface.name);
-        changing.until(&what, || {
-            let mut message = LinkMessage::default();
-            message.header.index = index;
-            let answers = inside
-                .borrow_mut()
-                .get(RouteNetlinkMessage::GetLink(message))
+        self.changing.borrow_mut().until(&what, || {
+            let mut link = LinkMessage::default();
+            link.header.index = index;
+            let flags = self
+                .look(link, FLAGS_AT)
                 .map_err(|error| format!("cannot look at {}: {}", interface.name, words(&error)))?;
-            let flags = answers.first().and_then(|answer| answer.body().get(FLAGS_AT)?.try_into().ok());
-            let flags = LinkFlags::from_bits_retain(flags.map_or(0, u32::from_ne_bytes));
-            Ok(flags.contains(LinkFlags::Running).then_some(()))
+            Ok(LinkFlags::from_bits_retain(flags).contains(LinkFlags::Running).then_some(()))
         })
     }
 
-    fn remove(&mut self, interface: &Interface) -> Result<(), String> {
-        if let Some(slot) = slot(interface) {
-            return unless(Errno::ENODEV, nic::unbind(slot))
-                .map_err(|error| format!("cannot take {} away: {}", interface.name, words(&error)));
+    fn remove(&self, interface: &Interface) -> Result<(), String> {
+        match &interface.device {
+            NetworkDevice::Loopback => return Ok(()),
+            NetworkDevice::Card { device, .. } => {
+                return unless(Errno::ENODEV, nic::unbind(device))
+                    .map_err(|error| format!("cannot take {} away: {}", interface.name, words(&error)));
+            }
+            NetworkDevice::Vlan { .. } => {}
         }
-        if interface.device == NetworkDevice::Loopback {
-            return Ok(());
-        }
-        let Ok(index) = index_of(&interface.name) else { return Ok(()) };
+        let Ok(index) = self.index_of(&interface.name) else { return Ok(()) };
         let mut message = LinkMessage::default();
         message.header.index = index;
-        unless_gone(self.inside.change(RouteNetlinkMessage::DelLink(message), 0))
+        unless_gone(self.inside(RouteNetlinkMessage::DelLink(message), 0))
             .map_err(|error| format!("cannot remove {}: {}", interface.name, words(&error)))
     }
 }
@@ -328,10 +338,6 @@ fn apply_settings(interface: &Interface) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn index_of(name: &str) -> Result<u32, String> {
-    if_nametoindex(name).map_err(|errno| format!("the interface {name} is not there: {}", errno.desc()))
 }
 
 fn unless(known: Errno, result: io::Result<()>) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! What is to be done to come from one network to another: a pure function of both.
 
-use vmrun_proto::{Address, Interface, Neighbour, Network, NetworkDevice, Route, Rule};
+use vmrun_proto::{Address, Interface, Neighbour, Network, Route, Rule};
 
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,6 @@ fn without_addresses(interface: &Interface) -> Interface {
     Interface { addresses: Vec::new(), ..interface.clone() }
 }
 
-/// An address that only has become older is the same.
 fn has(addresses: &[Address], wanted: &Address) -> bool {
     addresses.contains(wanted)
 }
@@ -89,19 +88,11 @@ fn place(route: &Route) -> (bool, std::cmp::Reverse<u8>) {
     (needs_another, std::cmp::Reverse(route.destination.bits))
 }
 
-/// Whether a network card carries it.
-pub(super) fn slot(interface: &Interface) -> Option<u8> {
-    match interface.device {
-        NetworkDevice::Slot(slot) => Some(slot),
-        NetworkDevice::Loopback | NetworkDevice::Vlan { .. } => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
 
-    use vmrun_proto::{Hop, Prefix};
+    use vmrun_proto::{Hop, NetworkDevice, Prefix};
 
     use super::*;
 
@@ -115,7 +106,10 @@ mod tests {
         };
         Interface {
             name: name.to_owned(),
-            device: NetworkDevice::Slot(slot),
+            device: NetworkDevice::Card {
+                device: format!("virtio-mmio.{slot}"),
+                announcement: String::new(),
+            },
             mac: Some([2, 0, 0, 0, 0, slot]),
             mtu: 1500,
             up: true,

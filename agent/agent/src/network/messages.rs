@@ -14,9 +14,7 @@ use vmrun_netlink::route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
     RoutePreference, RouteVia,
 };
-use vmrun_netlink::route::rule::{
-    RuleAttribute, RuleFlags, RuleMessage, RulePortRange, RuleUidRange,
-};
+use vmrun_netlink::route::rule::{RuleAttribute, RuleFlags, RuleMessage, RulePortRange, RuleUidRange};
 use vmrun_proto::{Address, Hop, Neighbour, Route, Rule};
 
 const FOR_EVER: u32 = u32::MAX;
@@ -84,9 +82,10 @@ pub(super) fn route(route: &Route, index_of: IndexOf<'_>) -> Result<RouteMessage
     attributes.extend(route.preference.map(|value| RouteAttribute::Preference(preference(value))));
     attributes.extend(route.expires_s.map(RouteAttribute::Expires));
     if !route.metrics.is_empty() {
-        let metrics = route.metrics.iter().map(|(kind, value)| {
-            RouteMetric::Other(DefaultNla::new(*kind, value.to_ne_bytes().to_vec()))
-        });
+        let metrics = route
+            .metrics
+            .iter()
+            .map(|(kind, value)| RouteMetric::Other(DefaultNla::new(*kind, value.to_ne_bytes().to_vec())));
         attributes.push(RouteAttribute::Metrics(metrics.collect()));
     }
     match &route.hops[..] {
@@ -167,8 +166,7 @@ pub(super) fn rule(rule: &Rule) -> RuleMessage {
     attributes.extend(rule.ip_protocol.map(|protocol| RuleAttribute::IpProtocol(protocol.into())));
     attributes.extend(rule.source_ports.map(|range| RuleAttribute::SourcePortRange(ports(range))));
     attributes.extend(rule.destination_ports.map(|range| RuleAttribute::DestinationPortRange(ports(range))));
-    attributes
-        .extend(rule.users.map(|(start, end)| RuleAttribute::UidRange(RuleUidRange { start, end })));
+    attributes.extend(rule.users.map(|(start, end)| RuleAttribute::UidRange(RuleUidRange { start, end })));
     attributes.extend(rule.suppress_prefix.map(RuleAttribute::SuppressPrefixLen));
     attributes.extend(rule.goto.map(RuleAttribute::Goto));
     message

@@ -56,7 +56,11 @@ pub(crate) fn make(spec: &mut Spec, network: &Network, holder: Option<i32>) -> R
 
 /// Changes the network of the container whose init has this pid. What there is then is in the
 /// answer, in any case.
-pub(crate) fn change(init: i32, old: &Network, new: &Network) -> (Option<Network>, Result<(), String>) {
+pub(crate) fn change(
+    init: i32,
+    old: Option<&Network>,
+    new: &Network,
+) -> (Option<Network>, Result<(), String>) {
     let failed = |error: io::Error| format!("cannot enter the container's network namespace: {error}");
     let entered = || {
         let outside = Outside::open()?;
@@ -71,7 +75,8 @@ pub(crate) fn change(init: i32, old: &Network, new: &Network) -> (Option<Network
     };
     let result = match Hand::reach(outside, theirs.as_fd()) {
         Ok(mut hand) => {
-            let (reached, result) = hand.go(old, new);
+            let nothing = nothing();
+            let (reached, result) = hand.go(old.unwrap_or(&nothing), new);
             (Some(reached), result)
         }
         Err(error) => (None, Err(failed(error))),

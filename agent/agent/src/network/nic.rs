@@ -1,41 +1,41 @@
-//! Network cards that the host plugs into slots. The guest's kernel knows each slot from its boot
-//! (`virtio_mmio.device=`), and looks into one again when the driver is bound to it.
+//! Network cards that the host plugs into slots of the machine. The guest's kernel is told of a slot
+//! when something is in it for the first time, and looks into it again when its driver is bound anew.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::wait::Listener;
 
 const DEVICES: &str = "/sys/bus/platform/devices";
 const DRIVER: &str = "/sys/bus/platform/drivers/virtio-mmio";
+const ANNOUNCEMENTS: &str = "/sys/module/virtio_mmio/parameters/device";
 
-/// Interface of a card, in the agent's own namespace.
-#[derive(Debug)]
-pub(super) struct Nic {
-    pub(super) index: u32,
-}
-
-/// Has the kernel look into a slot, and finds the interface that it makes of the card there.
-pub(super) fn bind(slot: u8, listener: &mut Listener) -> Result<Nic, String> {
-    let device = vmrun_proto::slot_device(slot);
-    let directory = Path::new(DEVICES).join(&device);
-    if !directory.join("driver").exists() {
-        fs::write(Path::new(DRIVER).join("bind"), &device)
-            .map_err(|error| format!("cannot bind the network card in slot {slot} ({device}): {error}"))?;
-    }
-    let what = || format!("the network card in slot {slot} ({device}) to appear");
+/// Has the kernel look into a slot; the answer is the number of the interface that it makes of the
+/// card there, in the agent's own namespace.
+pub(super) fn bind(device: &str, announcement: &str, listener: &mut Listener) -> Result<u32, String> {
+    let directory = Path::new(DEVICES).join(device);
+    let looked = if directory.exists() {
+        put(&Path::new(DRIVER).join("bind"), device)
+    } else {
+        put(Path::new(ANNOUNCEMENTS), announcement)
+    };
+    looked.map_err(|error| format!("cannot bind the network card at {device}: {error}"))?;
+    let what = || format!("the network card at {device} to appear");
     let found = listener.until(&what, || interface_of(&directory).map_err(|error| error.to_string()))?;
-    let index = fs::read_to_string(found.join("ifindex"))
-        .ok()
+    let index = fs::read_to_string(found.join("ifindex")).ok();
+    index
         .and_then(|text| text.trim().parse().ok())
-        .ok_or_else(|| format!("cannot read the number of {}", found.display()))?;
-    Ok(Nic { index })
+        .ok_or_else(|| format!("cannot read the number of {}", found.display()))
 }
 
 /// Takes the driver off a slot: the card's interface is gone, wherever it is.
-pub(super) fn unbind(slot: u8) -> io::Result<()> {
-    fs::write(Path::new(DRIVER).join("unbind"), vmrun_proto::slot_device(slot))
+pub(super) fn unbind(device: &str) -> io::Result<()> {
+    put(&Path::new(DRIVER).join("unbind"), device)
+}
+
+fn put(file: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(file)?.write_all(text.as_bytes())
 }
 
 /// The directory of the interface, once it is there: `virtioN/net/NAME`.

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use vmrun_plan::{Bundle, Options, SandboxPlan};
 use vmrun_proto::ConsoleSize;
-use vmrun_spec::MonitorMessage;
+use vmrun_spec::{MonitorMessage, NetworkNamespace};
 
 use crate::assets::{self, AssetOptions, Embedded};
 use crate::error::Error;
@@ -133,14 +133,6 @@ pub enum LaunchError {
     /// The kernel does not take the processors.
     #[error("cannot keep the monitor on the processors of linux.resources.cpu.cpus")]
     Processors(#[source] io::Error),
-    /// Somebody has put interfaces into the container's network namespace.
-    #[error(
-        "the container's network namespace holds {names} by now, which cannot be brought into the guest yet"
-    )]
-    Interfaces {
-        /// Their names.
-        names: String,
-    },
     /// Nobody can be told how the program is.
     #[error("cannot reach the socket {} of NOTIFY_SOCKET", .path.display())]
     NotifySocket {
@@ -327,6 +319,10 @@ fn state_source(
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
         created: timestamp::now(),
         cgroup,
+        network: match &plan.host.network {
+            NetworkNamespace::Named(path) => Some(path.clone()),
+            NetworkNamespace::Callers | NetworkNamespace::New => None,
+        },
         poststart: plan.host.hooks.poststart.clone(),
         poststop: plan.host.hooks.poststop.clone(),
         notifies: plan.guest.notify,
