@@ -29,6 +29,7 @@ mod figures;
 mod frame;
 mod message;
 mod mounts;
+mod network;
 mod plan;
 
 pub use figures::{ContainerFigures, DeviceFigures, ProcessInfo};
@@ -38,11 +39,12 @@ pub use message::{
     Stream, StreamKind,
 };
 pub use mounts::{SharedMount, mount_attr};
+pub use network::{Address, Hop, Interface, Neighbour, Network, NetworkDevice, Prefix, Route, Rule};
 pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
 
 /// Version of the contract. It grows when a message is added that an older peer
 /// must not be sent; fields with defaults do not change it.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Context id of the host on every virtio-vsock link (virtio 1.2, §5.10.4).
 pub const HOST_CID: u32 = 2;

@@ -6,6 +6,7 @@ use oci_spec::runtime::{LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 
 use crate::figures::{ContainerFigures, ProcessInfo};
+use crate::network::Network;
 use crate::plan::{ConsoleSize, ContainerPlan, ProcessIo};
 
 /// First frame of a connection that the host opens.
@@ -141,6 +142,13 @@ pub enum Request {
     Figures {
         /// Container id.
         container: String,
+    },
+    /// Change the container's network: that of its plan, or of the call before.
+    Network {
+        /// Container id.
+        container: String,
+        /// What it is to be, all of it.
+        network: Box<Network>,
     },
     /// The VM is about to end: kill whatever still runs, and then write every dirty page back to the host.
     Sync,

@@ -6,6 +6,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::mounts::SharedMount;
+use crate::network::Network;
 
 /// One container as the guest shall run it.
 ///
@@ -37,6 +38,9 @@ pub struct ContainerPlan {
     /// `spec` come after them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
+    /// Interfaces beside loopback, and what belongs to them; none where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Box<Network>>,
 }
 
 /// A virtio-fs tree and where the agent mounts it.

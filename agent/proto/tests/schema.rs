@@ -100,6 +100,93 @@ fn plan() -> ContainerPlan {
         bundle: String::new(),
         notify: false,
         settings: std::collections::BTreeMap::new(),
+        network: None,
+    }
+}
+
+fn network() -> Network {
+    let prefix = |text: &str, bits| Prefix { address: text.parse().unwrap(), bits };
+    let address = Address {
+        address: "10.88.0.2".parse().unwrap(),
+        prefix: 16,
+        peer: Some("10.88.0.1".parse().unwrap()),
+        broadcast: Some("10.88.255.255".parse().unwrap()),
+        label: Some("eth0:1".into()),
+        scope: 253,
+        flags: 0x202,
+        priority: Some(7),
+        preferred_s: Some(60),
+        valid_s: Some(120),
+        protocol: 3,
+    };
+    let card =
+        NetworkDevice::Card { device: "virtio-mmio.16".into(), announcement: "4K@0xd0000000:16:16".into() };
+    let interface = |name: &str, device: NetworkDevice| Interface {
+        name: name.into(),
+        device,
+        mac: Some([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+        up: true,
+        carrier: true,
+        noarp: true,
+        addresses: vec![address.clone()],
+        address_mode: Some(0),
+        settings: [("ipv6/disable_ipv6".into(), 1)].into(),
+    };
+    let vlan = NetworkDevice::Vlan { parent: "eth0".into(), id: 5, protocol: 0x8100 };
+    let hop = |weight| Hop {
+        interface: Some("eth0".into()),
+        gateway: Some("fe80::1".parse().unwrap()),
+        onlink: true,
+        weight,
+    };
+    Network {
+        interfaces: vec![
+            interface("lo", NetworkDevice::Loopback),
+            interface("eth0", card),
+            interface("eth0.5", vlan),
+        ],
+        routes: vec![Route {
+            destination: prefix("10.9.0.0", 16),
+            source: Some(prefix("10.88.0.0", 16)),
+            tos: 16,
+            table: 1000,
+            protocol: 4,
+            scope: 253,
+            kind: 1,
+            priority: Some(100),
+            preferred_source: Some("10.88.0.2".parse().unwrap()),
+            preference: Some(1),
+            metrics: [(2, 1400)].into(),
+            expires_s: Some(30),
+            hops: vec![hop(0), hop(9)],
+        }],
+        rules: vec![Rule {
+            family: 2,
+            priority: 100,
+            action: 1,
+            table: 1000,
+            invert: true,
+            source: Some(prefix("10.88.0.0", 16)),
+            destination: Some(prefix("10.9.0.0", 16)),
+            tos: 16,
+            input: Some("eth0".into()),
+            output: Some("eth0".into()),
+            mark: Some((1, 255)),
+            ip_protocol: Some(6),
+            source_ports: Some((1, 2)),
+            destination_ports: Some((3, 4)),
+            users: Some((5, 6)),
+            suppress_prefix: Some(0),
+            goto: Some(200),
+            protocol: 4,
+        }],
+        neighbours: vec![Neighbour {
+            address: "10.88.0.1".parse().unwrap(),
+            interface: "eth0".into(),
+            mac: vec![2, 0, 0, 0, 0, 2],
+            router: true,
+        }],
     }
 }
 
@@ -139,6 +226,9 @@ fn requests() {
     request("create-settings", Request::Create { container: "web".into(), plan: Box::new(with_settings) });
     let with_notify = ContainerPlan { notify: true, ..plan() };
     request("create-notify", Request::Create { container: "web".into(), plan: Box::new(with_notify) });
+    let with_network = ContainerPlan { network: Some(Box::new(network())), ..plan() };
+    request("create-network", Request::Create { container: "web".into(), plan: Box::new(with_network) });
+    request("network", Request::Network { container: "web".into(), network: Box::new(network()) });
     request("start", Request::Start { container: "web".into() });
     let size = ConsoleSize { rows: 24, columns: 80 };
     let io = ProcessIo { terminal: true, console_size: Some(size), ..ProcessIo::default() };

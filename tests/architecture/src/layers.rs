@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   cli ──▶ runtime ──▶ plan ──▶ proto ◀── agent
-//!    │         │          └────▶ spec
+//!    │         │  │       └────▶ spec        │
+//!    │         │  └──────────▶ netlink ◀─────┘
 //!    └─────────┴──▶ machine ──▶ devices ──▶ spec          initramfs
 //! ```
 //!
@@ -21,12 +22,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("vmrun-spec", &[]),
     ("vmrun-proto", &[]),
     ("vmrun-initramfs", &[]),
+    ("vmrun-netlink", &[]),
     ("vmrun-plan", &["vmrun-proto", "vmrun-spec"]),
     ("vmrun-devices", &["vmrun-spec"]),
     ("vmrun-machine", &["vmrun-devices", "vmrun-spec"]),
-    ("vmrun-runtime", &["vmrun-machine", "vmrun-plan", "vmrun-proto", "vmrun-spec"]),
+    ("vmrun-runtime", &["vmrun-machine", "vmrun-netlink", "vmrun-plan", "vmrun-proto", "vmrun-spec"]),
     ("vmrun", &["vmrun-machine", "vmrun-runtime"]),
-    ("vmrun-agent", &["vmrun-proto"]),
+    ("vmrun-agent", &["vmrun-netlink", "vmrun-proto"]),
 ];
 
 /// A crate from outside, who may depend on it, and what that keeps.

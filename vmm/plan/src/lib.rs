@@ -43,7 +43,9 @@ use std::path::PathBuf;
 use oci_spec::runtime::{PosixRlimit, Process};
 use serde::{Deserialize, Serialize};
 use vmrun_proto::{ConsoleSize, ContainerPlan, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share};
-use vmrun_spec::{HostPlan, Image, MachineSpec, NetworkNamespace, ShareSpec, UserNetwork, VolumeKind, VsockSpec};
+use vmrun_spec::{
+    DeviceSpec, HostPlan, Image, MachineSpec, NetworkNamespace, ShareSpec, UserNetwork, VolumeKind, VsockSpec,
+};
 
 pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
@@ -92,7 +94,7 @@ pub struct Facts {
     pub sources: BTreeMap<PathBuf, VolumeKind>,
     /// What is in the root file system where proc or sysfs is to be mounted, if it is no directory.
     pub not_directories: BTreeMap<PathBuf, &'static str>,
-    /// Interfaces of the network namespace that the container is to have, as it is now.
+    /// Interfaces of the caller's network, where that is to be the container's.
     pub interfaces: Vec<String>,
 }
 
@@ -149,7 +151,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     let cgroup = validate::cgroups_path(&bundle.spec, options.systemd_cgroup)?;
     refuse::refuse(&bundle.spec, &bundle.vm)?;
     file_systems::check_mount_points(bundle, facts)?;
-    network::only_loopback(&bundle.spec, &facts.interfaces)?;
+    network::not_the_callers(&bundle.spec, &facts.interfaces)?;
     let resources = bundle.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let cpus = cpuset::processors(resources, &facts.online)?;
     let size = size::size(bundle, facts, options, cpus.len())?;
@@ -170,8 +172,14 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
         initramfs: options.initramfs.clone(),
         cmdline: options.kernel_params.clone(),
         console_log: options.directory.join(CONSOLE_LOG),
-        vsock: VsockSpec { cid: GUEST_CID, socket: PathBuf::from(VSOCK_SOCKET) },
-        shares: vec![ShareSpec { tag: SHARE_TAG.to_owned(), directory: options.directory.join(SHARE_DIR) }],
+        devices: vec![
+            DeviceSpec::Vsock(VsockSpec { cid: GUEST_CID, socket: PathBuf::from(VSOCK_SOCKET) }),
+            DeviceSpec::Rng,
+            DeviceSpec::Fs(ShareSpec {
+                tag: SHARE_TAG.to_owned(),
+                directory: options.directory.join(SHARE_DIR),
+            }),
+        ],
     };
     let io = process_io(bundle.spec.process().as_ref(), options.console_size);
     let shares =
@@ -186,6 +194,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             bundle: bundle.dir.display().to_string(),
             settings: facts.settings.clone(),
             notify: options.notify,
+            network: None,
         },
         host: HostPlan {
             rootfs: bundle.rootfs.clone(),

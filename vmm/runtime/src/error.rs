@@ -162,8 +162,10 @@ impl Error {
             Self::Limits(LimitsError::Refused(PlanError::Invalid { .. })) => Some("correct the limits"),
             // It ends with its next step.
             Self::Limits(LimitsError::Refused(_)) => None,
-            Self::Launch(LaunchError::Interfaces { .. }) => {
-                Some("give the container an empty one, as `--network none` of podman and Docker does")
+            Self::Launch(LaunchError::NetworkNamespace { source, .. })
+                if source.raw_os_error() == Some(nix::libc::EINVAL) =>
+            {
+                Some("it is none: name a file such as /run/netns/NAME or /proc/PID/ns/net")
             }
             Self::Launch(LaunchError::Late { .. }) => {
                 Some("it was ended; see who has stopped it or keeps the host busy, and run it again")

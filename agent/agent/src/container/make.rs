@@ -21,7 +21,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{major, minor};
 use nix::unistd::{Gid, Uid, fchown};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
-use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, ProcessIo, Share, SharedMount, Stage};
+use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, Network, ProcessIo, Share, SharedMount, Stage};
 
 use super::adapt::{self, Adapted};
 use super::cgroup::Cgroup;
@@ -34,7 +34,7 @@ use super::start_hooks::StartHooks;
 use super::{dev, inside, limits, notify, settings, shared_mounts, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
-use crate::{descriptors, log, sys};
+use crate::{descriptors, log, network, sys};
 
 /// What to make.
 #[derive(Debug)]
@@ -68,6 +68,8 @@ pub(crate) enum Kind<'a> {
         notify: Option<PathBuf>,
         /// Settings of the kernel.
         settings: &'a BTreeMap<String, String>,
+        /// Its network, where that is more than loopback.
+        network: Option<&'a Network>,
     },
     /// One more, which runs its program at once.
     Exec {
@@ -153,7 +155,7 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
         message: error.to_string(),
     };
     let mut adapted = match &order.kind {
-        Kind::Init { shares, mounts, bundle, notify, settings } => {
+        Kind::Init { shares, mounts, bundle, notify, settings, .. } => {
             settings::apply(settings);
             shares.iter().try_for_each(mount_share)?;
             shared_mounts::apply(mounts).map_err(|message| failed(Stage::Shares, message))?;
@@ -185,8 +187,17 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
     })?;
     sys::set_dumpable(false)
         .map_err(|error| failed(Stage::Create, format!("cannot hide the process: {error}")))?;
-    let holder = user_namespace::prepare(&mut adapted.spec)
+    let network = match &order.kind {
+        Kind::Init { network, .. } => *network,
+        Kind::Exec { .. } => None,
+    };
+    let holder = user_namespace::prepare(&mut adapted.spec, network.is_some())
         .map_err(|error| failed(Stage::Create, format!("cannot make the user namespace: {error}")))?;
+    if let Some(network) = network {
+        let holder = holder.as_ref().map(user_namespace::Holder::pid);
+        network::make(&mut adapted.spec, network, holder)
+            .map_err(|message| failed(Stage::Create, message))?;
+    }
     run_libcontainer(order, adapted, rootfs)?;
     drop(holder);
     Ok(())

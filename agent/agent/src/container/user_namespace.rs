@@ -17,12 +17,20 @@ use crate::sys;
 /// Keeps a new user namespace alive until it is joined; ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Holder {
+    pid: i32,
     _link: UnixStream,
 }
 
+impl Holder {
+    /// The process that is in it.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
 /// Makes the user namespace that `spec` wants and replaces it by a path to join;
-/// `None` when it wants no new one.
-pub(crate) fn prepare(spec: &mut Spec) -> io::Result<Option<Holder>> {
+/// `None` when it wants no new one. `with_network` adds a network namespace that belongs to it.
+pub(crate) fn prepare(spec: &mut Spec, with_network: bool) -> io::Result<Option<Holder>> {
     let Some(mut linux) = spec.linux().clone() else { return Ok(None) };
     let mut namespaces = linux.namespaces().clone().unwrap_or_default();
     let wanted = |typ: LinuxNamespaceType, is_new: bool| typ == LinuxNamespaceType::User && is_new;
@@ -32,7 +40,7 @@ pub(crate) fn prepare(spec: &mut Spec) -> io::Result<Option<Holder>> {
         return Ok(None);
     };
     let (mut ours, theirs) = UnixStream::pair()?;
-    let Some(pid) = sys::fork()? else { hold(ours, theirs) };
+    let Some(pid) = sys::fork()? else { hold(ours, theirs, with_network) };
     drop(theirs);
     ours.read_exact(&mut [0]).map_err(|_| io::Error::other("the namespace cannot be made"))?;
     fs::write(format!("/proc/{pid}/uid_map"), lines(linux.uid_mappings()))?;
@@ -45,13 +53,14 @@ pub(crate) fn prepare(spec: &mut Spec) -> io::Result<Option<Holder>> {
     // The mappings are written; to libcontainer they belong to another's namespace.
     linux.set_namespaces(Some(namespaces)).set_uid_mappings(None).set_gid_mappings(None);
     spec.set_linux(Some(linux));
-    Ok(Some(Holder { _link: ours }))
+    Ok(Some(Holder { pid, _link: ours }))
 }
 
 /// The child: enters the namespace, says so, and stays until the maker lets go.
-fn hold(ours: UnixStream, mut theirs: UnixStream) -> ! {
+fn hold(ours: UnixStream, mut theirs: UnixStream, with_network: bool) -> ! {
     drop(ours);
-    let held = unshare(CloneFlags::CLONE_NEWUSER).is_ok() && theirs.write_all(&[1]).is_ok();
+    let network = if with_network { CloneFlags::CLONE_NEWNET } else { CloneFlags::empty() };
+    let held = unshare(CloneFlags::CLONE_NEWUSER | network).is_ok() && theirs.write_all(&[1]).is_ok();
     if held {
         // Returns when the maker's end is closed.
         let _ = theirs.read(&mut [0]);

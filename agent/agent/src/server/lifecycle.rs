@@ -78,6 +78,7 @@ impl Server {
                 mounts: &entry.plan.mounts,
                 bundle: &entry.plan.bundle,
                 settings: &entry.plan.settings,
+                network: entry.plan.network.as_deref(),
                 notify: process.notify.as_ref().map(|_| process.directory.join(NOTIFY_DIRECTORY)),
             },
         };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
 use vmrun_proto::{
-    ConsoleSize, ContainerPlan, ErrorKind, ErrorReply, ProcessIo, ProcessRef, Reply, Request, Stage,
+    ConsoleSize, ContainerPlan, ErrorKind, ErrorReply, Network, ProcessIo, ProcessRef, Reply, Request, Stage,
     StreamKind,
 };
 
@@ -14,7 +14,7 @@ use super::lifecycle::{cgroup_of, describe};
 use super::process::{ContainerEntry, Exec, ManagedProcess, State};
 use super::{ReplyTo, Server};
 use crate::container::{Members, describe_processes, figures};
-use crate::sys;
+use crate::{network, sys};
 
 /// Where the agent keeps what belongs to processes: numbered, since ids of the
 /// host are no file names.
@@ -49,6 +49,7 @@ impl Server {
             Request::Freeze { container } => self.freeze(&container, true),
             Request::Thaw { container } => self.freeze(&container, false),
             Request::Update { container, resources } => self.update(&container, &resources),
+            Request::Network { container, network } => self.set_network(&container, network),
             Request::Processes { container } => self.list_processes(&container),
             Request::Figures { container } => {
                 let figures =
@@ -193,6 +194,20 @@ impl Server {
     fn update(&self, id: &str, resources: &LinuxResources) -> Result<Option<Reply>, ErrorReply> {
         let cgroup = self.members(id)?.home();
         cgroup.update(resources).map_err(|error| failed("update the limits of", id, &error))?;
+        Ok(Some(Reply::Ok))
+    }
+
+    /// What cannot be done is told, and tried again with the next description.
+    fn set_network(&mut self, id: &str, wanted: Box<Network>) -> Result<Option<Reply>, ErrorReply> {
+        let number = self.known(&ProcessRef { container: id.to_owned(), exec: None })?;
+        let Some(process) = self.processes.get(&number) else { return Ok(None) };
+        let Some(pid) = process.pid else { return Err(wrong_state("change the network of", process)) };
+        let Some(entry) = self.containers.get_mut(id) else { return Ok(None) };
+        let (reached, result) = network::change(pid, entry.plan.network.as_deref(), &wanted);
+        if let Some(reached) = reached {
+            entry.plan.network = Some(Box::new(reached));
+        }
+        result.map_err(|cause| failed("change the network of", id, &cause))?;
         Ok(Some(Reply::Ok))
     }
 

@@ -139,6 +139,7 @@ impl Host {
             bundle: String::new(),
             notify: false,
             settings: BTreeMap::new(),
+            network: None,
         });
         match self.ask(Request::Create { container: id.into(), plan }) {
             Reply::Error(error) => Err(error),

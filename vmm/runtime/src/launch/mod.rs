@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use vmrun_plan::{Bundle, NetworkChoice, Options, SandboxPlan};
 use vmrun_proto::ConsoleSize;
-use vmrun_spec::{MonitorMessage, PublishedPort};
+use vmrun_spec::{MonitorMessage, NetworkNamespace, PublishedPort};
 
 use crate::assets::{self, AssetOptions, Embedded};
 use crate::error::Error;
@@ -139,14 +139,6 @@ pub enum LaunchError {
     /// The kernel does not take the processors.
     #[error("cannot keep the monitor on the processors of linux.resources.cpu.cpus")]
     Processors(#[source] io::Error),
-    /// Somebody has put interfaces into the container's network namespace.
-    #[error(
-        "the container's network namespace holds {names} by now, which cannot be brought into the guest yet"
-    )]
-    Interfaces {
-        /// Their names.
-        names: String,
-    },
     /// Nobody can be told how the program is.
     #[error("cannot reach the socket {} of NOTIFY_SOCKET", .path.display())]
     NotifySocket {
@@ -339,6 +331,10 @@ fn state_source(
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
         created: timestamp::now(),
         cgroup,
+        network: match &plan.host.network {
+            NetworkNamespace::Named(path) => Some(path.clone()),
+            NetworkNamespace::Callers | NetworkNamespace::New => None,
+        },
         poststart: plan.host.hooks.poststart.clone(),
         poststop: plan.host.hooks.poststop.clone(),
         notifies: plan.guest.notify,

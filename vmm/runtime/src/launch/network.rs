@@ -5,8 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::thread;
+use std::path::Path;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::geteuid;
@@ -18,14 +17,13 @@ use super::LaunchError;
 const OURS: &str = "/proc/thread-self/ns/net";
 const OUR_TABLE: &str = "/proc/thread-self/net/dev";
 
-/// Names of the interfaces that a container with this namespace begins with.
+/// Names of the interfaces of the caller's network, where that is to be the container's.
 pub(super) fn interfaces(namespace: &NetworkNamespace) -> Result<Vec<String>, LaunchError> {
     match namespace {
-        NetworkNamespace::New => Ok(Vec::new()),
+        NetworkNamespace::New | NetworkNamespace::Named(_) => Ok(Vec::new()),
         NetworkNamespace::Callers => {
             read_table(Path::new(OUR_TABLE)).map_err(LaunchError::io("look at the network"))
         }
-        NetworkNamespace::Named(path) => look_into(path).map_err(broken(path)),
     }
 }
 
@@ -34,14 +32,14 @@ fn broken(path: &Path) -> impl FnOnce(io::Error) -> LaunchError {
     move |source| LaunchError::NetworkNamespace { path, source }
 }
 
-fn look_into(path: &Path) -> io::Result<Vec<String>> {
-    let namespace = File::open(path)?;
-    // A thread enters it, and takes the namespace with it when it ends.
-    let looker = thread::Builder::new().name("netns".to_owned()).spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        read_table(Path::new(OUR_TABLE))
-    })?;
-    looker.join().map_err(|_| io::Error::from(io::ErrorKind::Other))?
+/// Whether a monitor is in another namespace than its caller's. Without root there is no right to a
+/// new one, and hooks have none to change the host's.
+pub(crate) fn is_own(namespace: &NetworkNamespace) -> bool {
+    match namespace {
+        NetworkNamespace::Callers => false,
+        NetworkNamespace::New => geteuid().is_root(),
+        NetworkNamespace::Named(_) => true,
+    }
 }
 
 /// Does something in the namespace, in which it stays: a process that it starts is in it, this
@@ -50,8 +48,7 @@ pub(super) fn within<T>(
     namespace: &NetworkNamespace,
     act: impl FnOnce() -> Result<T, LaunchError>,
 ) -> Result<T, LaunchError> {
-    // Without root there is no right to it, and hooks have none to change the host's.
-    if *namespace == NetworkNamespace::Callers || !geteuid().is_root() {
+    if !is_own(namespace) {
         return act();
     }
     let ours = File::open(OURS).map_err(LaunchError::io("remember the network namespace"))?;
@@ -68,24 +65,6 @@ pub(super) fn within<T>(
 
 fn enter(path: &Path) -> io::Result<()> {
     Ok(setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?)
-}
-
-/// Refuses what hooks or the engine have put into the monitor's namespace since it was made.
-///
-/// # Errors
-/// There are interfaces, which the guest would not have.
-pub(crate) fn still_empty(monitor: i32) -> Result<(), LaunchError> {
-    let theirs = PathBuf::from(format!("/proc/{monitor}/ns/net"));
-    // It is gone, which others tell; or it is the caller's, which was looked at.
-    let Ok(namespace) = fs::read_link(&theirs) else { return Ok(()) };
-    if fs::read_link(OURS).is_ok_and(|ours| ours == namespace) {
-        return Ok(());
-    }
-    let Ok(found) = read_table(&PathBuf::from(format!("/proc/{monitor}/net/dev"))) else { return Ok(()) };
-    match vmrun_plan::foreign_interfaces(&found)[..] {
-        [] => Ok(()),
-        ref names => Err(LaunchError::Interfaces { names: names.join(", ") }),
-    }
 }
 
 fn read_table(path: &Path) -> io::Result<Vec<String>> {

@@ -13,7 +13,7 @@ use super::awaited::Awaited;
 use super::channel::Heard;
 use super::pid_file::PidFile;
 use super::spawn::{Monitor, spawn};
-use super::{Console, LaunchError, LaunchOptions, network, pidfd_socket};
+use super::{Console, LaunchError, LaunchOptions, pidfd_socket};
 use crate::error::{Error, chain};
 use crate::fds;
 use crate::hooks::{self, Surroundings};
@@ -25,7 +25,7 @@ use crate::status::Status;
 use crate::stdio::RawMode;
 use crate::store::{ExecBase, NewEntry, State};
 use crate::timeline::mark;
-use crate::verbs::{OciState, end_container};
+use crate::verbs::{OciState, end_container, sweep_network};
 use crate::{log, step};
 
 /// How the conversation with the monitor ended.
@@ -156,12 +156,10 @@ fn attend(
             match &message {
                 MonitorMessage::Prepared => {
                     run_first_hooks(&creating, request, signals)?;
-                    network::still_empty(pid)?;
                     // A monitor that is gone is noticed below.
                     let _ = monitor.channel.send(LauncherMessage::HooksDone);
                 }
-                MonitorMessage::Hooked => network::still_empty(pid)?,
-                MonitorMessage::Booted | MonitorMessage::Ready => {}
+                MonitorMessage::Hooked | MonitorMessage::Booted | MonitorMessage::Ready => {}
                 MonitorMessage::Created => {
                     if let Some(socket) = &options.pidfd_socket {
                         pidfd_socket::send(socket, pid)?;
@@ -249,6 +247,7 @@ fn poststart(new: &NewEntry, request: &MonitorRequest) -> Result<(), Error> {
 /// Deletes a container whose monitor has ended, with the hooks for that if it ever had a state.
 fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     let state = new.entry().read().ok().flatten();
+    state.iter().for_each(sweep_network);
     // Else somebody has removed it, and its names may be another container's.
     if new.entry().is_current()?
         && let Some(left) = host_cgroup::remove(request.state.cgroup.as_deref())?

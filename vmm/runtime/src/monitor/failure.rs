@@ -8,6 +8,7 @@ use vmrun_proto::{ErrorKind, ExitStatus, FrameError};
 use vmrun_spec::FailureReport;
 
 use super::hook_mounts::HookMountsError;
+use super::network::NetworkError;
 use super::passt::PasstError;
 use super::tree::TreeError;
 use super::view::ViewError;
@@ -38,6 +39,10 @@ pub(crate) enum MonitorError {
     HookMounts(#[from] HookMountsError),
     #[error(transparent)]
     Hook(#[from] HookError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error("cannot follow the container's network: {0}")]
+    Follow(String),
     #[error(transparent)]
     View(#[from] ViewError),
     #[error(transparent)]
@@ -145,6 +150,7 @@ impl MonitorError {
             Self::Tree(TreeError::Map { .. }) => {
                 "take a source on another file system, such as ext4 or XFS, or leave the mapping out"
             }
+            Self::Network(error) => return error.next_step().or_else(|| Some(general_step(error))),
             Self::Processors(_) => ALLOWED_PROCESSORS,
             Self::OomScore { .. } => {
                 "only with CAP_SYS_RESOURCE may it be less than the caller's: raise it or leave it out"

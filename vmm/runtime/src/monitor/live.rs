@@ -12,6 +12,7 @@ use vmrun_spec::FailureReport;
 
 use super::control_server::{Caller, Watcher};
 use super::failure::{Broken, MonitorError};
+use super::network::Follower;
 use super::notifier::Notifier;
 use super::out_of_memory::OutOfMemory;
 use super::proc_view;
@@ -36,6 +37,8 @@ pub(super) struct Live<'s> {
     session: &'s Session<'s>,
     agent: AgentClient,
     prepared: Prepared,
+    /// The network of the container's namespace.
+    network: Option<Follower>,
     status: Status,
     /// The signal that ended the program before its start.
     ended_by: Option<i32>,
@@ -66,12 +69,18 @@ struct Held {
 type Answer = Result<ControlReply, MonitorError>;
 
 impl<'s> Live<'s> {
-    pub(super) fn new(session: &'s Session<'s>, agent: AgentClient, prepared: Prepared) -> Self {
+    pub(super) fn new(
+        session: &'s Session<'s>,
+        agent: AgentClient,
+        prepared: Prepared,
+        network: Option<Follower>,
+    ) -> Self {
         let notifier = session.notifier();
         Self {
             session,
             agent,
             prepared,
+            network,
             status: Status::Created,
             ended_by: None,
             held: None,
@@ -91,8 +100,18 @@ impl<'s> Live<'s> {
 
     /// Lets the program run.
     pub(super) fn start(&mut self, watch: Watch<'_>) -> Result<(), MonitorError> {
+        if let Err(cause) = self.settle_network(watch)? {
+            return Err(MonitorError::Follow(cause));
+        }
         self.becomes(Status::Running)?;
         self.let_run(watch)
+    }
+
+    /// Engines may set up the network between the creation and the start. The inner error says what
+    /// of it the guest cannot have.
+    fn settle_network(&mut self, watch: Watch<'_>) -> Result<Result<(), String>, MonitorError> {
+        let Some(network) = &mut self.network else { return Ok(Ok(())) };
+        network.settle(watch).map_err(|error| self.session.explain(STARTING, error))
     }
 
     fn let_run(&mut self, watch: Watch<'_>) -> Result<(), MonitorError> {
@@ -129,6 +148,9 @@ impl<'s> Live<'s> {
             }
             if ready.signals {
                 self.forward_signals()?;
+            }
+            if ready.network {
+                self.network_changed()?;
             }
             if ready.control {
                 self.serve_verb()?;
@@ -185,18 +207,27 @@ impl<'s> Live<'s> {
             // Not before it is over.
             limit = PollTimeout::try_from(rest.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
         }
-        let mut fds = [
+        let mut fds = vec![
             readable(self.agent.as_fd()),
             readable(self.session.signals.as_fd()),
             control,
             readable(self.session.machine.ended_fd()),
         ];
+        // A paused container gets the network that it is when it goes on.
+        let network = self.network.as_ref().filter(|_| self.held.is_none());
+        fds.extend(network.map(|network| readable(network.as_fd())));
         match poll(&mut fds, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(MonitorError::Io { act: "poll", source: errno.into() }),
         }
-        let [agent, signals, control, machine] = fds.map(|fd| fd.any().unwrap_or(false));
-        Ok(Ready { agent, signals, control, machine })
+        let is_ready = |at: usize| fds.get(at).and_then(PollFd::any).unwrap_or(false);
+        let [agent, signals, control, machine, network] = [0, 1, 2, 3, 4].map(is_ready);
+        Ok(Ready { agent, signals, control, machine, network })
+    }
+
+    fn network_changed(&mut self) -> Result<(), MonitorError> {
+        let Some(network) = &mut self.network else { return Ok(()) };
+        network.news_came().map_err(|source| MonitorError::Io { act: "follow the network namespace", source })
     }
 
     fn forward_signals(&mut self) -> Result<(), MonitorError> {
@@ -319,6 +350,10 @@ impl<'s> Live<'s> {
 
     /// A store that takes no record, being full or locked, costs the verb and not the container.
     fn start_created(&mut self) -> Answer {
+        let machine = self.session.machine;
+        if let Err(cause) = self.settle_network(&[machine.ended_fd()])? {
+            return Ok(unrecorded(MonitorError::Follow(cause)));
+        }
         if let Err(error) = self.becomes(Status::Running) {
             return Ok(unrecorded(error));
         }
@@ -425,4 +460,5 @@ struct Ready {
     signals: bool,
     control: bool,
     machine: bool,
+    network: bool,
 }

@@ -20,6 +20,7 @@ mod kernels;
 mod launcher;
 mod live;
 mod mount_table;
+mod network;
 mod notifier;
 mod out_of_memory;
 mod passt;
@@ -52,6 +53,7 @@ use crate::store::{Entry, StateSource, Store, StoreError};
 use crate::timeline::mark;
 use failure::{Broken, MonitorError};
 use launcher::Launcher;
+pub(crate) use network::sweep as sweep_network;
 use session::Ended;
 
 /// The verb by which the launcher starts the monitor; nobody types it.

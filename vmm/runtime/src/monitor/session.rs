@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
-use vmrun_proto::{ConsoleSize, ProcessRef, Request, SharedMount};
+use vmrun_proto::{ConsoleSize, Network, ProcessRef, Request, SharedMount};
 use vmrun_spec::{Image, LauncherMessage, MonitorMessage};
 
 use super::MonitorRequest;
@@ -19,12 +20,14 @@ use super::control_server::ControlServer;
 use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
+use super::network::{Follower, Mirror, NetworkError, Slots};
 use super::notifier::Notifier;
 use super::streams::{self, HostStreams, Stdio};
 use super::{tree, view};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
 use crate::hooks::{self, Surroundings};
+use crate::launch::network;
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
@@ -70,13 +73,16 @@ pub(crate) fn run(
     signals: &Signals,
 ) -> Result<Ended, Broken> {
     let Booting { machine, ready, mounts } = booting;
+    let machine = Arc::new(machine);
     let session = Session { request, entry, machine: &machine, mounts: &mounts, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         if request.plan.host.hooks.precede_creation() {
             session.let_hooks_run(&prepared)?;
         }
+        // Hooks may have set it up.
+        let network = session.mirror_network()?;
         let agent = session.await_agent(ready)?;
-        session.live(agent, stdio, prepared)
+        session.live(agent, stdio, prepared, network)
     });
     // Nothing of the guest may happen any more when others are told of the end, and hooks run. A vCPU
     // that a device keeps is in no guest either, and ends with the process.
@@ -92,10 +98,17 @@ pub(crate) fn run(
 pub(super) struct Session<'s> {
     pub(super) request: &'s MonitorRequest,
     entry: &'s Entry,
-    pub(super) machine: &'s Running,
+    pub(super) machine: &'s Arc<Running>,
     mounts: &'s [SharedMount],
     launcher: &'s Launcher,
     pub(super) signals: &'s Signals,
+}
+
+/// A network that the guest is to have.
+struct Mirrored {
+    follower: Follower,
+    /// Nothing where there is but loopback.
+    network: Option<Network>,
 }
 
 /// What is set up while the guest boots.
@@ -144,6 +157,20 @@ impl Session<'_> {
             }
             (_, error) => error,
         }
+    }
+
+    /// Carries the interfaces of this process's network namespace into the guest, if it is the container's.
+    fn mirror_network(&self) -> Result<Option<Mirrored>, MonitorError> {
+        if !network::is_own(&self.request.plan.host.network) {
+            return Ok(None);
+        }
+        // From here on nothing is missed.
+        let news = Follower::listen().map_err(NetworkError::Read)?;
+        let slots: Arc<dyn Slots> = Arc::<Running>::clone(self.machine);
+        let mut mirror = Mirror::new(&self.request.state.id, slots)?;
+        let network = mirror.begin()?;
+        mark("network-mirrored");
+        Ok(Some(Mirrored { follower: Follower::new(news, mirror, self.request.log.clone()), network }))
     }
 
     /// First those that the launcher runs in the caller's namespaces, then those of the
@@ -254,11 +281,14 @@ impl Session<'_> {
         mut agent: AgentClient,
         stdio: Stdio,
         mut prepared: Prepared,
+        network: Option<Mirrored>,
     ) -> Result<Ended, MonitorError> {
         mark("agent-ready");
         step!("agent ready");
         let settings = std::mem::take(&mut prepared.settings);
-        let mut relays = self.create(&mut agent, stdio, settings)?;
+        let (follower, network) =
+            network.map_or((None, None), |mirrored| (Some(mirrored.follower), mirrored.network));
+        let mut relays = self.create(&mut agent, stdio, settings, network)?;
         mark("container-created");
         step!("container created");
         // An error means that the launcher is gone: then nobody wants the container.
@@ -267,7 +297,7 @@ impl Session<'_> {
             self.record(Status::Created)?;
         }
         self.launcher.send(&MonitorMessage::Created).map_err(gone)?;
-        let mut live = Live::new(self, agent, prepared);
+        let mut live = Live::new(self, agent, prepared, follower);
         if !self.request.start_later {
             live.start(&self.watch())?;
             mark("program-started");
@@ -293,12 +323,14 @@ impl Session<'_> {
         agent: &mut AgentClient,
         stdio: Stdio,
         settings: BTreeMap<String, String>,
+        network: Option<Network>,
     ) -> Result<Relays, MonitorError> {
         let watch = self.watch();
         let failed = |error| self.explain(CREATING, error);
         let mut plan = Box::new(self.request.plan.guest.clone());
         plan.settings.extend(settings);
         plan.mounts = self.mounts.to_vec();
+        plan.network = network.map(Box::new);
         let io = plan.io;
         let container = self.request.state.id.clone();
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;

@@ -35,6 +35,9 @@ pub(crate) struct State {
     /// The monitor's cgroup on the host, where it has one of its own.
     #[serde(default)]
     pub(crate) cgroup: Option<PathBuf>,
+    /// The network namespace that it has joined, which may be there for longer.
+    #[serde(default)]
+    pub(crate) network: Option<PathBuf>,
     /// Hooks to run when its program has started.
     #[serde(default)]
     pub(crate) poststart: Vec<Hook>,
@@ -56,6 +59,7 @@ pub(crate) struct StateSource {
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) created: String,
     pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) network: Option<PathBuf>,
     pub(crate) poststart: Vec<Hook>,
     pub(crate) poststop: Vec<Hook>,
     pub(crate) notifies: bool,
@@ -77,6 +81,7 @@ impl StateSource {
             control_socket: super::CONTROL_SOCKET.to_owned(),
             exit_code: None,
             cgroup: self.cgroup.clone(),
+            network: self.network.clone(),
             poststart: self.poststart.clone(),
             poststop: self.poststop.clone(),
             notifies: self.notifies,
@@ -111,6 +116,7 @@ impl StateSource {
             annotations: BTreeMap::new(),
             created: crate::timestamp::now(),
             cgroup: None,
+            network: None,
             poststart: Vec::new(),
             poststop: Vec::new(),
             notifies: false,

@@ -10,7 +10,7 @@ use crate::process::{END_LIMIT, ProcessHandle};
 use crate::status::{Act, Status};
 use crate::store::{Entry, State, Store, StoreError};
 use crate::verbs::OciState;
-use crate::{log, step};
+use crate::{log, monitor, step};
 
 /// How `delete` treats what is in its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +52,7 @@ pub(super) fn put_away(entry: &Entry, state: &State) -> Result<Vec<hooks::HookEr
         step!("the monitor, process {}, still lives: ending it", state.monitor.pid);
         end_container(entry, state)?;
     }
+    sweep_network(state);
     // Else somebody has removed it meanwhile, and its names may be another container's.
     if entry.is_current()? {
         // Before the state that names it.
@@ -67,6 +68,18 @@ pub(super) fn put_away(entry: &Entry, state: &State) -> Result<Vec<hooks::HookEr
     }
     let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(state) };
     Ok(hooks::run_each(&state.poststop, &shown, &Surroundings::callers(&state.bundle)))
+}
+
+/// A monitor that was killed has left its filters at interfaces that outlive it. Another one in the
+/// same namespace does not mind them, so that they keep nobody from removing the container.
+pub(crate) fn sweep_network(state: &State) {
+    let Some(namespace) = state.network.as_ref().filter(|_| state.status != Status::Stopped) else { return };
+    if let Err(error) = monitor::sweep_network(namespace) {
+        log::warn(&format!(
+            "cannot look for what the monitor has left in the network namespace {}: {error}",
+            namespace.display()
+        ));
+    }
 }
 
 /// A directory without a state is locked while its maker lives; afterwards there

@@ -11,8 +11,8 @@ mod start;
 mod state;
 mod update;
 
-pub(crate) use delete::end_container;
 pub use delete::{DeleteOptions, delete};
+pub(crate) use delete::{end_container, sweep_network};
 pub use kill::{KillTarget, SignalError, kill, parse_signal};
 pub use list::list;
 pub use logs::logs;

@@ -10,7 +10,7 @@ use super::delete::{first_state, put_away};
 use crate::control::{self, ControlRequest};
 use crate::error::{Error, chain};
 use crate::hooks::{self, Surroundings};
-use crate::launch::{network, service};
+use crate::launch::service;
 use crate::log;
 use crate::process::ProcessHandle;
 use crate::status::{Act, Status};
@@ -34,8 +34,6 @@ pub fn start(store: &Store, id: &str) -> Result<(), Error> {
     if !status.allows(Act::Start) {
         return Err(Error::WrongState { act: Act::Start, status });
     }
-    // Engines may set up the network between the creation and the start.
-    network::still_empty(state.monitor.pid)?;
     let notify = if state.notifies { service::notify_socket()? } else { None };
     if !state.notifies && service::is_asked_to_notify() {
         log::warn("NOTIFY_SOCKET has no effect: it was not set when the container was created");

@@ -22,7 +22,9 @@ use vmrun_spec::ShareSpec;
 
 use crate::failure::FailureSink;
 use crate::thread::ThreadError;
+use crate::virtio::config_space::ConfigSpace;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
+use crate::virtio::state::{StateError, Suspended};
 pub use locks::LocksError;
 use server::FileServer;
 use thread::FileThread;
@@ -65,7 +67,7 @@ pub enum FsError {
 
 /// The device.
 pub struct Fs {
-    config: [u8; CONFIG_BYTES],
+    config: ConfigSpace,
     thread: FileThread,
 }
 
@@ -86,7 +88,7 @@ impl Fs {
         config[..tag.len()].copy_from_slice(tag);
         config[TAG_BYTES..].copy_from_slice(&1u32.to_le_bytes());
         let server = FileServer::open(&spec.directory, failures.clone())?;
-        Ok(Self { config, thread: FileThread::start(server, failures)? })
+        Ok(Self { config: ConfigSpace::new(config), thread: FileThread::start(server, failures)? })
     }
 }
 
@@ -103,7 +105,7 @@ impl VirtioDevice for Fs {
         &QUEUE_SIZES
     }
 
-    fn config(&self) -> &[u8] {
+    fn config(&self) -> &ConfigSpace {
         &self.config
     }
 
@@ -112,8 +114,10 @@ impl VirtioDevice for Fs {
         self.thread.serve(queues, activation.interrupt)
     }
 
-    fn reset(&mut self) {
-        self.thread.stop();
+    fn suspend(&mut self) -> Option<Suspended> {
+        let queues = self.thread.stop()?.into();
+        // The files that the guest knows are open here.
+        Some(Suspended { queues, state: Err(StateError::NotImplemented(NAME)) })
     }
 }
 

@@ -19,24 +19,24 @@ use super::server::FileServer;
 use super::{FsError, NAME};
 use crate::confine::ThreadClass;
 use crate::failure::FailureSink;
-use crate::interrupt::Interrupt;
 use crate::thread::{ThreadFailure, Worker};
 use crate::virtio::device::ActivateError;
+use crate::virtio::notify::Interrupt;
 use crate::virtio::queue::ActiveQueue;
 
 /// What the thread gets when the driver is ready.
 struct Session {
     queues: [ActiveQueue; 2],
     interrupt: Interrupt,
-    /// Dropped when the session is over.
-    _over: Sender<()>,
+    /// Takes the queues when the session is over.
+    over: Sender<[ActiveQueue; 2]>,
 }
 
 /// The thread; it ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct FileThread {
-    /// Of the session under way: disconnected when that is over.
-    over: Option<Receiver<()>>,
+    /// Of the session under way: gives its queues back when that is over.
+    over: Option<Receiver<[ActiveQueue; 2]>>,
     /// Readable while the session under way shall end.
     stop: Arc<EventFd>,
     /// Goes before the thread is joined: without it the thread ends.
@@ -64,37 +64,39 @@ impl FileThread {
     ) -> Result<(), ActivateError> {
         let (open, over) = channel();
         let gone = |_| io::Error::other("the file server's thread has ended");
-        self.sessions.send(Session { queues, interrupt, _over: open }).map_err(gone)?;
+        self.sessions.send(Session { queues, interrupt, over: open }).map_err(gone)?;
         self.over = Some(over);
         Ok(())
     }
 
-    /// Ends the session under way, and waits for that.
-    pub(super) fn stop(&mut self) {
-        if let Some(over) = self.over.take() {
-            // The counter, which is zero between sessions, has room for one.
-            let _ = self.stop.write(1);
-            // Nothing is ever sent: it returns when the other end is gone.
-            let _ = over.recv();
-            let _ = self.stop.read();
-        }
+    /// Ends the session under way, if there is one, waits for that, and gives its queues back.
+    pub(super) fn stop(&mut self) -> Option<[ActiveQueue; 2]> {
+        let over = self.over.take()?;
+        // The counter, which is zero between sessions, has room for one.
+        let _ = self.stop.write(1);
+        // Fails when the thread has panicked, and its owner has been told.
+        let queues = over.recv().ok();
+        let _ = self.stop.read();
+        queues
     }
 }
 
 impl Drop for FileThread {
     fn drop(&mut self) {
-        self.stop();
+        drop(self.stop());
     }
 }
 
 fn serve_all(server: &FileServer, sessions: Receiver<Session>, stop: &EventFd) {
-    for Session { queues, interrupt, _over } in sessions {
-        match catch_unwind(AssertUnwindSafe(|| server.serve(queues, stop))) {
+    for Session { mut queues, interrupt, over } in sessions {
+        match catch_unwind(AssertUnwindSafe(|| server.serve(&mut queues, stop))) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => interrupt.fail(NAME, &error),
             Err(panic) => interrupt.fail(NAME, &ThreadFailure::panicked(&*panic)),
         }
         server.forget();
+        // Whoever has started the session may be gone.
+        let _ = over.send(queues);
     }
 }
 
@@ -106,8 +108,7 @@ mod tests {
 
     use super::super::init_request;
     use super::*;
-    use crate::virtio::RegisterPage;
-    use crate::virtio::test_queue::{BUFFERS, Failures, WRITE, memory, queue_with};
+    use crate::virtio::test_queue::{BUFFERS, Failures, WRITE, interrupt, memory, queue_with};
 
     #[test]
     fn each_activation_is_served_until_its_reset() {
@@ -123,14 +124,14 @@ mod tests {
             let chain = [(BUFFERS, length, 0), (BUFFERS + 0x1000, 0x1000, WRITE)];
             let queues = [queue_with(&unused, &[]).queue, queue_with(&memory, &chain).queue];
             queues[1].kick().write(1).unwrap();
-            let line = EventFd::new(EFD_NONBLOCK).unwrap();
-            let interrupt = Interrupt::new(line, Arc::new(RegisterPage::new().unwrap()), failures.sink());
+            let interrupt = interrupt(&failures);
             thread.serve(queues, interrupt).unwrap();
             while memory.read_obj::<u32>(GuestAddress(BUFFERS + 0x1010)).unwrap() != 7 {
                 assert!(failures.told().is_empty(), "{:?}", failures.told());
                 yield_now();
             }
-            thread.stop();
+            let [_, mut queue] = thread.stop().unwrap();
+            assert!(queue.pop().unwrap().is_none());
         }
         assert!(failures.told().is_empty());
     }
@@ -145,11 +146,10 @@ mod tests {
         // Shorter than any header.
         let queues = [queue_with(&unused, &[]).queue, queue_with(&memory, &[(BUFFERS, 8, 0)]).queue];
         queues[1].kick().write(1).unwrap();
-        let line = EventFd::new(EFD_NONBLOCK).unwrap();
-        let interrupt = Interrupt::new(line, Arc::new(RegisterPage::new().unwrap()), failures.sink());
+        let interrupt = interrupt(&failures);
         thread.serve(queues, interrupt).unwrap();
         // Returns when the session is over, which nobody has asked for.
-        let _ = thread.over.take().unwrap().recv();
+        let _ = thread.over.take().unwrap().recv().unwrap();
         assert_eq!(failures.told(), ["virtio-fs: the guest sent a file system request without a header"]);
     }
 }

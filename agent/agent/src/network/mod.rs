@@ -1,0 +1,119 @@
+//! The container's network: that of a namespace on the host, made again in the guest.
+//!
+//! ```text
+//!   description ─▶ difference ─▶ steps ─▶ messages ─▶ netlink, in the container's namespace
+//!        slot ─▶ driver bound ─▶ interface in the agent's namespace ─▶ moved and renamed ─┘
+//! ```
+
+mod apply;
+mod difference;
+mod messages;
+mod nic;
+mod wait;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
+use vmrun_proto::{Interface, Network, NetworkDevice};
+
+use crate::{log, sys};
+use apply::{Hand, Outside};
+
+/// This thread's own.
+const OURS: &str = "/proc/self/ns/net";
+
+/// Makes the container's network namespace with all that is to be in it, for `spec` to join: it must
+/// be there before settings of its interfaces are applied. `holder` is a process that holds it, where
+/// it belongs to another user namespace.
+///
+/// This process is in it afterwards.
+///
+/// # Errors
+/// What could not be done.
+pub(crate) fn make(spec: &mut Spec, network: &Network, holder: Option<i32>) -> Result<(), String> {
+    let failed = |error: io::Error| format!("cannot make the container's network namespace: {error}");
+    let outside = Outside::open().map_err(failed)?;
+    let namespace = match holder {
+        Some(pid) => {
+            let namespace = File::open(format!("/proc/{pid}/ns/net")).map_err(failed)?;
+            setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))?;
+            namespace
+        }
+        None => {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))?;
+            File::open(OURS).map_err(failed)?
+        }
+    };
+    let holder = holder.map_or_else(std::process::id, i32::unsigned_abs);
+    join(spec, &format!("/proc/{holder}/ns/net")).map_err(failed)?;
+    sys::loopback_up().map_err(|error| format!("cannot switch lo on: {error}"))?;
+    let mut hand = Hand::reach(outside, namespace.as_fd()).map_err(failed)?;
+    hand.go(&nothing(), network).1
+}
+
+/// Changes the network of the container whose init has this pid. What there is then is in the
+/// answer, in any case.
+pub(crate) fn change(
+    init: i32,
+    old: Option<&Network>,
+    new: &Network,
+) -> (Option<Network>, Result<(), String>) {
+    let failed = |error: io::Error| format!("cannot enter the container's network namespace: {error}");
+    let entered = || {
+        let outside = Outside::open()?;
+        let ours = File::open(OURS)?;
+        let theirs = File::open(format!("/proc/{init}/ns/net"))?;
+        setns(&theirs, CloneFlags::CLONE_NEWNET)?;
+        Ok((outside, ours, theirs))
+    };
+    let (outside, ours, theirs) = match entered() {
+        Ok(entered) => entered,
+        Err(error) => return (None, Err(failed(error))),
+    };
+    let result = match Hand::reach(outside, theirs.as_fd()) {
+        Ok(mut hand) => {
+            let nothing = nothing();
+            let (reached, result) = hand.go(old.unwrap_or(&nothing), new);
+            (Some(reached), result)
+        }
+        Err(error) => (None, Err(failed(error))),
+    };
+    if let Err(errno) = setns(ours, CloneFlags::CLONE_NEWNET) {
+        // Whatever the agent does from here on would be done in the container's network.
+        log::warn(format_args!("cannot leave the container's network namespace: {errno}"));
+        sys::exit_now(1);
+    }
+    result
+}
+
+/// What a new namespace has.
+fn nothing() -> Network {
+    let loopback = Interface {
+        name: "lo".to_owned(),
+        device: NetworkDevice::Loopback,
+        mac: None,
+        mtu: 0,
+        up: true,
+        carrier: true,
+        noarp: false,
+        addresses: Vec::new(),
+        address_mode: None,
+        settings: std::collections::BTreeMap::new(),
+    };
+    Network { interfaces: vec![loopback], ..Network::default() }
+}
+
+/// Has the container join the namespace in place of making one.
+fn join(spec: &mut Spec, path: &str) -> io::Result<()> {
+    let Some(mut linux) = spec.linux().clone() else { return Ok(()) };
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
+    let joined = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network).path(path).build();
+    namespaces.push(joined.map_err(io::Error::other)?);
+    linux.set_namespaces(Some(namespaces));
+    spec.set_linux(Some(linux));
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! The network of the container's namespace, in the guest.
+//!
+//! ```text
+//!   namespace ─dump─▶ plan (pure) ─┬▶ a tap for each interface, joined to it ─▶ slots of the machine
+//!        │                         └▶ description ─▶ agent
+//!        └─news─▶ follower: the same anew
+//! ```
+
+mod addresses;
+mod dump;
+mod error;
+mod follower;
+mod links;
+mod machine;
+mod mirror;
+mod plan;
+mod redirect;
+mod routes;
+mod settings;
+mod slots;
+mod sweep;
+mod tap;
+
+pub(crate) use error::NetworkError;
+pub(crate) use follower::Follower;
+pub(crate) use mirror::Mirror;
+pub(crate) use slots::Slots;
+pub(crate) use sweep::sweep;

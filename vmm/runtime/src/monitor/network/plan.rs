@@ -1,0 +1,218 @@
+//! From what a namespace holds to what the guest gets: a pure function.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use vmrun_proto::{Interface, Network, NetworkDevice, Route};
+use vmrun_spec::NicSlot;
+
+use super::dump::Dump;
+use super::links::{self, Link};
+use super::routes::{self, MAIN, Names};
+use super::{addresses, links::Found};
+
+/// `RTPROT_KERNEL`, `RTN_UNICAST`.
+const KERNEL: u8 = 2;
+const UNICAST: u8 = 1;
+
+/// The slots that are taken, by the numbers of their interfaces on the host.
+pub(super) type Slots = BTreeMap<u32, NicSlot>;
+
+/// What a namespace is to the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct NetworkPlan {
+    /// The interfaces for which there are cards.
+    pub(super) cards: Vec<Card>,
+    /// What the guest is told.
+    pub(super) network: Network,
+    /// What cannot be carried.
+    pub(super) unfit: Vec<Unfit>,
+}
+
+/// An interface of the host's that ends in a card of the guest's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Card {
+    pub(super) slot: NicSlot,
+    /// Its number on the host.
+    pub(super) index: u32,
+    pub(super) name: String,
+    pub(super) mac: [u8; 6],
+    pub(super) mtu: u32,
+    pub(super) carrier: bool,
+}
+
+/// Something that cannot be carried into the guest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Unfit {
+    /// An interface by its name; nothing for what is not one.
+    pub(super) interface: Option<String>,
+    pub(super) why: String,
+}
+
+/// Whether the namespace holds nothing but what every guest has.
+pub(super) fn is_empty(dump: &Dump) -> bool {
+    let loopback = |index| {
+        let mut addresses = dump.addresses.iter().filter_map(addresses::look_at);
+        addresses.all(|found| found.interface != index || found.is_loopbacks())
+    };
+    dump.links.iter().all(|link| match links::look_at(link) {
+        Found::Nothing => true,
+        Found::Loopback(index) => loopback(index),
+        Found::Link(_) | Found::Unfit(_) => false,
+    })
+}
+
+/// Plans the guest's network. Interfaces keep the slots that they have.
+pub(super) fn plan(dump: &Dump, taken: &Slots) -> NetworkPlan {
+    let mut plan = NetworkPlan::default();
+    let mut found = Vec::new();
+    let mut loopback = None;
+    for link in &dump.links {
+        match links::look_at(link) {
+            Found::Nothing => {}
+            Found::Loopback(index) => loopback = Some(index),
+            Found::Link(link) => found.push(*link),
+            Found::Unfit(why) => {
+                plan.unfit.push(Unfit { interface: Some(links::name(link).to_owned()), why: why.to_owned() })
+            }
+        }
+    }
+    plan.add_interfaces(found, taken);
+    let mut names: Names = plan.cards.iter().map(|card| (card.index, card.name.clone())).collect();
+    names.extend(vlans(dump, &plan.network));
+    names.extend(loopback.map(|index| (index, "lo".to_owned())));
+    let mut routes = plan.find_routes(dump, &names);
+    plan.add_addresses(dump, &names, &mut routes);
+    plan.network.routes = routes;
+    plan.network.rules = dump.rules.iter().filter_map(routes::rule).collect();
+    let neighbours = dump.neighbours.iter().filter_map(|message| routes::neighbour(message, &names));
+    plan.network.neighbours = neighbours.collect();
+    let unread = dump.unread.iter().map(|why| Unfit { interface: None, why: why.clone() });
+    plan.unfit.extend(unread);
+    // Loopback is as every namespace has it, unless there is more to it.
+    plan.network
+        .interfaces
+        .retain(|interface| interface.device != NetworkDevice::Loopback || !interface.addresses.is_empty());
+    plan
+}
+
+/// The numbers of interfaces that are made in the guest.
+fn vlans(dump: &Dump, network: &Network) -> Names {
+    let is_vlan = |name: &str| {
+        let mut interfaces = network.interfaces.iter();
+        interfaces.any(|one| one.name == name && matches!(one.device, NetworkDevice::Vlan { .. }))
+    };
+    let links = dump.links.iter().map(|link| (link.header.index, links::name(link)));
+    links.filter(|(_, name)| is_vlan(name)).map(|(index, name)| (index, name.to_owned())).collect()
+}
+
+impl NetworkPlan {
+    fn add_interfaces(&mut self, links: Vec<Link>, taken: &Slots) {
+        self.network.interfaces.push(loopback());
+        let mut free: Vec<NicSlot> =
+            NicSlot::all().filter(|slot| !taken.values().any(|taken| taken == slot)).collect();
+        free.reverse();
+        let (vlans, cards): (Vec<_>, Vec<_>) = links.into_iter().partition(|link| link.vlan.is_some());
+        for link in cards {
+            let Some(slot) = taken.get(&link.index).copied().or_else(|| free.pop()) else {
+                let why = format!("the machine has room for {} network cards", NicSlot::COUNT);
+                self.unfit.push(Unfit { interface: Some(link.name), why });
+                continue;
+            };
+            let device = NetworkDevice::Card { device: slot.device(), announcement: slot.announcement() };
+            self.cards.push(Card {
+                slot,
+                index: link.index,
+                name: link.name.clone(),
+                mac: link.mac,
+                mtu: link.mtu,
+                carrier: link.carrier,
+            });
+            self.network.interfaces.push(interface(link, device));
+        }
+        for link in vlans {
+            let Some((parent, id, protocol)) = link.vlan else { continue };
+            let Some(parent) = self.cards.iter().find(|card| card.index == parent) else {
+                let why = "it is a VLAN of an interface that is not carried".to_owned();
+                self.unfit.push(Unfit { interface: Some(link.name), why });
+                continue;
+            };
+            let device = NetworkDevice::Vlan { parent: parent.name.clone(), id, protocol };
+            self.network.interfaces.push(interface(link, device));
+        }
+    }
+
+    fn find_routes(&mut self, dump: &Dump, names: &Names) -> Vec<Route> {
+        let mut found = Vec::new();
+        for message in &dump.routes {
+            match routes::route(message, names) {
+                routes::Found::Nothing => {}
+                routes::Found::Route(route) => found.push(route),
+                routes::Found::Unfit(why) => self.unfit.push(Unfit { interface: None, why }),
+            }
+        }
+        found
+    }
+
+    /// With each address the kernel makes a route, in the guest as on the host. Where somebody has
+    /// removed that on the host, the guest's kernel is not to make it; where it is, it need not be told.
+    fn add_addresses(&mut self, dump: &Dump, names: &Names, routes: &mut Vec<Route>) {
+        for mut found in dump.addresses.iter().filter_map(addresses::look_at) {
+            let Some(name) = names.get(&found.interface) else { continue };
+            let mut interfaces = self.network.interfaces.iter_mut();
+            let Some(interface) = interfaces.find(|interface| interface.name == *name) else { continue };
+            let is_loopback = interface.device == NetworkDevice::Loopback;
+            if is_loopback && found.is_loopbacks() {
+                continue;
+            }
+            // Loopback has none.
+            if let (Some(network), true, false) = (found.network(), interface.up, is_loopback) {
+                let its = |route: &Route| {
+                    route.destination == network && is_of_an_address(route, name, found.address.address)
+                };
+                match routes.iter().position(its) {
+                    Some(index) => drop(routes.remove(index)),
+                    None => found.without_route(),
+                }
+            }
+            interface.addresses.push(found.address);
+        }
+    }
+}
+
+fn is_of_an_address(route: &Route, interface: &str, address: IpAddr) -> bool {
+    let through = matches!(&route.hops[..], [hop]
+        if hop.interface.as_deref() == Some(interface) && hop.gateway.is_none());
+    let from = route.preferred_source.is_none_or(|source| source == address);
+    through && from && (route.table, route.protocol, route.kind) == (MAIN, KERNEL, UNICAST)
+}
+
+fn loopback() -> Interface {
+    Interface {
+        name: "lo".to_owned(),
+        device: NetworkDevice::Loopback,
+        mac: None,
+        mtu: 0,
+        up: true,
+        carrier: true,
+        noarp: false,
+        addresses: Vec::new(),
+        address_mode: None,
+        settings: BTreeMap::new(),
+    }
+}
+
+fn interface(link: Link, device: NetworkDevice) -> Interface {
+    Interface {
+        name: link.name,
+        device,
+        mac: Some(link.mac),
+        mtu: link.mtu,
+        up: link.up,
+        carrier: link.carrier,
+        noarp: link.noarp,
+        addresses: Vec::new(),
+        address_mode: Some(link.address_mode),
+        settings: link.settings,
+    }
+}

@@ -1,0 +1,204 @@
+//! Frames that an interface receives are sent through another one: a `matchall` filter with a
+//! `mirred` action on its ingress, as `tc filter add dev A ingress matchall action mirred egress
+//! redirect dev B` makes it.
+//!
+//! The filter is known by its handle. That of an interface which outlives the sandbox is taken away
+//! at the sandbox's end, or, if the monitor was killed, by whoever comes next.
+
+use std::io;
+
+use vmrun_netlink::Netlink;
+use vmrun_netlink::core::{NLM_F_CREATE, NLM_F_EXCL};
+use vmrun_netlink::route::RouteNetlinkMessage;
+use vmrun_netlink::route::tc::{
+    TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption, TcActionType,
+    TcAttribute, TcFilterMatchAll, TcFilterMatchAllOption, TcHandle, TcMessage, TcMirror, TcMirrorActionType,
+    TcOption,
+};
+
+/// `vmrn`: which filters are vmrun's.
+const HANDLE: u32 = u32::from_be_bytes(*b"vmrn");
+/// Behind all filters that somebody else may have put there.
+const PRIORITY: u32 = 0xffff;
+/// `ETH_P_ALL`, in the order of the network.
+const ALL_PROTOCOLS: u32 = 0x0300;
+
+const INGRESS: TcHandle = TcHandle { major: TcHandle::INGRESS.major, minor: TcHandle::MIN_INGRESS };
+const INGRESS_KIND: &str = "ingress";
+const QDISC: TcHandle = TcHandle { major: u16::MAX, minor: 0 };
+
+/// A redirection that this process has set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Redirect {
+    /// The interface whose frames it takes.
+    index: u32,
+    /// The interface had no queue for them before.
+    made_qdisc: bool,
+}
+
+/// What is there of vmrun's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Earlier {
+    /// Nothing.
+    None,
+    /// It sends to an interface that is there.
+    Live,
+    /// It sends to one that has gone.
+    Stale,
+}
+
+/// Leads what `from` receives out through `to`. The word of an error is what it was about.
+pub(super) fn add(netlink: &mut Netlink, from: u32, to: u32) -> Result<Redirect, (&'static str, io::Error)> {
+    let mut qdisc = message(from).map_err(|error| ("its number", error))?;
+    qdisc.header.handle = QDISC;
+    qdisc.header.parent = TcHandle::INGRESS;
+    qdisc.attributes = vec![TcAttribute::Kind(INGRESS_KIND.to_owned())];
+    let made = netlink.change(RouteNetlinkMessage::NewQueueDiscipline(qdisc), NLM_F_CREATE | NLM_F_EXCL);
+    let made_qdisc = match made {
+        // Of ingress or clsact: one does as well as the other.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => false,
+        Err(error) => return Err(("qdisc ingress", error)),
+        Ok(()) => true,
+    };
+    let redirect = Redirect { index: from, made_qdisc };
+    let filter = filter(from, to).map_err(|error| ("its number", error))?;
+    netlink
+        .change(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_CREATE | NLM_F_EXCL)
+        .map_err(|error| ("filter matchall, action mirred", error))
+        .inspect_err(|_| redirect.remove(netlink))?;
+    Ok(redirect)
+}
+
+impl Redirect {
+    /// Takes it away, as far as it is still there: with its interface it is gone.
+    pub(super) fn remove(self, netlink: &mut Netlink) {
+        let Ok(mut qdisc) = message(self.index) else { return };
+        if self.made_qdisc && filters(netlink, self.index).is_ok_and(|filters| filters.iter().all(is_ours)) {
+            qdisc.header.handle = QDISC;
+            qdisc.header.parent = TcHandle::INGRESS;
+            qdisc.attributes = vec![TcAttribute::Kind(INGRESS_KIND.to_owned())];
+            let _ = netlink.change(RouteNetlinkMessage::DelQueueDiscipline(qdisc), 0);
+        } else {
+            let _ = remove_filter(netlink, self.index);
+        }
+    }
+}
+
+/// What an earlier vmrun has left at an interface, or another one uses.
+pub(super) fn earlier(netlink: &mut Netlink, index: u32) -> io::Result<Earlier> {
+    let filters = filters(netlink, index)?;
+    Ok(match filters.iter().find(|filter| is_ours(filter)) {
+        None => Earlier::None,
+        // The kernel forgets the target that goes.
+        Some(filter) if target(filter).is_none_or(|target| target == 0) => Earlier::Stale,
+        Some(_) => Earlier::Live,
+    })
+}
+
+/// Takes away what an earlier vmrun has left, with the queue where nobody else has anything there.
+pub(super) fn clean(netlink: &mut Netlink, index: u32) {
+    Redirect { index, made_qdisc: true }.remove(netlink);
+}
+
+fn message(index: u32) -> io::Result<TcMessage> {
+    Ok(TcMessage::with_index(i32::try_from(index).map_err(io::Error::other)?))
+}
+
+fn filter(from: u32, to: u32) -> io::Result<TcMessage> {
+    let mut mirror = TcMirror::default();
+    mirror.generic.action = TcActionType::Stolen;
+    mirror.eaction = TcMirrorActionType::EgressRedir;
+    mirror.ifindex = to;
+    let mut action = TcAction::default();
+    action.attributes = vec![
+        TcActionAttribute::Kind(TcActionMirror::KIND.to_owned()),
+        TcActionAttribute::Options(vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror))]),
+    ];
+    let mut filter = addressed(from)?;
+    filter.attributes = vec![
+        TcAttribute::Kind(TcFilterMatchAll::KIND.to_owned()),
+        TcAttribute::Options(vec![TcOption::MatchAll(TcFilterMatchAllOption::Action(vec![action]))]),
+    ];
+    Ok(filter)
+}
+
+/// Names vmrun's filter of an interface.
+fn addressed(index: u32) -> io::Result<TcMessage> {
+    let mut filter = message(index)?;
+    filter.header.parent = INGRESS;
+    filter.header.handle = TcHandle::from(HANDLE);
+    filter.header.info = (PRIORITY << 16) | ALL_PROTOCOLS;
+    Ok(filter)
+}
+
+fn remove_filter(netlink: &mut Netlink, index: u32) -> io::Result<()> {
+    let mut filter = addressed(index)?;
+    filter.attributes = vec![TcAttribute::Kind(TcFilterMatchAll::KIND.to_owned())];
+    netlink.change(RouteNetlinkMessage::DelTrafficFilter(filter), 0)
+}
+
+/// All filters of an interface's ingress; those that cannot be read count as somebody else's.
+fn filters(netlink: &mut Netlink, index: u32) -> io::Result<Vec<TcMessage>> {
+    let mut asked = message(index)?;
+    asked.header.parent = INGRESS;
+    let answers = match netlink.dump(&RouteNetlinkMessage::GetTrafficFilter(asked)) {
+        // Without a queue there are none.
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT | libc::EOPNOTSUPP)) =>
+        {
+            return Ok(Vec::new());
+        }
+        answers => answers?,
+    };
+    let filters = answers.iter().filter_map(|answer| match answer.message() {
+        Ok(RouteNetlinkMessage::NewTrafficFilter(filter)) => Some(filter),
+        Ok(_) => None,
+        Err(_) => Some(TcMessage::default()),
+    });
+    // A classifier's head comes as a filter without a handle.
+    Ok(filters.filter(|filter| filter.header.index == 0 || u32::from(filter.header.handle) != 0).collect())
+}
+
+fn is_ours(filter: &TcMessage) -> bool {
+    let is_matchall = filter.attributes.contains(&TcAttribute::Kind(TcFilterMatchAll::KIND.to_owned()));
+    is_matchall && filter.header.handle == TcHandle::from(HANDLE) && filter.header.info >> 16 == PRIORITY
+}
+
+fn target(filter: &TcMessage) -> Option<u32> {
+    let options = filter.attributes.iter().filter_map(|attribute| match attribute {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    });
+    let actions = options.flatten().filter_map(|option| match option {
+        TcOption::MatchAll(TcFilterMatchAllOption::Action(actions)) => Some(actions),
+        _ => None,
+    });
+    let parts = actions.flatten().flat_map(|action| &action.attributes).filter_map(|part| match part {
+        TcActionAttribute::Options(options) => Some(options),
+        _ => None,
+    });
+    parts.flatten().find_map(|option| match option {
+        TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror)) => Some(mirror.ifindex),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use vmrun_netlink::core::Emitable;
+
+    use super::*;
+
+    #[test]
+    fn filter_is_recognised_and_its_target_read() {
+        let filter = filter(3, 9).unwrap();
+        assert!(is_ours(&filter));
+        assert_eq!(target(&filter), Some(9));
+        // The order of the fields is the kernel's: family, interface, handle, parent, priority and protocol.
+        let mut bytes = vec![0; filter.buffer_len()];
+        filter.emit(&mut bytes);
+        assert_eq!(&bytes[..8], &[0, 0, 0, 0, 3, 0, 0, 0]);
+        assert_eq!(&bytes[8..20], &[b'n', b'r', b'm', b'v', 0xf2, 0xff, 0xff, 0xff, 0, 3, 0xff, 0xff]);
+        assert!(!is_ours(&message(3).unwrap()));
+    }
+}

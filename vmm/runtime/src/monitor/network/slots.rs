@@ -1,0 +1,17 @@
+//! Where network cards are plugged in.
+
+use std::os::fd::OwnedFd;
+
+use vmrun_spec::NicSlot;
+
+/// The machine, as the mirror of a network needs it.
+pub(crate) trait Slots: Send + Sync {
+    /// Puts a card with this address into a slot; its frames come and go through the tap.
+    fn plug(&self, slot: NicSlot, mac: [u8; 6], tap: OwnedFd) -> Result<(), String>;
+
+    /// Takes the card out of a slot.
+    fn unplug(&self, slot: NicSlot) -> Result<(), String>;
+
+    /// Tells the guest whether the cable is in.
+    fn set_link(&self, slot: NicSlot, up: bool) -> Result<(), String>;
+}
