@@ -32,9 +32,18 @@ pub enum DeviceChange {
 /// Open descriptors that a device works on; each is the device's own, and closed with it.
 #[derive(Debug, Default)]
 pub struct Handles {
-    /// What [`DeviceSpec::Net`] sends and receives frames on: a tap with
-    /// `IFF_NO_PI | IFF_VNET_HDR` and a header of 12 bytes, non-blocking, without offloads.
-    pub tap: Option<OwnedFd>,
+    /// What [`DeviceSpec::Net`] sends and receives frames on.
+    pub frames: Option<Frames>,
+}
+
+/// Where frames of Ethernet come from and go to; non-blocking.
+#[derive(Debug)]
+pub enum Frames {
+    /// A tap with `IFF_NO_PI | IFF_VNET_HDR` and a header of 12 bytes, without offloads.
+    Tap(OwnedFd),
+    /// A stream socket. Each frame stands behind its length in 4 bytes, the highest first, as
+    /// passt and QEMU's `-netdev stream` have it; there are no offloads.
+    Stream(OwnedFd),
 }
 
 /// A virtio-vsock device (virtio 1.2, §5.10).

@@ -8,7 +8,7 @@ mod machine;
 mod network;
 mod slot;
 
-pub use device::{DeviceChange, DeviceSpec, Handles, NetSpec, RateSpec, ShareSpec, VsockSpec};
+pub use device::{DeviceChange, DeviceSpec, Frames, Handles, NetSpec, RateSpec, ShareSpec, VsockSpec};
 pub use host::{
     Hook, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange, NetworkNamespace, Propagation, View,
     ViewMount, Volume, VolumeKind,

@@ -8,8 +8,7 @@ use vmrun_proto::{ErrorKind, ExitStatus, FrameError};
 use vmrun_spec::FailureReport;
 
 use super::hook_mounts::HookMountsError;
-use super::network::NetworkError;
-use super::passt::PasstError;
+use super::network::{ConnectError, Lost, NetworkError, PasstError};
 use super::tree::TreeError;
 use super::view::ViewError;
 use crate::agent_client::AgentError;
@@ -56,6 +55,8 @@ pub(crate) enum MonitorError {
     #[error(transparent)]
     Passt(#[from] PasstError),
     #[error(transparent)]
+    NetworkLost(#[from] Lost),
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error("{stage}")]
     Agent { stage: &'static str, source: AgentError },
@@ -91,6 +92,15 @@ pub(crate) struct Broken {
 impl From<MonitorError> for Broken {
     fn from(error: MonitorError) -> Self {
         Self { error, console: Vec::new() }
+    }
+}
+
+impl From<ConnectError> for MonitorError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Passt(error) => error.into(),
+            ConnectError::Network(error) => error.into(),
+        }
     }
 }
 
@@ -151,6 +161,9 @@ impl MonitorError {
                 "take a source on another file system, such as ext4 or XFS, or leave the mapping out"
             }
             Self::Network(error) => return error.next_step().or_else(|| Some(general_step(error))),
+            Self::Passt(error) | Self::NetworkLost(Lost::Passt(error)) => {
+                return error.next_step().or_else(|| Some(general_step(error)));
+            }
             Self::Processors(_) => ALLOWED_PROCESSORS,
             Self::OomScore { .. } => {
                 "only with CAP_SYS_RESOURCE may it be less than the caller's: raise it or leave it out"

@@ -12,7 +12,7 @@ use vmrun_spec::FailureReport;
 
 use super::control_server::{Caller, Watcher};
 use super::failure::{Broken, MonitorError};
-use super::network::Follower;
+use super::network::Attached;
 use super::notifier::Notifier;
 use super::out_of_memory::OutOfMemory;
 use super::proc_view;
@@ -37,8 +37,8 @@ pub(super) struct Live<'s> {
     session: &'s Session<'s>,
     agent: AgentClient,
     prepared: Prepared,
-    /// The network of the container's namespace.
-    network: Option<Follower>,
+    /// The container's network.
+    network: Option<Attached>,
     status: Status,
     /// The signal that ended the program before its start.
     ended_by: Option<i32>,
@@ -73,7 +73,7 @@ impl<'s> Live<'s> {
         session: &'s Session<'s>,
         agent: AgentClient,
         prepared: Prepared,
-        network: Option<Follower>,
+        network: Option<Attached>,
     ) -> Self {
         let notifier = session.notifier();
         Self {
@@ -227,7 +227,7 @@ impl<'s> Live<'s> {
 
     fn network_changed(&mut self) -> Result<(), MonitorError> {
         let Some(network) = &mut self.network else { return Ok(()) };
-        network.news_came().map_err(|source| MonitorError::Io { act: "follow the network namespace", source })
+        Ok(network.news_came()?)
     }
 
     fn forward_signals(&mut self) -> Result<(), MonitorError> {

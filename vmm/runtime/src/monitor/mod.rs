@@ -23,7 +23,6 @@ mod mount_table;
 mod network;
 mod notifier;
 mod out_of_memory;
-mod passt;
 mod proc_view;
 mod session;
 pub(crate) mod streams;
@@ -53,6 +52,7 @@ use crate::store::{Entry, StateSource, Store, StoreError};
 use crate::timeline::mark;
 use failure::{Broken, MonitorError};
 use launcher::Launcher;
+use network::Alone;
 pub(crate) use network::sweep as sweep_network;
 use session::Ended;
 
@@ -166,8 +166,11 @@ fn serve(
     if request.detached || request.console != ConsoleMode::Inherited {
         nix::unistd::setsid().map_err(io::Error::from).map_err(failed("start a session"))?;
     }
+    // While there is one thread, and in the caller's network.
+    let alone = request.plan.host.user_network.as_ref().map(Alone::begin).transpose();
+    let alone = alone.map_err(MonitorError::from)?;
     let booting = boot::boot(request, embedded)?;
-    session::run(request, entry, booting, launcher, &signals)
+    session::run(request, entry, booting, alone, launcher, &signals)
 }
 
 /// Reports the end, and cleans up when nobody else will.

@@ -20,7 +20,7 @@ use super::control_server::ControlServer;
 use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
-use super::network::{Follower, Mirror, NetworkError, Slots};
+use super::network::{Alone, Attached, Follower, Mirror, NetworkError, Slots};
 use super::notifier::Notifier;
 use super::streams::{self, HostStreams, Stdio};
 use super::{tree, view};
@@ -69,6 +69,7 @@ pub(crate) fn run(
     request: &MonitorRequest,
     entry: &Entry,
     booting: Booting,
+    alone: Option<Alone>,
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<Ended, Broken> {
@@ -80,7 +81,10 @@ pub(crate) fn run(
             session.let_hooks_run(&prepared)?;
         }
         // Hooks may have set it up.
-        let network = session.mirror_network()?;
+        let network = match alone {
+            Some(alone) => Some(session.connect(alone)?),
+            None => session.mirror_network()?,
+        };
         let agent = session.await_agent(ready)?;
         session.live(agent, stdio, prepared, network)
     });
@@ -105,8 +109,8 @@ pub(super) struct Session<'s> {
 }
 
 /// A network that the guest is to have.
-struct Mirrored {
-    follower: Follower,
+struct Planned {
+    attached: Attached,
     /// Nothing where there is but loopback.
     network: Option<Network>,
 }
@@ -160,7 +164,7 @@ impl Session<'_> {
     }
 
     /// Carries the interfaces of this process's network namespace into the guest, if it is the container's.
-    fn mirror_network(&self) -> Result<Option<Mirrored>, MonitorError> {
+    fn mirror_network(&self) -> Result<Option<Planned>, MonitorError> {
         if !network::is_own(&self.request.plan.host.network) {
             return Ok(None);
         }
@@ -170,7 +174,16 @@ impl Session<'_> {
         let mut mirror = Mirror::new(&self.request.state.id, slots)?;
         let network = mirror.begin()?;
         mark("network-mirrored");
-        Ok(Some(Mirrored { follower: Follower::new(news, mirror, self.request.log.clone()), network }))
+        let attached = Attached::Namespace(Follower::new(news, mirror, self.request.log.clone()));
+        Ok(Some(Planned { attached, network }))
+    }
+
+    /// Puts passt's card into the guest.
+    fn connect(&self, alone: Alone) -> Result<Planned, MonitorError> {
+        let slots: Arc<dyn Slots> = Arc::<Running>::clone(self.machine);
+        let (connected, network) = alone.connect(slots, &self.watch())?;
+        mark("network-connected");
+        Ok(Planned { attached: Attached::Passt(connected), network: Some(network) })
     }
 
     /// First those that the launcher runs in the caller's namespaces, then those of the
@@ -281,13 +294,13 @@ impl Session<'_> {
         mut agent: AgentClient,
         stdio: Stdio,
         mut prepared: Prepared,
-        network: Option<Mirrored>,
+        network: Option<Planned>,
     ) -> Result<Ended, MonitorError> {
         mark("agent-ready");
         step!("agent ready");
         let settings = std::mem::take(&mut prepared.settings);
-        let (follower, network) =
-            network.map_or((None, None), |mirrored| (Some(mirrored.follower), mirrored.network));
+        let (attached, network) =
+            network.map_or((None, None), |planned| (Some(planned.attached), planned.network));
         let mut relays = self.create(&mut agent, stdio, settings, network)?;
         mark("container-created");
         step!("container created");
@@ -297,7 +310,7 @@ impl Session<'_> {
             self.record(Status::Created)?;
         }
         self.launcher.send(&MonitorMessage::Created).map_err(gone)?;
-        let mut live = Live::new(self, agent, prepared, follower);
+        let mut live = Live::new(self, agent, prepared, attached);
         if !self.request.start_later {
             live.start(&self.watch())?;
             mark("program-started");

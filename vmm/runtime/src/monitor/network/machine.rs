@@ -1,18 +1,16 @@
 //! The machine's slots.
 
-use std::os::fd::OwnedFd;
-
 use vmrun_machine::Running;
-use vmrun_spec::{DeviceSpec, Handles, NetSpec, NicSlot};
+use vmrun_spec::{DeviceSpec, Frames, Handles, NetSpec, NicSlot};
 
 use super::slots::Slots;
 use crate::error::chain;
 
 impl Slots for Running {
-    fn plug(&self, slot: NicSlot, mac: [u8; 6], tap: OwnedFd) -> Result<(), String> {
+    fn plug(&self, slot: NicSlot, mac: [u8; 6], frames: Frames) -> Result<(), String> {
         // The interface's may be raised later: the agent sets it.
         let spec = DeviceSpec::Net(NetSpec { mac, mtu: None, rx: None, tx: None });
-        let handles = Handles { tap: Some(tap) };
+        let handles = Handles { frames: Some(frames) };
         Running::plug(self, slot.number(), &spec, handles).map_err(|error| chain(&error))
     }
 

@@ -12,6 +12,7 @@ use vmrun_netlink::route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
 };
 use vmrun_proto::Network;
+use vmrun_spec::Frames;
 
 use super::error::NetworkError;
 use super::plan::{Card, NetworkPlan, Unfit};
@@ -205,7 +206,7 @@ fn carry(netlink: &mut Netlink, slots: &dyn Slots, card: Card) -> Result<Carried
     let redirect = redirect::add(netlink, card.index, index).map_err(joining)?;
     // Without it the guest hears of less, as on a network that filters groups.
     let groups = tap::take_multicast(card.index).ok();
-    let plugged = slots.plug(card.slot, card.mac, descriptor).and_then(|()| {
+    let plugged = slots.plug(card.slot, card.mac, Frames::Tap(descriptor)).and_then(|()| {
         // A cable is in it at first.
         if card.carrier { Ok(()) } else { slots.set_link(card.slot, false) }
     });

@@ -5,14 +5,19 @@
 //!        │                         └▶ description ─▶ agent
 //!        └─news─▶ follower: the same anew
 //! ```
+//!
+//! Where the sandbox stands alone, passt is behind its only card instead, and nothing changes.
 
 mod addresses;
+mod alone;
+mod attached;
 mod dump;
 mod error;
 mod follower;
 mod links;
 mod machine;
 mod mirror;
+mod passt;
 mod plan;
 mod redirect;
 mod routes;
@@ -21,8 +26,11 @@ mod slots;
 mod sweep;
 mod tap;
 
+pub(crate) use alone::{Alone, ConnectError};
+pub(crate) use attached::{Attached, Lost};
 pub(crate) use error::NetworkError;
 pub(crate) use follower::Follower;
 pub(crate) use mirror::Mirror;
+pub(crate) use passt::PasstError;
 pub(crate) use slots::Slots;
 pub(crate) use sweep::sweep;

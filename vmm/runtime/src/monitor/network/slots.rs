@@ -1,13 +1,11 @@
 //! Where network cards are plugged in.
 
-use std::os::fd::OwnedFd;
-
-use vmrun_spec::NicSlot;
+use vmrun_spec::{Frames, NicSlot};
 
 /// The machine, as the mirror of a network needs it.
 pub(crate) trait Slots: Send + Sync {
-    /// Puts a card with this address into a slot; its frames come and go through the tap.
-    fn plug(&self, slot: NicSlot, mac: [u8; 6], tap: OwnedFd) -> Result<(), String>;
+    /// Puts a card with this address into a slot.
+    fn plug(&self, slot: NicSlot, mac: [u8; 6], frames: Frames) -> Result<(), String>;
 
     /// Takes the card out of a slot.
     fn unplug(&self, slot: NicSlot) -> Result<(), String>;

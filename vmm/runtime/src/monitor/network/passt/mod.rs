@@ -25,7 +25,7 @@ use nix::unistd::geteuid;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vmrun_spec::UserNetwork;
 
-pub(crate) use arguments::Families;
+pub(super) use arguments::{Families, GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6};
 
 use crate::agent_client::{AgentError, Wait, Watch};
 use crate::fds;
@@ -52,6 +52,8 @@ pub(crate) enum PasstError {
     Io { act: &'static str, source: io::Error },
     #[error("{PROGRAM} cannot connect the network: {said}")]
     Refused { said: String },
+    #[error("{PROGRAM}, which connected the guest's network, has ended")]
+    Ended,
     #[error(transparent)]
     Wait(#[from] AgentError),
 }
@@ -68,6 +70,7 @@ impl PasstError {
             Self::Refused { said } if said.contains("bind") => {
                 Some("a port or address of --publish is in use, not this host's, or below 1024 and not yours: choose another")
             }
+            Self::Ended => Some("see who has killed it; the sandbox was ended, since its network is gone"),
             Self::Refused { .. } | Self::Wait(_) => Some("see whether it starts by hand, or choose --network none"),
             Self::Io { .. } => None,
         }
@@ -80,6 +83,7 @@ pub(crate) struct Passt {
     /// What was started. It ends when it has left the network to a process in the background.
     starter: Option<Child>,
     said: File,
+    /// What goes on when that has ended.
     background: Option<ProcessHandle>,
     /// Which of the two IP versions lead somewhere.
     pub(crate) families: Families,
@@ -147,14 +151,9 @@ impl Passt {
         }
     }
 
-    /// Readable once it has ended.
-    pub(crate) fn ended_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.background.as_ref().map(AsFd::as_fd)
-    }
-
     /// Waits for its end, now that the socket is closed; one that stays is killed.
-    pub(crate) fn end(self) -> io::Result<()> {
-        let Some(process) = self.background else { return Ok(()) };
+    pub(super) fn end(&self) -> io::Result<()> {
+        let Some(process) = &self.background else { return Ok(()) };
         if !process.ends_within(END_LIMIT)? {
             process.kill()?;
             process.ends_within(END_LIMIT)?;
@@ -172,6 +171,13 @@ impl Passt {
             (Ok(_), Some(line)) => line.to_owned(),
             _ => format!("it ended with {status}"),
         }
+    }
+}
+
+/// Readable once it has ended; before it is ready, once somebody speaks out of turn, which nobody does.
+impl AsFd for Passt {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.background.as_ref().map_or_else(|| self.said.as_fd(), AsFd::as_fd)
     }
 }
 

@@ -1,0 +1,54 @@
+//! What a sandbox's network hangs on while it runs.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::alone::Connected;
+use super::follower::Follower;
+use super::passt::PasstError;
+use crate::agent_client::{AgentError, Watch};
+
+/// One of the two.
+pub(crate) enum Attached {
+    /// A namespace, which is followed.
+    Namespace(Follower),
+    /// passt, which goes with the sandbox and the sandbox with it.
+    Passt(Connected),
+}
+
+/// Why the sandbox cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    #[error("cannot follow the network namespace")]
+    News(#[source] io::Error),
+    #[error(transparent)]
+    Passt(#[from] PasstError),
+}
+
+impl Attached {
+    /// Something has happened.
+    pub(crate) fn news_came(&mut self) -> Result<(), Lost> {
+        match self {
+            Self::Namespace(follower) => follower.news_came().map_err(Lost::News),
+            Self::Passt(_) => Err(PasstError::Ended.into()),
+        }
+    }
+
+    /// Returns when the guest has what there is now. The inner error says what it cannot have.
+    pub(crate) fn settle(&mut self, watch: Watch<'_>) -> Result<Result<(), String>, AgentError> {
+        match self {
+            Self::Namespace(follower) => follower.settle(watch),
+            Self::Passt(_) => Ok(Ok(())),
+        }
+    }
+}
+
+/// Readable when something has happened.
+impl AsFd for Attached {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Namespace(follower) => follower.as_fd(),
+            Self::Passt(connected) => connected.as_fd(),
+        }
+    }
+}
