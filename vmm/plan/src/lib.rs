@@ -58,8 +58,8 @@ pub use network::{foreign_interfaces, network_namespace};
 pub use resources::check_resources;
 pub use settings::{KERNEL_SETTINGS, NETWORK_SETTINGS, for_the_guest, keeps_promises};
 pub use user_network::{
-    NAME_SERVER, NetworkChoice, NetworkTextError, add_network_namespace, mount_resolv_conf, published_port, resolv_conf,
-    user_network,
+    NAME_SERVER, NetworkChoice, NetworkTextError, add_network_namespace, mount_resolv_conf, published_port,
+    resolv_conf, user_network,
 };
 pub use validate::PlanError;
 pub use volumes::bind_sources;

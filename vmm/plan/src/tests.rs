@@ -41,6 +41,7 @@ fn options() -> Options {
         console_size: None,
         systemd_cgroup: false,
         notify: false,
+        user_network: None,
     }
 }
 

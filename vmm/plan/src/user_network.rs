@@ -111,12 +111,10 @@ pub fn user_network(
             once_each(ports)?;
             Ok(Some(UserNetwork { ports: ports.to_vec(), host_loopback: *host_loopback }))
         }
-        _ if !ports.is_empty() => {
-            Err(PlanError::Option {
-                option: "--publish",
-                problem: "only a sandbox with --network user has ports of the host".to_owned(),
-            })
-        }
+        _ if !ports.is_empty() => Err(PlanError::Option {
+            option: "--publish",
+            problem: "only a sandbox with --network user has ports of the host".to_owned(),
+        }),
         _ => Ok(None),
     }
 }
@@ -203,8 +201,23 @@ mod tests {
         );
         assert_eq!(published_port("[::1]:8080:80"), port(Some("::1"), 8080, 80, PortProtocol::Tcp));
         for text in [
-            "", "80", ":80", "80:", "0:80", "80:0", "65536:80", "80:80/sctp", "80:80/", "+1:80", "::1:80:80", "x:80:80",
-            "[::1:80:80", "[127.0.0.1]:80:80", "1.2.3.4:5:6:7", "8000-8001:80", " 80:80",
+            "",
+            "80",
+            ":80",
+            "80:",
+            "0:80",
+            "80:0",
+            "65536:80",
+            "80:80/sctp",
+            "80:80/",
+            "+1:80",
+            "::1:80:80",
+            "x:80:80",
+            "[::1:80:80",
+            "[127.0.0.1]:80:80",
+            "1.2.3.4:5:6:7",
+            "8000-8001:80",
+            " 80:80",
         ] {
             assert_eq!(published_port(text), Err(NetworkTextError::Port), "{text:?}");
         }

@@ -25,11 +25,7 @@ pub(super) struct Alone {
 }
 
 /// Brings the choice into the bundle's configuration.
-pub(super) fn choose(
-    bundle: &mut Bundle,
-    options: &LaunchOptions,
-    directory: &Path,
-) -> Result<Alone, Error> {
+pub(super) fn choose(bundle: &mut Bundle, options: &LaunchOptions, directory: &Path) -> Result<Alone, Error> {
     let user = user_network(&bundle.spec, options.network.as_ref(), &options.ports)?;
     if options.network.is_some() {
         add_network_namespace(&mut bundle.spec);

@@ -17,7 +17,7 @@ mod spawn;
 mod supervise;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vmrun_plan::{Bundle, NetworkChoice, Options, SandboxPlan};
@@ -222,8 +222,9 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
     let console = console(&bundle, options)?;
     service::refuse_sockets()?;
     let notify = service::notify_socket()?;
-    let network = alone::choose(&mut bundle, options, &store.directory(&id))?;
-    let plan = plan(store, &id, &bundle, options, &network, notify.is_some(), embedded)?;
+    let directory = store.directory(&id);
+    let network = alone::choose(&mut bundle, options, &directory)?;
+    let plan = plan(&directory, &bundle, options, &network, notify.is_some(), embedded)?;
     let (machine, host) = (&plan.machine, &plan.host);
     step!(
         "planned: {} vCPUs, {} MiB, kernel {:?}, {} volumes, cgroup {:?}",
@@ -258,8 +259,7 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
 }
 
 fn plan(
-    store: &Store,
-    id: &ContainerId,
+    container: &Path,
     bundle: &Bundle,
     options: &LaunchOptions,
     network: &Alone,
@@ -275,8 +275,8 @@ fn plan(
     };
     let (kernel, initramfs) = assets::choose(&assets, embedded)?;
     let plan_options = Options {
-        id: id.to_string(),
-        directory: store.directory(id),
+        id: options.id.clone(),
+        directory: container.to_owned(),
         vcpus: options.vcpus,
         memory_mib: options.memory_mib,
         kernel,

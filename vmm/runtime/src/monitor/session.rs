@@ -174,7 +174,7 @@ impl Session<'_> {
         let mut mirror = Mirror::new(&self.request.state.id, slots)?;
         let network = mirror.begin()?;
         mark("network-mirrored");
-        let attached = Attached::Namespace(Follower::new(news, mirror, self.request.log.clone()));
+        let attached = Attached::Namespace(Box::new(Follower::new(news, mirror, self.request.log.clone())));
         Ok(Some(Planned { attached, network }))
     }
 

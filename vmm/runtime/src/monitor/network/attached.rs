@@ -11,7 +11,7 @@ use crate::agent_client::{AgentError, Watch};
 /// One of the two.
 pub(crate) enum Attached {
     /// A namespace, which is followed.
-    Namespace(Follower),
+    Namespace(Box<Follower>),
     /// passt, which goes with the sandbox and the sandbox with it.
     Passt(Connected),
 }

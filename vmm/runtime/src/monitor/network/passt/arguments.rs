@@ -71,9 +71,16 @@ mod tests {
 
     #[test]
     fn ports_are_told_in_its_form_and_no_others_are_forwarded() {
-        let line = line(&["8080:80", "[::1]:81:82", "127.0.0.1:53:5353/udp"], Families { v4: true, v6: true }, true);
-        assert!(line.contains("--tcp-ports 8080:80 --tcp-ports ::1/81:82 --udp-ports 127.0.0.1/53:5353"), "{line}");
-        assert!(line.contains("--fd 7") && !line.contains("--no-map-gw") && !line.contains("--ipv4-only"), "{line}");
+        let line =
+            line(&["8080:80", "[::1]:81:82", "127.0.0.1:53:5353/udp"], Families { v4: true, v6: true }, true);
+        assert!(
+            line.contains("--tcp-ports 8080:80 --tcp-ports ::1/81:82 --udp-ports 127.0.0.1/53:5353"),
+            "{line}"
+        );
+        assert!(
+            line.contains("--fd 7") && !line.contains("--no-map-gw") && !line.contains("--ipv4-only"),
+            "{line}"
+        );
     }
 
     #[test]

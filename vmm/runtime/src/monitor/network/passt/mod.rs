@@ -67,11 +67,13 @@ impl PasstError {
     pub(crate) fn next_step(&self) -> Option<&'static str> {
         match self {
             Self::Missing => Some("install the package passt, or choose --network none"),
-            Self::Refused { said } if said.contains("bind") => {
-                Some("a port or address of --publish is in use, not this host's, or below 1024 and not yours: choose another")
-            }
+            Self::Refused { said } if said.contains("bind") => Some(
+                "a port or address of --publish is in use, not this host's, or below 1024 and not yours: choose another",
+            ),
             Self::Ended => Some("see who has killed it; the sandbox was ended, since its network is gone"),
-            Self::Refused { .. } | Self::Wait(_) => Some("see whether it starts by hand, or choose --network none"),
+            Self::Refused { .. } | Self::Wait(_) => {
+                Some("see whether it starts by hand, or choose --network none")
+            }
             Self::Io { .. } => None,
         }
     }
@@ -97,10 +99,11 @@ pub(crate) fn start(network: &UserNetwork) -> Result<(Passt, OwnedFd), PasstErro
     // What goes into the background is this process's child then, and can be waited for.
     set_child_subreaper(true).map_err(PasstError::io("take children of children"))?;
     let (ours, theirs) = UnixStream::pair().map_err(PasstError::io("make a socket pair"))?;
-    let said = memfd_create(c"passt-errors", MFdFlags::MFD_CLOEXEC)
-        .map_err(PasstError::io("make a memory file"))?;
+    let said =
+        memfd_create(c"passt-errors", MFdFlags::MFD_CLOEXEC).map_err(PasstError::io("make a memory file"))?;
     let said = File::from(said);
-    let families = Families { v4: leads_out("0.0.0.0:0", "192.0.2.1:9"), v6: leads_out("[::]:0", "[2001:db8::1]:9") };
+    let families =
+        Families { v4: leads_out("0.0.0.0:0", "192.0.2.1:9"), v6: leads_out("[::]:0", "[2001:db8::1]:9") };
     let socket = fds::pass_on(&theirs).map_err(PasstError::io("pass the socket on"))?;
     let arguments = arguments::arguments(network, families, socket);
     step!("{PROGRAM} {}", arguments.join(" "));
