@@ -29,4 +29,5 @@ mod sharing;
 mod store;
 mod streams;
 mod terminal;
+mod user_network;
 mod wall;

@@ -1,0 +1,213 @@
+//! The network of sandboxes that stand alone.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::support::{Bundle, Run, Started, end_of, wait};
+
+/// Serves and asks as it is told.
+const PROGRAM: &str = include_str!("../programs/network.py");
+
+/// The host's loopback, and the address behind which a guest finds it.
+const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const GATEWAY: &str = "10.0.2.2";
+
+/// An answer may take as long as this.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A sandbox in which [`PROGRAM`] runs.
+struct Sandbox {
+    started: Started,
+    read: usize,
+}
+
+impl Sandbox {
+    fn new(bundle: &Bundle, options: &[&str]) -> Self {
+        let started = Run::of(bundle).options(options).stdin(Stdio::piped()).start();
+        let read = started.stdout.await_text(0, "up\n");
+        Self { started, read }
+    }
+
+    #[track_caller]
+    fn told(&mut self, words: &str) -> String {
+        writeln!(self.started.child.stdin.as_mut().unwrap(), "{words}").unwrap();
+        let end = self.started.stdout.await_text(self.read, "\n");
+        let answer = String::from_utf8(self.started.stdout.so_far()[self.read..end - 1].to_vec()).unwrap();
+        self.read = end;
+        answer
+    }
+
+    /// The program ends with its input.
+    #[track_caller]
+    fn end(mut self) {
+        drop(self.started.child.stdin.take());
+        self.started.finish().exits(0);
+    }
+}
+
+/// Whether no passt with this among its arguments is there.
+fn no_passt(argument: &str) -> Result<(), String> {
+    let left = passts(argument);
+    if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+}
+
+fn passts(argument: &str) -> Vec<Pid> {
+    let is_one = |pid: &Pid| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split('\0');
+        words.next().is_some_and(|program| program.ends_with("passt")) && words.any(|word| word == argument)
+    };
+    let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+    let pids = names.filter_map(|name| name.to_str()?.parse().ok()).map(Pid::from_raw);
+    pids.filter(is_one).collect()
+}
+
+/// A port of the host's that nobody has.
+fn free_port() -> u16 {
+    TcpListener::bind((HERE, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn ask_tcp(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"me").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn published_ports_lead_into_the_guest_and_nothing_is_left() {
+    let bundle = Bundle::python(PROGRAM);
+    let (tcp, udp) = (free_port(), free_port());
+    let (tcp_words, udp_words) = (format!("{HERE}:{tcp}:80"), format!("{HERE}:{udp}:53/udp"));
+    let mut sandbox =
+        Sandbox::new(&bundle, &["--network", "user", "-p", &tcp_words, "--publish", &udp_words]);
+    assert_eq!(sandbox.told("serve tcp 80"), "serving");
+    assert_eq!(sandbox.told("serve udp 53"), "serving");
+    assert_eq!(ask_tcp((HERE, tcp).into()), "hello me");
+    let socket = UdpSocket::bind((HERE, 0)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect((HERE, udp)).unwrap();
+    socket.send(b"me").unwrap();
+    let mut answer = [0; 100];
+    let length = socket.recv(&mut answer).unwrap();
+    assert_eq!(&answer[..length], b"hello me");
+    // Name servers of its own; those of the host that lead anywhere come after.
+    assert!(sandbox.told("cat /etc/resolv.conf").starts_with("nameserver 10.0.2.3"));
+    let argument = format!("{HERE}/{tcp}:80");
+    assert_eq!(passts(&argument).len(), 1);
+    sandbox.end();
+    wait::until_or("passt to be gone", || no_passt(&argument));
+    assert!(TcpStream::connect((HERE, tcp)).is_err());
+}
+
+#[test]
+fn loopback_of_the_host_is_behind_the_gateway_only_where_that_is_asked_for() {
+    let listener = TcpListener::bind((HERE, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"from the host").unwrap();
+    });
+    let bundle = Bundle::python(PROGRAM);
+    let mut apart = Sandbox::new(&bundle, &["--network=user"]);
+    let answer = apart.told(&format!("ask tcp {GATEWAY} {port}"));
+    assert!(answer.starts_with("failed: "), "{answer}");
+    apart.end();
+    let mut allowed = Sandbox::new(&bundle, &["--network=user:host-loopback"]);
+    assert_eq!(allowed.told(&format!("ask tcp {GATEWAY} {port}")), "from the host");
+    answering.join().unwrap();
+    allowed.end();
+}
+
+#[test]
+fn sandbox_without_a_network_has_loopback_even_if_the_bundle_shares_the_callers() {
+    let shows = "ls /sys/class/net; cat /proc/net/route | wc -l";
+    let bundle = Bundle::shell(shows).set("/linux/namespaces", json!([{ "type": "pid" }, { "type": "mount" }]));
+    Run::of(&bundle).options(&["--network", "none"]).start().finish().prints("lo\n1\n");
+}
+
+#[test]
+fn port_that_is_taken_is_named_and_nothing_is_left() {
+    let taken = TcpListener::bind((HERE, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let words = format!("{HERE}:{port}:80");
+    let bundle = Bundle::shell("true");
+    let outcome = Run::of(&bundle).options(&["--network", "user", "-p", &words]).start().finish();
+    outcome.fails_with(1, &["passt cannot connect the network", &port, "--publish", "choose another"]);
+}
+
+#[test]
+fn options_that_contradict_the_bundle_or_themselves_are_refused() {
+    let bundle = Bundle::shell("true");
+    let named = Bundle::shell("true")
+        .set("/linux/namespaces", json!([{ "type": "mount" }, { "type": "network", "path": "/proc/self/ns/net" }]));
+    let refused: &[(&Bundle, &[&str], i32, &[&str])] = &[
+        (&named, &["--network", "user"], 1, &["--network", "linux.namespaces", "/proc/self/ns/net", "leave"]),
+        (&named, &["--network", "none"], 1, &["--network", "linux.namespaces"]),
+        (&bundle, &["-p", "80:80"], 1, &["--publish", "--network user"]),
+        (&bundle, &["--network", "user", "-p", "80:80", "-p", "[::1]:80:81"], 1, &["--publish", "80", "twice"]),
+        (&bundle, &["--network", "bridge"], 2, &["--network", "none, user"]),
+        (&bundle, &["--network", "user", "-p", "80"], 2, &["--publish", "8080:80"]),
+    ];
+    for (bundle, options, code, parts) in refused {
+        Run::of(bundle).options(options).start().finish().fails_with(*code, parts);
+    }
+}
+
+#[test]
+fn host_without_passt_is_told_which_package_has_it() {
+    let bundle = Bundle::shell("true");
+    let mut command = Run::of(&bundle).options(&["--network", "user"]).command();
+    command.env("PATH", "/nonexistent");
+    end_of(&mut command).fails_with(1, &["passt", "PATH", "install the package passt"]);
+}
+
+#[test]
+fn end_of_passt_is_the_sandboxs_and_the_reverse() {
+    let bundle = Bundle::python(PROGRAM);
+    let port = free_port();
+    let words = format!("{HERE}:{port}:80");
+    let argument = format!("{HERE}/{port}:80");
+    let options = ["--network", "user", "-p", &words];
+
+    let sandbox = Sandbox::new(&bundle, &options);
+    kill(passts(&argument)[0], Signal::SIGKILL).unwrap();
+    sandbox.started.finish().fails_with(1, &["passt", "has ended"]);
+
+    let sandbox = Sandbox::new(&bundle, &options);
+    kill(Pid::from_raw(sandbox.started.monitor()), Signal::SIGKILL).unwrap();
+    let _ = sandbox.started.finish();
+    wait::until_or("passt to be gone", || no_passt(&argument));
+}
+
+#[test]
+fn several_sandboxes_and_plain_users_have_networks_at_once() {
+    let bundle = Bundle::python(PROGRAM);
+    let ports = [free_port(), free_port()];
+    let mut sandboxes: Vec<_> = ports
+        .iter()
+        .map(|port| Sandbox::new(&bundle, &["--network", "user", "-p", &format!("{HERE}:{port}:80")]))
+        .collect();
+    for (sandbox, port) in sandboxes.iter_mut().zip(ports) {
+        assert_eq!(sandbox.told("serve tcp 80"), "serving");
+        assert_eq!(ask_tcp((HERE, port).into()), "hello me");
+    }
+    sandboxes.into_iter().for_each(Sandbox::end);
+
+    let bundle = Bundle::shell("ip -o -4 addr show dev eth0 | awk '{ print $4 }'");
+    let command = Run::of(&bundle).options(&["--network", "user"]).store(Path::new("/tmp/user-network")).command();
+    let mut plain = Command::new("setpriv");
+    plain.args(["--reuid=1000", "--regid=1000", "--clear-groups"]);
+    plain.arg(command.get_program()).args(command.get_args());
+    end_of(&mut plain).prints("10.0.2.100/24\n");
+}
