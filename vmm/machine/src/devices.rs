@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kvm_ioctls::VmFd;
 use vmrun_devices::virtio::VirtioDevice;
 use vmrun_devices::virtio::fs::Fs;
+use vmrun_devices::virtio::net::Net;
 use vmrun_devices::virtio::rng::Rng;
 use vmrun_devices::virtio::vsock::Vsock;
 use vmrun_devices::{EventLoop, FailureSink, LoopHandle, Memory, MmioBus};
@@ -44,6 +45,8 @@ struct Maker {
     failures: FailureSink,
 }
 
+const NO_TAP: DeviceError = DeviceError::Handle { device: "network interface", handle: "tap" };
+
 impl Maker {
     /// The one list of devices.
     fn make(&self, spec: &DeviceSpec, handles: Handles) -> Result<Box<dyn VirtioDevice>, DeviceError> {
@@ -52,10 +55,7 @@ impl Maker {
             DeviceSpec::Vsock(spec) => Box::new(Vsock::new(spec, events)?),
             DeviceSpec::Rng => Box::new(Rng::new(events)),
             DeviceSpec::Fs(spec) => Box::new(Fs::new(spec, failures)?),
-            DeviceSpec::Net(_) => {
-                drop(handles);
-                return Err(DeviceError::Unknown("virtio-net"));
-            }
+            DeviceSpec::Net(spec) => Box::new(Net::new(spec, handles.tap.ok_or(NO_TAP)?, failures)?),
         })
     }
 }
