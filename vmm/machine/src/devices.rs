@@ -79,7 +79,7 @@ impl Devices {
         let events = EventLoop::start(move |why| {
             failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")));
         })?;
-        let irqs = NicSlot::all().map(NicSlot::irq).chain(layout::FIRST_IRQ..NicSlot::FIRST_IRQ);
+        let irqs = NicSlot::all().map(|_| NicSlot::IRQ).chain(layout::FIRST_IRQ..NicSlot::IRQ);
         let windows = usize::from(NicSlot::COUNT) + spec.devices.len();
         let (board, bus) = Board::new(Arc::clone(vm), memory.clone(), failures.clone(), irqs.take(windows))?;
         let maker = Maker { events: events.handle(), failures };
@@ -96,9 +96,9 @@ impl Devices {
         self.fixed().iter().map(|place| place.window).collect()
     }
 
-    /// The interrupts of all windows.
+    /// The interrupts of all windows; the slots share one.
     pub(crate) fn irqs(&self) -> impl Iterator<Item = u8> + '_ {
-        self.board.places().iter().map(|place| place.window.irq)
+        self.fixed().iter().map(|place| place.window.irq).chain([NicSlot::IRQ])
     }
 
     /// Puts a device into an empty slot.

@@ -50,10 +50,10 @@ pub(crate) const KVM_TSS: usize = 0xfffb_d000;
 
 /// Interrupt of the first device that the guest boots with; 0 is a PC's timer.
 pub(crate) const FIRST_IRQ: u8 = 1;
-/// Most devices that it boots with: behind their interrupts come those of the slots.
-pub(crate) const MAX_DEVICES: u8 = NicSlot::FIRST_IRQ - FIRST_IRQ;
-/// Inputs of the I/O APIC: all that it can have.
-pub(crate) const IRQS: u8 = NicSlot::FIRST_IRQ + NicSlot::COUNT;
+/// Most devices that it boots with: behind their interrupts comes that of the slots.
+pub(crate) const MAX_DEVICES: u8 = NicSlot::IRQ - FIRST_IRQ;
+/// Inputs of the I/O APIC.
+pub(crate) const IRQS: u8 = NicSlot::IRQ + 1;
 
 /// I/O ports of the first serial port of a PC.
 pub(crate) const UART_PORT: u16 = 0x3f8;

@@ -8,7 +8,7 @@ use super::tap::SET_OFFLOAD;
 use crate::confine::{Call, ThreadClass};
 
 /// Waiting, and the tap's offloads. Frames go by `readv` and `writev`.
-pub(super) const NET: ThreadClass = ThreadClass::without_capabilities(&[
+pub(crate) const NET: ThreadClass = ThreadClass::without_capabilities(&[
     Call::Any(SYS_epoll_create1),
     Call::Any(SYS_epoll_wait),
     Call::Any(SYS_epoll_pwait),

@@ -30,6 +30,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+pub(crate) use class::NET;
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_CTRL_VQ;
@@ -42,7 +43,6 @@ use crate::virtio::device::{ActivateError, Activation, ChangeError, VirtioDevice
 use crate::virtio::queue::ActiveQueue;
 use crate::virtio::session::{SessionError, SessionThread};
 use crate::virtio::state::{DeviceState, StateError, Suspended};
-use class::NET;
 use counters::NetCounters;
 use features::{Features, SEGMENTS_OF_UDP_FLAGS};
 use link::Link;

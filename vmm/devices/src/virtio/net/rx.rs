@@ -129,6 +129,12 @@ impl Receiver {
         Ok(if length.is_some() { Received::TooLong } else { Received::Nothing })
     }
 
+    /// What a driver can make grow has an end.
+    #[cfg(test)]
+    pub(super) fn held_is_bounded(&self) -> bool {
+        self.held.len() <= self.queue.size().into() && self.pieces.count() <= 2 * MAX_FRAME_PIECES
+    }
+
     /// Takes buffers out of the queue until any frame fits, or the guest has no more to give.
     fn has_room(&mut self) -> Result<bool, QueueError> {
         let mut looked_again = false;

@@ -280,3 +280,7 @@ impl Wait {
 fn held_back(limit: &mut Limit, start: Instant) -> Option<Duration> {
     if limit.applies() { limit.wait(start.elapsed()) } else { None }
 }
+
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod tests;
