@@ -79,9 +79,9 @@ impl Devices {
         let events = EventLoop::start(move |why| {
             failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")));
         })?;
-        let irqs = NicSlot::all().map(|_| NicSlot::IRQ).chain(layout::FIRST_IRQ..NicSlot::IRQ);
-        let windows = usize::from(NicSlot::COUNT) + spec.devices.len();
-        let (board, bus) = Board::new(Arc::clone(vm), memory.clone(), failures.clone(), irqs.take(windows))?;
+        let fixed = (0..).zip(layout::FIRST_IRQ..NicSlot::IRQ).take(spec.devices.len());
+        let slots = NicSlot::all().map(|slot| (slot.window(), NicSlot::IRQ));
+        let (board, bus) = Board::new(Arc::clone(vm), memory.clone(), failures.clone(), slots.chain(fixed))?;
         let maker = Maker { events: events.handle(), failures };
         let devices = Self { board, maker, _events: events };
         for (place, spec) in devices.fixed().iter().zip(&spec.devices) {

@@ -30,7 +30,7 @@ fn act(worker: &mut Worker<'_, SocketTap>, memories: &[Memory; 3], step: [u8; 3]
             let place = GuestAddress(u64::from(which % 16) * 16);
             let flags: u64 = u64::from(value % 8) << 32 | u64::from(value / 16) << 48;
             memory.write_obj(BUFFERS + u64::from(value) * 64, place).unwrap();
-            memory.write_obj(flags | u64::from(which) * 16, GuestAddress(place.0 + 8)).unwrap();
+            memory.write_obj(flags | (u64::from(which) * 16), GuestAddress(place.0 + 8)).unwrap();
         }
         // More chains, as a rule of descriptors that are there.
         3 => {
@@ -65,7 +65,7 @@ fn run(program: &[u8]) {
     let mut worker = Worker {
         shared: &shared,
         tap: &tap,
-        rx: Receiver::new(queue(&memories[0], &[buffers; 8]).queue, program.len() % 2 == 0),
+        rx: Receiver::new(queue(&memories[0], &[buffers; 8]).queue, program.len().is_multiple_of(2)),
         tx: Sender::new(queue(&memories[1], &[frames; 8]).queue),
         control: Some(queue(&memories[2], &[frames; 2]).queue),
         rx_limit: Limit::new(None, Duration::ZERO),
