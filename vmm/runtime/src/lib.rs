@@ -57,4 +57,4 @@ pub use verbs::{
 };
 pub use vmrun_machine::MappedPages;
 pub use vmrun_plan::{MOUNT_OPTIONS, ProcessChanges, SPEC_VERSION};
-pub use vmrun_proto::{ContainerFigures, DeviceFigures, ProcessInfo};
+pub use vmrun_proto::{ContainerFigures, DeviceFigures, InterfaceFigures, ProcessInfo};
