@@ -49,6 +49,7 @@ const CASES: &[Case] = &[
     ("device rules", device_rules),
     ("cgroup limits", cgroup_limits),
     ("loopback", loopback),
+    ("network", network),
     ("terminal", terminal),
     ("terminal opened again", terminal_opened_again),
     ("exec", exec),
@@ -341,6 +342,62 @@ fn cgroup_limits(host: &mut Host) {
 fn loopback(host: &mut Host) {
     let out = host.run(shell("cat /sys/class/net/lo/flags; ls /sys/class/net")).out();
     assert_eq!(out, "0x9\nlo\n");
+}
+
+/// Without a machine there is no card: loopback carries it all.
+fn network(host: &mut Host) {
+    let described = |address: &str, to: &str, priority: u32| {
+        let network = json!({
+            "interfaces": [{ "name": "lo", "device": "loopback", "up": true, "carrier": true,
+                             "addresses": [{ "address": address, "prefix": 32 }] }],
+            "routes": [
+                { "destination": { "address": to, "bits": 16 }, "table": 254, "protocol": 4, "scope": 0, "kind": 1,
+                  "hops": [{ "interface": "lo", "gateway": "10.254.0.1" }] },
+                { "destination": { "address": "10.254.0.0", "bits": 24 }, "table": 254, "protocol": 4, "scope": 253,
+                  "kind": 1, "preferred_source": address, "hops": [{ "interface": "lo" }] },
+                { "destination": { "address": "10.9.0.0", "bits": 16 }, "table": 254, "protocol": 4, "scope": 0,
+                  "kind": 6 },
+            ],
+            "rules": [{ "family": 2, "priority": priority, "action": 1, "table": 1000,
+                        "source": { "address": address, "bits": 32 }, "protocol": 4 }],
+        });
+        Box::new(serde_json::from_value(network).unwrap())
+    };
+    let look = "ip -o addr show dev lo | grep -o 'inet 10[^ ]*'; ip route | grep -o '10.[78][^ ]* via [^ ]*'
+        ip rule | grep -o '^10[0-9]:.*1000'; cat /sys/class/net/lo/flags";
+    let mut spec = shell("sleep 1000");
+    spec["linux"]["sysctl"] = json!({ "net.ipv4.ip_unprivileged_port_start": "7" });
+    for user_namespace in [false, true] {
+        let mut spec = spec.clone();
+        if user_namespace {
+            spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+            let mapping = json!([{ "containerID": 0, "hostID": 0, "size": 1000 }]);
+            spec["linux"]["uidMappings"] = mapping.clone();
+            spec["linux"]["gidMappings"] = mapping;
+        }
+        host.network = Some(described("10.255.0.1", "10.7.0.0", 100));
+        host.start_container("c", spec);
+        let seen = host.exec("c", "look", exec_process(look), b"").unwrap();
+        let expected =
+            "inet 10.255.0.1/32\n10.7.0.0/16 via 10.254.0.1\n100:\tfrom 10.255.0.1 lookup 1000\n0x9\n";
+        assert_eq!(seen.out(), expected, "{}", seen.err());
+        let port =
+            host.exec("c", "port", exec_process("cat /proc/sys/net/ipv4/ip_unprivileged_port_start"), b"");
+        assert_eq!(port.unwrap().out(), "7\n");
+        let network = described("10.255.0.2", "10.8.0.0", 101);
+        host.expect(Request::Network { container: "c".into(), network });
+        let seen = host.exec("c", "again", exec_process(look), b"").unwrap();
+        let expected =
+            "inet 10.255.0.2/32\n10.8.0.0/16 via 10.254.0.1\n101:\tfrom 10.255.0.2 lookup 1000\n0x9\n";
+        assert_eq!(seen.out(), expected, "{}", seen.err());
+        host.kill("c", libc::SIGKILL);
+        host.delete("c");
+    }
+    let mut wrong = described("10.255.0.1", "10.7.0.0", 100);
+    wrong.routes[0].hops[0].gateway = Some("192.0.2.1".parse().unwrap());
+    host.network = Some(wrong);
+    let error = host.create("c", shell("true"), ProcessIo::default()).unwrap_err();
+    assert!(error.message.contains("10.7.0.0/16 via 192.0.2.1"), "{}", error.message);
 }
 
 fn terminal(host: &mut Host) {

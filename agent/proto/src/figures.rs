@@ -73,6 +73,35 @@ pub struct ContainerFigures {
     pub huge_pages: BTreeMap<String, BTreeMap<String, u64>>,
     /// `io.stat`.
     pub io: Vec<DeviceFigures>,
+    /// Its network interfaces but for loopback, in the kernel's order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<InterfaceFigures>,
+}
+
+/// Figures of one network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InterfaceFigures {
+    /// Its name in the container.
+    pub name: String,
+    /// What it has received.
+    pub received: PacketFigures,
+    /// What it has sent.
+    pub sent: PacketFigures,
+}
+
+/// Figures of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PacketFigures {
+    /// Bytes of frames.
+    pub bytes: u64,
+    /// Frames.
+    pub packets: u64,
+    /// Those that were wrong.
+    pub errors: u64,
+    /// Those for which there was no room.
+    pub dropped: u64,
 }
 
 /// Figures of one block device.

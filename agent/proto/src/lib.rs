@@ -32,7 +32,7 @@ mod mounts;
 mod network;
 mod plan;
 
-pub use figures::{ContainerFigures, DeviceFigures, ProcessInfo};
+pub use figures::{ContainerFigures, DeviceFigures, InterfaceFigures, PacketFigures, ProcessInfo};
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, read_frame, write_frame};
 pub use message::{
     Envelope, ErrorKind, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Request, Stage,

@@ -82,6 +82,7 @@ fn figures() -> ContainerFigures {
         pids_limit: Some(6),
         huge_pages: Default::default(),
         io: vec![DeviceFigures { major: 254, minor: 0, counts: one("rbytes") }],
+        interfaces: Vec::new(),
     }
 }
 
@@ -256,6 +257,10 @@ fn replies() {
     reply("processes", Reply::Processes(vec![process_info()]));
     reply("processes-detailed", Reply::Processes(vec![detailed_process_info()]));
     reply("figures", Reply::Figures(Box::new(figures())));
+    let received = PacketFigures { bytes: 1, packets: 2, errors: 3, dropped: 4 };
+    let sent = PacketFigures { bytes: 5, packets: 6, errors: 7, dropped: 8 };
+    let interfaces = vec![InterfaceFigures { name: "eth0".into(), received, sent }];
+    reply("figures-network", Reply::Figures(Box::new(ContainerFigures { interfaces, ..figures() })));
     let kinds = [
         ("program-not-found", ErrorKind::ProgramNotFound, Stage::Exec),
         ("program-not-executable", ErrorKind::ProgramNotExecutable, Stage::Io),

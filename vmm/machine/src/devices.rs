@@ -45,7 +45,7 @@ struct Maker {
     failures: FailureSink,
 }
 
-const NO_TAP: DeviceError = DeviceError::Handle { device: "network interface", handle: "tap" };
+const NO_FRAMES: DeviceError = DeviceError::Handle { device: "network interface", handle: "frames" };
 
 impl Maker {
     /// The one list of devices.
@@ -55,7 +55,7 @@ impl Maker {
             DeviceSpec::Vsock(spec) => Box::new(Vsock::new(spec, events)?),
             DeviceSpec::Rng => Box::new(Rng::new(events)),
             DeviceSpec::Fs(spec) => Box::new(Fs::new(spec, failures)?),
-            DeviceSpec::Net(spec) => Box::new(Net::new(spec, handles.tap.ok_or(NO_TAP)?, failures)?),
+            DeviceSpec::Net(spec) => Box::new(Net::new(spec, handles.frames.ok_or(NO_FRAMES)?, failures)?),
         })
     }
 }

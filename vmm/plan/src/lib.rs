@@ -94,7 +94,7 @@ pub struct Facts {
     pub sources: BTreeMap<PathBuf, VolumeKind>,
     /// What is in the root file system where proc or sysfs is to be mounted, if it is no directory.
     pub not_directories: BTreeMap<PathBuf, &'static str>,
-    /// Interfaces of the caller's network, where that is to be the container's.
+    /// Interfaces of the caller's network, or the host's, where that is to be the container's.
     pub interfaces: Vec<String>,
 }
 
@@ -151,7 +151,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     let cgroup = validate::cgroups_path(&bundle.spec, options.systemd_cgroup)?;
     refuse::refuse(&bundle.spec, &bundle.vm)?;
     file_systems::check_mount_points(bundle, facts)?;
-    network::not_the_callers(&bundle.spec, &facts.interfaces)?;
+    network::not_the_hosts(&bundle.spec, &facts.interfaces)?;
     let resources = bundle.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let cpus = cpuset::processors(resources, &facts.online)?;
     let size = size::size(bundle, facts, options, cpus.len())?;

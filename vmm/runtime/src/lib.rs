@@ -57,5 +57,5 @@ pub use verbs::{
 };
 pub use vmrun_machine::MappedPages;
 pub use vmrun_plan::{MOUNT_OPTIONS, NetworkChoice, ProcessChanges, SPEC_VERSION, published_port};
-pub use vmrun_proto::{ContainerFigures, DeviceFigures, ProcessInfo};
+pub use vmrun_proto::{ContainerFigures, DeviceFigures, InterfaceFigures, ProcessInfo};
 pub use vmrun_spec::PublishedPort;

@@ -1,13 +1,20 @@
-//! A container's figures, from the files of its cgroup.
+//! A container's figures, from the files of its cgroup and of its network namespace.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use vmrun_proto::{ContainerFigures, DeviceFigures};
+use vmrun_proto::{ContainerFigures, DeviceFigures, InterfaceFigures, PacketFigures};
 
-/// Reads the figures of the cgroup at `directory`. A file that is not there counts nothing.
-pub(crate) fn figures(directory: &Path) -> ContainerFigures {
+/// Reads the figures of the cgroup at `directory`, and of the network of the process `init`. A file
+/// that is not there counts nothing.
+pub(crate) fn figures(directory: &Path, init: Option<i32>) -> ContainerFigures {
+    let table = init.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/net/dev")).ok());
+    let interfaces = table.iter().flat_map(|table| table.lines().filter_map(interface)).collect();
+    ContainerFigures { interfaces, ..of_cgroup(directory) }
+}
+
+fn of_cgroup(directory: &Path) -> ContainerFigures {
     let text = |name: &str| fs::read_to_string(directory.join(name)).unwrap_or_default();
     let number = |name: &str| text(name).trim().parse().ok();
     ContainerFigures {
@@ -24,7 +31,21 @@ pub(crate) fn figures(directory: &Path) -> ContainerFigures {
         pids_limit: number("pids.max"),
         huge_pages: huge_pages(directory),
         io: text("io.stat").lines().filter_map(device).collect(),
+        interfaces: Vec::new(),
     }
+}
+
+/// A line of `proc_net_dev(5)`: the name, eight figures of what was received, eight of what was sent.
+fn interface(line: &str) -> Option<InterfaceFigures> {
+    let (name, figures) = line.split_once(':')?;
+    let figures: Vec<u64> =
+        figures.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let direction = |from: usize| {
+        let [bytes, packets, errors, dropped] = figures.get(from..)?.first_chunk().copied()?;
+        Some(PacketFigures { bytes, packets, errors, dropped })
+    };
+    let name = name.trim().to_owned();
+    (name != "lo").then_some(InterfaceFigures { name, received: direction(0)?, sent: direction(8)? })
 }
 
 /// The sizes of which the kernel has pages for this cgroup.
@@ -81,12 +102,23 @@ mod tests {
         ] {
             fs::write(directory.path().join(name), text).unwrap();
         }
-        let figures = figures(directory.path());
+        let figures = figures(directory.path(), None);
         assert_eq!((figures.cpu["usage_usec"], figures.memory_bytes), (5, 4096));
         assert_eq!((figures.memory_limit_bytes, figures.pids_limit, figures.pids), (None, Some(50), 0));
         assert_eq!(figures.huge_pages.len(), 1);
         assert_eq!((figures.huge_pages["2MB"]["current"], figures.huge_pages["2MB"]["max"]), (4_194_304, 3));
         assert_eq!(figures.io.len(), 1);
         assert_eq!((figures.io[0].major, figures.io[0].counts["wbytes"]), (254, 2));
+    }
+
+    #[test]
+    fn interfaces_have_figures_both_ways() {
+        let table = "Inter-|   Receive  |  Transmit\n face |bytes packets errs\n    lo: 9 9 0 0 0 0 0 0 9 9 0 0 0 0 0 0\n\
+            eth0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n";
+        let found: Vec<_> = table.lines().filter_map(interface).collect();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].name, "eth0");
+        assert_eq!(found[0].received, PacketFigures { bytes: 1, packets: 2, errors: 3, dropped: 4 });
+        assert_eq!(found[0].sent, PacketFigures { bytes: 5, packets: 6, errors: 7, dropped: 8 });
     }
 }

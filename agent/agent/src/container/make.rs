@@ -171,7 +171,6 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
     };
     let rootfs = root_directory(&adapted.spec)?;
     if matches!(order.kind, Kind::Init { .. }) {
-        settings_are_there(&adapted.spec)?;
         destinations::resolve(&mut adapted.spec, &rootfs);
         dev::furnish(&mut adapted.spec);
         let staged = dev::stage(&mut adapted.spec);
@@ -197,6 +196,10 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
         let holder = holder.as_ref().map(user_namespace::Holder::pid);
         network::make(&mut adapted.spec, network, holder)
             .map_err(|message| failed(Stage::Create, message))?;
+    }
+    if matches!(order.kind, Kind::Init { .. }) {
+        // Those of interfaces, too.
+        settings_are_there(&adapted.spec)?;
     }
     run_libcontainer(order, adapted, rootfs)?;
     drop(holder);

@@ -26,6 +26,11 @@ impl Members {
         Self { cgroup: cgroup.clone(), init }
     }
 
+    /// Its init process, while that lives.
+    pub(crate) fn init(&self) -> Option<i32> {
+        self.init
+    }
+
     /// Where the limits and figures are: the container's cgroup, or what its init process is in
     /// when that is gone.
     pub(crate) fn home(&self) -> Cgroup {

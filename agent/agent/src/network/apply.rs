@@ -232,7 +232,10 @@ impl<'n> Hand<'n> {
         message.header.index = index;
         let mode = AfSpecInet6::AddrGenMode(mode.into());
         message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])];
-        self.link(message, "set how IPv6 makes addresses of", interface)
+        // With an MTU that is too small for it an interface has no IPv6.
+        unless(Errno::EAFNOSUPPORT, self.inside(RouteNetlinkMessage::SetLink(message), 0)).map_err(|error| {
+            format!("cannot set how IPv6 makes addresses of {}: {}", interface.name, words(&error))
+        })
     }
 
     fn inside(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {

@@ -49,11 +49,12 @@ impl Server {
             Request::Freeze { container } => self.freeze(&container, true),
             Request::Thaw { container } => self.freeze(&container, false),
             Request::Update { container, resources } => self.update(&container, &resources),
-            Request::Network { container, network } => self.set_network(&container, network),
+            Request::Network { container, network } => self.set_network(&container, &network),
             Request::Processes { container } => self.list_processes(&container),
             Request::Figures { container } => {
-                let figures =
-                    |members: Members| Reply::Figures(Box::new(figures(members.home().directory())));
+                let figures = |members: Members| {
+                    Reply::Figures(Box::new(figures(members.home().directory(), members.init())))
+                };
                 self.members(&container).map(|members| Some(figures(members)))
             }
             Request::Sync => Ok(self.begin_sync(reply)),
@@ -198,12 +199,12 @@ impl Server {
     }
 
     /// What cannot be done is told, and tried again with the next description.
-    fn set_network(&mut self, id: &str, wanted: Box<Network>) -> Result<Option<Reply>, ErrorReply> {
+    fn set_network(&mut self, id: &str, wanted: &Network) -> Result<Option<Reply>, ErrorReply> {
         let number = self.known(&ProcessRef { container: id.to_owned(), exec: None })?;
         let Some(process) = self.processes.get(&number) else { return Ok(None) };
         let Some(pid) = process.pid else { return Err(wrong_state("change the network of", process)) };
         let Some(entry) = self.containers.get_mut(id) else { return Ok(None) };
-        let (reached, result) = network::change(pid, entry.plan.network.as_deref(), &wanted);
+        let (reached, result) = network::change(pid, entry.plan.network.as_deref(), wanted);
         if let Some(reached) = reached {
             entry.plan.network = Some(Box::new(reached));
         }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vmrun_proto::{
-    ContainerPlan, Envelope, ErrorReply, Event, ExitStatus, Hello, Message, ProcessIo, ProcessRef, Reply,
-    Request, Stream, StreamKind, VERSION, read_frame, write_frame,
+    ContainerPlan, Envelope, ErrorReply, Event, ExitStatus, Hello, Message, Network, ProcessIo, ProcessRef,
+    Reply, Request, Stream, StreamKind, VERSION, read_frame, write_frame,
 };
 
 /// Argument that turns the test into the agent.
@@ -61,6 +61,8 @@ pub(crate) struct Host {
     rootfs: PathBuf,
     last_seq: u64,
     exits: HashMap<ProcessRef, ExitStatus>,
+    /// That of the next container.
+    pub(crate) network: Option<Box<Network>>,
 }
 
 impl Host {
@@ -86,6 +88,7 @@ impl Host {
             rootfs,
             last_seq: 0,
             exits: HashMap::new(),
+            network: None,
         };
         match host.message() {
             Message::Event(Event::Ready { version: VERSION, .. }) => host,
@@ -139,7 +142,7 @@ impl Host {
             bundle: String::new(),
             notify: false,
             settings: BTreeMap::new(),
-            network: None,
+            network: self.network.take(),
         });
         match self.ask(Request::Create { container: id.into(), plan }) {
             Reply::Error(error) => Err(error),

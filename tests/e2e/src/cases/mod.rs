@@ -20,6 +20,7 @@ mod look;
 mod machine;
 mod mounts;
 mod namespaces;
+mod network;
 mod pause;
 mod process;
 mod python;

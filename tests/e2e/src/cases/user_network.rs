@@ -132,7 +132,8 @@ fn loopback_of_the_host_is_behind_the_gateway_only_where_that_is_asked_for() {
 #[test]
 fn sandbox_without_a_network_has_loopback_even_if_the_bundle_shares_the_callers() {
     let shows = "ls /sys/class/net; cat /proc/net/route | wc -l";
-    let bundle = Bundle::shell(shows).set("/linux/namespaces", json!([{ "type": "pid" }, { "type": "mount" }]));
+    let bundle =
+        Bundle::shell(shows).set("/linux/namespaces", json!([{ "type": "pid" }, { "type": "mount" }]));
     Run::of(&bundle).options(&["--network", "none"]).start().finish().prints("lo\n1\n");
 }
 
@@ -149,13 +150,20 @@ fn port_that_is_taken_is_named_and_nothing_is_left() {
 #[test]
 fn options_that_contradict_the_bundle_or_themselves_are_refused() {
     let bundle = Bundle::shell("true");
-    let named = Bundle::shell("true")
-        .set("/linux/namespaces", json!([{ "type": "mount" }, { "type": "network", "path": "/proc/self/ns/net" }]));
+    let named = Bundle::shell("true").set(
+        "/linux/namespaces",
+        json!([{ "type": "mount" }, { "type": "network", "path": "/proc/self/ns/net" }]),
+    );
     let refused: &[(&Bundle, &[&str], i32, &[&str])] = &[
         (&named, &["--network", "user"], 1, &["--network", "linux.namespaces", "/proc/self/ns/net", "leave"]),
         (&named, &["--network", "none"], 1, &["--network", "linux.namespaces"]),
         (&bundle, &["-p", "80:80"], 1, &["--publish", "--network user"]),
-        (&bundle, &["--network", "user", "-p", "80:80", "-p", "[::1]:80:81"], 1, &["--publish", "80", "twice"]),
+        (
+            &bundle,
+            &["--network", "user", "-p", "80:80", "-p", "[::1]:80:81"],
+            1,
+            &["--publish", "80", "twice"],
+        ),
         (&bundle, &["--network", "bridge"], 2, &["--network", "none, user"]),
         (&bundle, &["--network", "user", "-p", "80"], 2, &["--publish", "8080:80"]),
     ];
@@ -205,7 +213,8 @@ fn several_sandboxes_and_plain_users_have_networks_at_once() {
     sandboxes.into_iter().for_each(Sandbox::end);
 
     let bundle = Bundle::shell("ip -o -4 addr show dev eth0 | awk '{ print $4 }'");
-    let command = Run::of(&bundle).options(&["--network", "user"]).store(Path::new("/tmp/user-network")).command();
+    let command =
+        Run::of(&bundle).options(&["--network", "user"]).store(Path::new("/tmp/user-network")).command();
     let mut plain = Command::new("setpriv");
     plain.args(["--reuid=1000", "--regid=1000", "--clear-groups"]);
     plain.arg(command.get_program()).args(command.get_args());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vmrun_runtime::{ContainerFigures, DeviceFigures};
+use vmrun_runtime::{ContainerFigures, DeviceFigures, InterfaceFigures};
 
 /// One line of `events`.
 #[derive(Debug, Serialize)]
@@ -34,7 +34,39 @@ struct Stats<'a> {
     blkio: BlockIo,
     hugetlb: BTreeMap<String, HugePages>,
     intel_rdt: IntelRdt,
-    network_interfaces: Option<Vec<()>>,
+    network_interfaces: Option<Vec<NetworkInterface<'a>>>,
+}
+
+/// Named as runc's are: after the fields of its own structure.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NetworkInterface<'a> {
+    name: &'a str,
+    rx_bytes: u64,
+    rx_packets: u64,
+    rx_errors: u64,
+    rx_dropped: u64,
+    tx_bytes: u64,
+    tx_packets: u64,
+    tx_errors: u64,
+    tx_dropped: u64,
+}
+
+impl<'a> NetworkInterface<'a> {
+    fn of(figures: &'a InterfaceFigures) -> Self {
+        let InterfaceFigures { name, received, sent } = figures;
+        Self {
+            name,
+            rx_bytes: received.bytes,
+            rx_packets: received.packets,
+            rx_errors: received.errors,
+            rx_dropped: received.dropped,
+            tx_bytes: sent.bytes,
+            tx_packets: sent.packets,
+            tx_errors: sent.errors,
+            tx_dropped: sent.dropped,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -173,7 +205,8 @@ impl<'a> Stats<'a> {
                 .map(|(size, pages)| (size.clone(), huge_pages(pages)))
                 .collect(),
             intel_rdt: IntelRdt {},
-            network_interfaces: None,
+            network_interfaces: (!figures.interfaces.is_empty())
+                .then(|| figures.interfaces.iter().map(NetworkInterface::of).collect()),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -16,15 +17,31 @@ use super::LaunchError;
 /// This thread's own. The table is that of the namespace in which the process is.
 const OURS: &str = "/proc/thread-self/ns/net";
 const OUR_TABLE: &str = "/proc/thread-self/net/dev";
+/// The first process's.
+const THE_HOSTS: &str = "/proc/1/ns/net";
+const HOSTS_TABLE: &str = "/proc/1/net/dev";
 
-/// Names of the interfaces of the caller's network, where that is to be the container's.
+/// Names of the interfaces of the host's network, or the caller's, where that is to be the container's.
 pub(super) fn interfaces(namespace: &NetworkNamespace) -> Result<Vec<String>, LaunchError> {
-    match namespace {
-        NetworkNamespace::New | NetworkNamespace::Named(_) => Ok(Vec::new()),
-        NetworkNamespace::Callers => {
-            read_table(Path::new(OUR_TABLE)).map_err(LaunchError::io("look at the network"))
+    let table = match namespace {
+        NetworkNamespace::New => None,
+        NetworkNamespace::Callers => Some(OUR_TABLE),
+        NetworkNamespace::Named(path) => {
+            let named = fs::metadata(path).map_err(broken(path))?;
+            let is = |other: &str| {
+                fs::metadata(other)
+                    .is_ok_and(|other| (other.dev(), other.ino()) == (named.dev(), named.ino()))
+            };
+            // Engines have a name for the host's, too.
+            [(OURS, OUR_TABLE), (THE_HOSTS, HOSTS_TABLE)]
+                .into_iter()
+                .find(|(at, _)| is(at))
+                .map(|(_, table)| table)
         }
-    }
+    };
+    table.map_or(Ok(Vec::new()), |table| {
+        read_table(Path::new(table)).map_err(LaunchError::io("look at the network"))
+    })
 }
 
 fn broken(path: &Path) -> impl FnOnce(io::Error) -> LaunchError {

@@ -12,13 +12,17 @@ use virtio_bindings::virtio_net::{
 /// What a tap is asked for that shall segment UDP; it wants both at once.
 pub(super) const SEGMENTS_OF_UDP_FLAGS: c_uint = TUN_F_USO4 | TUN_F_USO6;
 
-/// Of every device. That of sums and segments is the tap's, whose header the guest writes and reads itself.
-const ALWAYS: [u32; 15] = [
+/// Of every device.
+const ALWAYS: [u32; 5] = [
     VIRTIO_NET_F_MAC,
     VIRTIO_NET_F_STATUS,
     VIRTIO_NET_F_MRG_RXBUF,
     VIRTIO_NET_F_CTRL_VQ,
     VIRTIO_NET_F_GUEST_ANNOUNCE,
+];
+
+/// Sums and segments, which are the tap's, whose header the guest writes and reads itself.
+const OF_A_TAP: [u32; 10] = [
     VIRTIO_NET_F_CSUM,
     VIRTIO_NET_F_HOST_TSO4,
     VIRTIO_NET_F_HOST_TSO6,
@@ -34,16 +38,25 @@ const ALWAYS: [u32; 15] = [
 /// Segmentation of UDP, which the tap of a Linux before 6.2 has not.
 const SEGMENTS_OF_UDP: [u32; 3] = [VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6];
 
+/// What the host's end knows of sums and segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offloads {
+    None,
+    WithoutUdp,
+    WithUdp,
+}
+
 /// Feature bits of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Features(pub(super) u64);
 
 impl Features {
-    /// What a device with such a tap offers.
-    pub(super) fn offered(segments_of_udp: bool, mtu: bool) -> Self {
-        let udp = SEGMENTS_OF_UDP.iter().filter(|_| segments_of_udp);
+    /// What a device with such a host's end offers.
+    pub(super) fn offered(offloads: Offloads, mtu: bool) -> Self {
+        let tap = OF_A_TAP.iter().filter(|_| offloads != Offloads::None);
+        let udp = SEGMENTS_OF_UDP.iter().filter(|_| offloads == Offloads::WithUdp);
         let mtu = mtu.then_some(&VIRTIO_NET_F_MTU);
-        Self(ALWAYS.iter().chain(udp).chain(mtu).fold(0, |bits, feature| bits | 1 << feature))
+        Self(ALWAYS.iter().chain(tap).chain(udp).chain(mtu).fold(0, |bits, feature| bits | 1 << feature))
     }
 
     fn has(self, feature: u32) -> bool {
@@ -93,12 +106,15 @@ mod tests {
         let bits = [VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_ECN];
         assert_eq!(offload(&bits), TUN_F_CSUM | TUN_F_TSO6 | TUN_F_TSO_ECN);
         assert_eq!(offload(&[VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_USO4]), TUN_F_CSUM);
-        assert_eq!(Features::offered(true, true).offload(), 0x7f);
+        assert_eq!(Features::offered(Offloads::WithUdp, true).offload(), 0x7f);
     }
 
     #[test]
     fn segments_of_udp_and_the_mtu_are_offered_where_they_are_there() {
-        let [without, with] = [false, true].map(|there| Features::offered(there, there));
+        let with = Features::offered(Offloads::WithUdp, true);
+        let without = Features::offered(Offloads::WithoutUdp, false);
+        assert_eq!(Features::offered(Offloads::None, false).0 & (1 << VIRTIO_NET_F_CSUM), 0);
+        assert_eq!(Features::offered(Offloads::None, false).offload(), 0);
         for feature in SEGMENTS_OF_UDP.iter().chain([&VIRTIO_NET_F_MTU]) {
             assert!(with.has(*feature) && !without.has(*feature));
         }

@@ -1,4 +1,4 @@
-//! virtio-net: a network interface on a tap of the host's (virtio 1.2, §5.1).
+//! virtio-net: a network interface on a tap of the host's, or on a socket ([`stream`]) (virtio 1.2, §5.1).
 //!
 //! ```text
 //!   guest driver         worker.rs                      host
@@ -21,20 +21,20 @@ mod features;
 mod link;
 mod rate;
 mod rx;
+mod stream;
 mod tap;
 mod tx;
 mod watch;
 mod worker;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub(crate) use class::NET;
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_CTRL_VQ;
-use vmrun_spec::{DeviceChange, NetSpec};
+use vmrun_spec::{DeviceChange, Frames, NetSpec};
 
 use crate::failure::FailureSink;
 use crate::virtio::config_space::ConfigSpace;
@@ -44,8 +44,9 @@ use crate::virtio::queue::ActiveQueue;
 use crate::virtio::session::{SessionError, SessionThread};
 use crate::virtio::state::{DeviceState, StateError, Suspended};
 use counters::NetCounters;
-use features::{Features, SEGMENTS_OF_UDP_FLAGS};
+use features::{Features, Offloads, SEGMENTS_OF_UDP_FLAGS};
 use link::Link;
+use stream::Stream;
 use tap::{LinuxTap, Tap};
 
 /// What failures call it.
@@ -109,9 +110,12 @@ struct NetQueues {
 }
 
 impl Net {
-    /// A device on `tap`, with a header of 12 bytes; `failures` hears why if its thread ends.
-    pub fn new(spec: &NetSpec, tap: OwnedFd, failures: FailureSink) -> Result<Self, NetError> {
-        let tap = LinuxTap::new(tap);
+    /// A device on `frames`; `failures` hears why if its thread ends.
+    pub fn new(spec: &NetSpec, frames: Frames, failures: FailureSink) -> Result<Self, NetError> {
+        let tap = match frames {
+            Frames::Stream(socket) => return Self::on(spec, Stream::new(socket), failures),
+            Frames::Tap(tap) => LinuxTap::new(tap),
+        };
         let header = tap.header_bytes().map_err(NetError::NoTap)?;
         if header != HEADER_BYTES {
             return Err(NetError::Header(header));
@@ -122,7 +126,11 @@ impl Net {
     fn on(spec: &NetSpec, tap: impl Tap, failures: FailureSink) -> Result<Self, NetError> {
         let set_up = NetError::SetUp;
         rustix::io::ioctl_fionbio(&tap, true).map_err(|errno| set_up(errno.into()))?;
-        let segments_of_udp = tap.set_offload(libc::TUN_F_CSUM | SEGMENTS_OF_UDP_FLAGS).is_ok();
+        let offloads = match tap.set_offload(libc::TUN_F_CSUM | SEGMENTS_OF_UDP_FLAGS) {
+            _ if !tap.has_offloads() => Offloads::None,
+            Ok(()) => Offloads::WithUdp,
+            Err(_) => Offloads::WithoutUdp,
+        };
         tap.set_offload(0).map_err(set_up)?;
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer =
@@ -132,7 +140,7 @@ impl Net {
         let served = Arc::clone(&shared);
         let serve = move |queues: &mut _, stop: &_| worker::serve(&served, &tap, &timer, queues, stop);
         let thread = SessionThread::start("vmm-net", NAME, NET, failures, serve)?;
-        let features = Features::offered(segments_of_udp, spec.mtu.is_some());
+        let features = Features::offered(offloads, spec.mtu.is_some());
         Ok(Self { shared, features, thread })
     }
 }

@@ -223,7 +223,7 @@ impl Receiver {
 
 /// Reads a frame into the first pieces; nothing if there is none.
 fn read(pieces: &mut Pieces, tap: &impl Tap, count: usize) -> Result<Option<usize>, ReceiveError> {
-    match pieces.receive(tap.as_fd(), count) {
+    match tap.receive(pieces, count) {
         // No tap says so of a frame.
         Ok(0) => Err(ReceiveError::Tap(io::ErrorKind::UnexpectedEof.into())),
         Ok(length) => Ok(Some(length)),

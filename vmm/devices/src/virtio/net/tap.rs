@@ -22,6 +22,30 @@ pub(super) const SET_OFFLOAD: c_ulong = 0x4004_54d0;
 pub(super) trait Tap: AsFd + Send + 'static {
     /// What of sums and segments it may leave to the guest: flags of `TUNSETOFFLOAD`.
     fn set_offload(&self, flags: c_uint) -> io::Result<()>;
+
+    /// Whether it knows of sums and segments at all.
+    fn has_offloads(&self) -> bool {
+        true
+    }
+
+    /// Takes a frame.
+    fn send(&self, frame: &Pieces) -> io::Result<usize> {
+        frame.send(self.as_fd())
+    }
+
+    /// Gives a frame into the first `count` pieces. A result above their length means that it was
+    /// longer, and is not whole; 0 means that nothing comes any more.
+    fn receive(&self, into: &mut Pieces, count: usize) -> io::Result<usize> {
+        into.receive(self.as_fd(), count)
+    }
+
+    /// Sends what it has taken and not sent yet.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`]: it has to be called again when the descriptor takes more.
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A tap of Linux's.
@@ -118,6 +142,20 @@ impl Pieces {
             self.addresses.drain(..self.start);
             self.start = 0;
         }
+    }
+
+    /// Bytes of the first `count`.
+    pub(super) fn room(&self, count: usize) -> usize {
+        self.list[self.start..].iter().take(count).map(|piece| piece.iov_len).sum()
+    }
+
+    /// Appends the bytes of all to `bytes`; false where they cannot be read.
+    pub(super) fn read(&self, bytes: &mut Vec<u8>) -> bool {
+        self.list.iter().zip(&self.addresses).skip(self.start).all(|(piece, &address)| {
+            let before = bytes.len();
+            bytes.resize(before + piece.iov_len, 0);
+            self.memory.read_slice(&mut bytes[before..], address).is_ok()
+        })
     }
 
     /// Sends all as one frame.

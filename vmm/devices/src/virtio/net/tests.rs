@@ -5,7 +5,7 @@ use std::thread::yield_now;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
-use vmrun_spec::RateSpec;
+use vmrun_spec::{Frames, RateSpec};
 
 use super::test_tap::{Host, frame, tap};
 use super::*;
@@ -230,6 +230,6 @@ fn broken_ring_ends_the_session_with_the_reason() {
 #[test]
 fn descriptor_that_is_no_tap_makes_no_device() {
     let (socket, _other) = std::os::unix::net::UnixDatagram::pair().unwrap();
-    let made = Net::new(&spec(), socket.into(), Failures::default().sink());
+    let made = Net::new(&spec(), Frames::Tap(socket.into()), Failures::default().sink());
     assert!(matches!(made, Err(NetError::NoTap(_))));
 }

@@ -104,7 +104,7 @@ fn gather(pieces: &mut Pieces, chain: DescriptorChain<&Memory>) -> Option<usize>
 }
 
 fn write(pieces: &Pieces, tap: &impl Tap, bytes: usize) -> Sent {
-    match pieces.send(tap.as_fd()) {
+    match tap.send(pieces) {
         Ok(_) => Sent::Frame(bytes),
         Err(error) => match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Sent::Blocked,
@@ -116,9 +116,12 @@ fn write(pieces: &Pieces, tap: &impl Tap, bytes: usize) -> Sent {
     }
 }
 
-/// What a tap says whose interface has been removed.
+/// What a tap says whose interface has been removed, and a socket whose peer has gone.
 pub(super) fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::ENODEV | libc::EBADF))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EBADFD | libc::ENODEV | libc::EBADF | libc::EPIPE | libc::ECONNRESET)
+    )
 }
 
 #[cfg(test)]

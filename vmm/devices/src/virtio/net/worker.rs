@@ -220,10 +220,22 @@ impl<T: Tap> Worker<'_, T> {
                     self.lose();
                     return Ok(Wait::Ready);
                 }
-                Sent::Nothing => return Ok(Wait::Driver),
+                Sent::Nothing => return Ok(self.flush()),
             }
         }
         Ok(Wait::Ready)
+    }
+
+    /// The tap may have taken more than it has sent.
+    fn flush(&mut self) -> Wait {
+        match self.tap.flush() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Wait::Tap,
+            Err(_) if !self.lost => {
+                self.lose();
+                Wait::Ready
+            }
+            _ => Wait::Driver,
+        }
     }
 
     /// A turn of what the tap has; what is waited for after it.

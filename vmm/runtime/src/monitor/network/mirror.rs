@@ -30,8 +30,10 @@ pub(crate) struct Mirror {
     carried: BTreeMap<u32, Carried>,
     /// What the guest has been told.
     told: Network,
-    /// What has been complained of.
+    /// What could not be carried when it was looked last.
     unfit: Vec<Unfit>,
+    /// What has been said of that.
+    complaints: Vec<String>,
 }
 
 /// An interface that ends in a card.
@@ -62,28 +64,42 @@ impl Mirror {
             carried: BTreeMap::new(),
             told: Network::default(),
             unfit: Vec::new(),
+            complaints: Vec::new(),
         })
     }
 
     /// Carries what there is. Whatever cannot be carried is an error: the container would not be right
     /// without. None where there is nothing but loopback.
     pub(crate) fn begin(&mut self) -> Result<Option<Network>, NetworkError> {
-        match self.look()? {
-            None => Ok(None),
-            Some(Change { network, .. }) => match self.unfit.first() {
-                Some(unfit) => Err(unfit.error()),
-                None => {
-                    self.told(network.clone());
-                    Ok(Some(network))
-                }
-            },
+        let (network, mut failures) = self.take_in()?;
+        if let Some(error) = self.unfit.first().map(Unfit::error).or_else(|| failures.pop()) {
+            return Err(error);
         }
+        if network == Network::default() {
+            return Ok(None);
+        }
+        self.told(network.clone());
+        Ok(Some(network))
     }
 
     /// Looks at the namespace anew. Cards for interfaces that have come are plugged in; those of
     /// interfaces that have gone stay until the guest has been [told](Self::told). None where it has
     /// all been told.
     pub(crate) fn look(&mut self) -> Result<Option<Change>, NetworkError> {
+        let (mut network, failures) = self.take_in()?;
+        let errors = self.unfit.iter().map(Unfit::error).chain(failures);
+        let complaints: Vec<_> = errors.map(|error| crate::error::chain(&error)).collect();
+        let is_new = |complaint: &&String| !self.complaints.contains(complaint);
+        let new: Vec<_> = complaints.iter().filter(is_new).cloned().collect();
+        self.complaints = complaints;
+        if new.is_empty() && is_the_same(&self.told, &mut network) {
+            return Ok(None);
+        }
+        Ok(Some(Change { network, complaints: new }))
+    }
+
+    /// Carries what there is as far as that can be; what failed is in the answer.
+    fn take_in(&mut self) -> Result<(Network, Vec<NetworkError>), NetworkError> {
         let dump = dump::read(&mut self.netlink, |dump| self.carried.is_empty() && plan::is_empty(dump))
             .map_err(NetworkError::Read)?;
         let taken = self.carried.iter().map(|(index, carried)| (*index, carried.card.slot)).collect();
@@ -92,22 +108,22 @@ impl Mirror {
         } else {
             plan::plan(&dump, &taken)
         };
-        let new = unfit.iter().filter(|unfit| !self.unfit.contains(unfit));
-        let complaints: Vec<_> = new.map(|unfit| crate::error::chain(&unfit.error())).collect();
         self.unfit = unfit;
+        let mut failures = Vec::new();
         for card in cards {
+            let name = card.name.clone();
             match self.carried.get_mut(&card.index) {
                 Some(carried) => carried.follow(&card, &mut self.netlink, &*self.slots),
-                None => {
-                    let carried = carry(&mut self.netlink, &*self.slots, card)?;
-                    self.carried.insert(carried.card.index, carried);
-                }
+                None => match carry(&mut self.netlink, &*self.slots, card) {
+                    Ok(carried) => drop(self.carried.insert(carried.card.index, carried)),
+                    Err(error) => {
+                        plan::leave_out(&mut network, &name);
+                        failures.push(error);
+                    }
+                },
             }
         }
-        if complaints.is_empty() && is_the_same(&self.told, &mut network) {
-            return Ok(None);
-        }
-        Ok(Some(Change { network, complaints }))
+        Ok((network, failures))
     }
 
     /// Whose network it is.

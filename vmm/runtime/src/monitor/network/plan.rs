@@ -73,7 +73,8 @@ pub(super) fn plan(dump: &Dump, taken: &Slots) -> NetworkPlan {
             Found::Loopback(index) => loopback = Some(index),
             Found::Link(link) => found.push(*link),
             Found::Unfit(why) => {
-                plan.unfit.push(Unfit { interface: Some(links::name(link).to_owned()), why: why.to_owned() })
+                let interface = Some(links::name(link).to_owned());
+                plan.unfit.push(Unfit { interface, why: why.to_owned() });
             }
         }
     }
@@ -94,6 +95,17 @@ pub(super) fn plan(dump: &Dump, taken: &Slots) -> NetworkPlan {
         .interfaces
         .retain(|interface| interface.device != NetworkDevice::Loopback || !interface.addresses.is_empty());
     plan
+}
+
+/// Takes an interface out, with what leads through it.
+pub(super) fn leave_out(network: &mut Network, name: &str) {
+    network.interfaces.retain(|interface| {
+        let is_on_it = matches!(&interface.device, NetworkDevice::Vlan { parent, .. } if parent == name);
+        interface.name != name && !is_on_it
+    });
+    let is_through = |hop: &vmrun_proto::Hop| hop.interface.as_deref() == Some(name);
+    network.routes.retain(|route| !route.hops.iter().any(is_through));
+    network.neighbours.retain(|neighbour| neighbour.interface != name);
 }
 
 /// The numbers of interfaces that are made in the guest.
@@ -216,3 +228,7 @@ fn interface(link: Link, device: NetworkDevice) -> Interface {
         settings: link.settings,
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

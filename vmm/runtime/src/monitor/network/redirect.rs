@@ -49,10 +49,7 @@ pub(super) enum Earlier {
 
 /// Leads what `from` receives out through `to`. The word of an error is what it was about.
 pub(super) fn add(netlink: &mut Netlink, from: u32, to: u32) -> Result<Redirect, (&'static str, io::Error)> {
-    let mut qdisc = message(from).map_err(|error| ("its number", error))?;
-    qdisc.header.handle = QDISC;
-    qdisc.header.parent = TcHandle::INGRESS;
-    qdisc.attributes = vec![TcAttribute::Kind(INGRESS_KIND.to_owned())];
+    let qdisc = qdisc(from).map_err(|error| ("its number", error))?;
     let made = netlink.change(RouteNetlinkMessage::NewQueueDiscipline(qdisc), NLM_F_CREATE | NLM_F_EXCL);
     let made_qdisc = match made {
         // Of ingress or clsact: one does as well as the other.
@@ -72,13 +69,9 @@ pub(super) fn add(netlink: &mut Netlink, from: u32, to: u32) -> Result<Redirect,
 impl Redirect {
     /// Takes it away, as far as it is still there: with its interface it is gone.
     pub(super) fn remove(self, netlink: &mut Netlink) {
-        let Ok(mut qdisc) = message(self.index) else { return };
-        if self.made_qdisc && filters(netlink, self.index).is_ok_and(|filters| filters.iter().all(is_ours)) {
-            qdisc.header.handle = QDISC;
-            qdisc.header.parent = TcHandle::INGRESS;
-            qdisc.attributes = vec![TcAttribute::Kind(INGRESS_KIND.to_owned())];
-            let _ = netlink.change(RouteNetlinkMessage::DelQueueDiscipline(qdisc), 0);
-        } else {
+        let is_alone = filters(netlink, self.index).is_ok_and(|filters| filters.iter().all(is_ours));
+        let with_queue = self.made_qdisc && is_alone && remove_qdisc(netlink, self.index).is_ok();
+        if !with_queue {
             let _ = remove_filter(netlink, self.index);
         }
     }
@@ -102,6 +95,20 @@ pub(super) fn clean(netlink: &mut Netlink, index: u32) {
 
 fn message(index: u32) -> io::Result<TcMessage> {
     Ok(TcMessage::with_index(i32::try_from(index).map_err(io::Error::other)?))
+}
+
+/// The queue of what an interface receives.
+fn qdisc(index: u32) -> io::Result<TcMessage> {
+    let mut qdisc = message(index)?;
+    qdisc.header.handle = QDISC;
+    qdisc.header.parent = TcHandle::INGRESS;
+    qdisc.attributes = vec![TcAttribute::Kind(INGRESS_KIND.to_owned())];
+    Ok(qdisc)
+}
+
+/// Fails for one that serves what is sent, too (`clsact`): that is somebody else's.
+fn remove_qdisc(netlink: &mut Netlink, index: u32) -> io::Result<()> {
+    netlink.change(RouteNetlinkMessage::DelQueueDiscipline(qdisc(index)?), 0)
 }
 
 fn filter(from: u32, to: u32) -> io::Result<TcMessage> {

@@ -174,7 +174,7 @@ pub(super) fn rule(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Iifname(name) => rule.input = Some(name.clone()),
             RuleAttribute::Oifname(name) => rule.output = Some(name.clone()),
             RuleAttribute::FwMark(mark) => {
-                rule.mark = Some((*mark, rule.mark.map_or(u32::MAX, |mark| mark.1)))
+                rule.mark = Some((*mark, rule.mark.map_or(u32::MAX, |mark| mark.1)));
             }
             RuleAttribute::FwMask(mask) => rule.mark = Some((rule.mark.map_or(0, |mark| mark.0), *mask)),
             RuleAttribute::IpProtocol(protocol) => rule.ip_protocol = Some((*protocol).into()),

@@ -1,0 +1,164 @@
+//! Plans of namespaces as a kernel has told of them; `dumps/record` wrote what it said.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use vmrun_netlink::core::{NetlinkDeserializable, NetlinkHeader};
+use vmrun_netlink::route::RouteNetlinkMessage;
+use vmrun_proto::Network;
+use vmrun_spec::NicSlot;
+
+use super::*;
+
+fn recorded(text: &str) -> Dump {
+    let mut dump = Dump::default();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (kind, hex) = line.split_once(' ').unwrap();
+        let mut header = NetlinkHeader::default();
+        header.message_type = kind.parse().unwrap();
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        let body: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+        match RouteNetlinkMessage::deserialize(&header, &body).unwrap() {
+            RouteNetlinkMessage::NewLink(link) => dump.links.push(link),
+            RouteNetlinkMessage::NewAddress(address) => dump.addresses.push(address),
+            RouteNetlinkMessage::NewRoute(route) => dump.routes.push(route),
+            RouteNetlinkMessage::NewRule(rule) => dump.rules.push(rule),
+            RouteNetlinkMessage::NewNeighbour(neighbour) => dump.neighbours.push(neighbour),
+            other => panic!("{other:?}"),
+        }
+    }
+    dump
+}
+
+fn as_json(network: &Network) -> Value {
+    serde_json::to_value(network).unwrap()
+}
+
+#[test]
+fn bridge_networks_interface_comes_with_addresses_and_default_routes_and_no_more() {
+    let dump = recorded(include_str!("dumps/bridge.dump"));
+    assert!(!is_empty(&dump));
+    let mut plan = plan(&dump, &Slots::new());
+    assert_eq!(plan.unfit, []);
+    // The other end of the pair is in the same namespace here.
+    assert_eq!(plan.cards.iter().map(|card| card.name.as_str()).collect::<Vec<_>>(), ["peer0", "eth0"]);
+    assert_eq!(plan.cards[1].mac, [2, 0, 0, 0, 0, 1]);
+    assert_eq!(plan.cards[1].mtu, 1400);
+    plan.network.interfaces.retain(|interface| interface.name == "eth0");
+    let network = as_json(&plan.network);
+    let link_local =
+        json!({ "address": "fe80::ff:fe00:1", "prefix": 64, "scope": 253, "flags": 2, "protocol": 3 });
+    assert_eq!(
+        network["interfaces"][0]["addresses"],
+        json!([
+            { "address": "10.88.0.2", "prefix": 16, "broadcast": "10.88.255.255", "label": "eth0",
+              "scope": 0, "flags": 0, "protocol": 0 },
+            { "address": "10.88.0.3", "prefix": 16, "label": "eth0", "scope": 0, "flags": 0, "protocol": 0 },
+            { "address": "fd00:88::2", "prefix": 64, "scope": 0, "flags": 2, "protocol": 0 },
+            link_local,
+        ])
+    );
+    assert_eq!(
+        network["routes"],
+        json!([
+            { "destination": { "address": "0.0.0.0", "bits": 0 }, "tos": 0, "table": 254, "protocol": 3,
+              "scope": 0, "kind": 1, "priority": 100,
+              "hops": [{ "interface": "eth0", "gateway": "10.88.0.1", "onlink": false, "weight": 0 }] },
+            { "destination": { "address": "::", "bits": 0 }, "tos": 0, "table": 254, "protocol": 3,
+              "scope": 0, "kind": 1, "priority": 1024,
+              "hops": [{ "interface": "eth0", "gateway": "fd00:88::1", "onlink": false, "weight": 0 }] },
+        ])
+    );
+    assert!(plan.network.rules.is_empty() && plan.network.neighbours.is_empty());
+}
+
+#[test]
+fn routes_rules_and_neighbours_are_what_somebody_has_set() {
+    let dump = recorded(include_str!("dumps/ptp.dump"));
+    let plan = plan(&dump, &Slots::new());
+    assert_eq!(plan.unfit, []);
+    let network = as_json(&plan.network);
+    let interfaces = network["interfaces"].as_array().unwrap();
+    assert_eq!(interfaces[0]["name"], "lo");
+    assert_eq!(interfaces[0]["addresses"][0]["address"], "10.255.0.1");
+    // Its route was removed: the guest's kernel must not make it (IFA_F_NOPREFIXROUTE).
+    let eth0 = interfaces.iter().find(|interface| interface["name"] == "eth0").unwrap();
+    assert_eq!(eth0["addresses"][0]["flags"], 0x200);
+    let route = |to: &str| {
+        let routes = network["routes"].as_array().unwrap();
+        routes.iter().find(|route| route["destination"]["address"] == to).unwrap()
+    };
+    let hop = |gateway: Value, onlink: bool, weight: u8| {
+        let mut hop = json!({ "interface": "eth0", "onlink": onlink, "weight": weight });
+        if !gateway.is_null() {
+            hop["gateway"] = gateway;
+        }
+        hop
+    };
+    assert_eq!(route("10.1.0.1")["hops"], json!([hop(Value::Null, false, 0)]));
+    assert_eq!(route("10.1.0.1")["preferred_source"], "10.1.0.2");
+    assert_eq!(route("10.1.0.0")["hops"], json!([hop(json!("10.1.0.1"), false, 0)]));
+    assert_eq!((&route("10.9.0.0")["kind"], &route("10.9.0.0")["priority"]), (&json!(6), &json!(7)));
+    assert_eq!((&route("10.8.0.0")["kind"], route("10.8.0.0").get("hops")), (&json!(7), None));
+    assert_eq!(
+        (&route("10.7.0.0")["table"], &route("10.7.0.0")["metrics"]["2"]),
+        (&json!(1000), &json!(1300))
+    );
+    assert_eq!(route("10.7.0.0")["hops"], json!([hop(json!("192.0.2.1"), true, 0)]));
+    let several = json!([hop(json!("10.1.0.1"), false, 1), hop(json!("192.0.2.1"), true, 0)]);
+    assert_eq!(route("10.6.0.0")["hops"], several);
+    assert_eq!(
+        network["rules"],
+        json!([
+            { "family": 2, "priority": 100, "action": 1, "table": 1000, "invert": false, "tos": 0, "protocol": 3,
+              "source": { "address": "10.1.0.2", "bits": 32 } },
+            { "family": 2, "priority": 101, "action": 1, "table": 1000, "invert": true, "tos": 0, "protocol": 3,
+              "destination": { "address": "10.9.0.0", "bits": 16 }, "input": "eth0", "mark": [1, 255] },
+            { "family": 10, "priority": 102, "action": 8, "table": 0, "invert": false, "tos": 0, "protocol": 3,
+              "source": { "address": "fd00::", "bits": 8 } },
+        ])
+    );
+    assert_eq!(
+        network["neighbours"],
+        json!([{ "address": "10.1.0.1", "interface": "eth0", "mac": [2, 0, 0, 0, 0, 2], "router": false }])
+    );
+}
+
+#[test]
+fn what_cannot_be_carried_is_named_with_the_reason() {
+    let dump = recorded(include_str!("dumps/unfit.dump"));
+    assert!(!is_empty(&dump));
+    let plan = plan(&dump, &Slots::new());
+    let unfit: BTreeMap<_, _> =
+        plan.unfit.iter().map(|unfit| (unfit.interface.as_deref().unwrap(), unfit.why.as_str())).collect();
+    assert_eq!(unfit["br0"], "bridges of the namespace stay on the host");
+    assert_eq!(unfit["port0"], "it is a port of a bridge or bond in the namespace");
+    assert_eq!(unfit["tun0"], "it carries no Ethernet frames");
+    assert_eq!(unfit.len(), 3);
+    assert_eq!(plan.cards.iter().map(|card| card.name.as_str()).collect::<Vec<_>>(), ["port1"]);
+}
+
+#[test]
+fn namespace_with_loopback_alone_is_empty() {
+    let mut dump = recorded(include_str!("dumps/bridge.dump"));
+    dump.links.retain(|link| link.header.index == 1);
+    dump.addresses.retain(|address| address.header.index == 1);
+    assert!(is_empty(&dump));
+    let more = recorded(include_str!("dumps/ptp.dump"));
+    dump.addresses = more.addresses;
+    assert!(!is_empty(&dump), "loopback has an address of its own");
+}
+
+#[test]
+fn interfaces_keep_their_slots_and_new_ones_take_the_lowest_that_is_free() {
+    let dump = recorded(include_str!("dumps/bridge.dump"));
+    let index =
+        |name: &str| dump.links.iter().find(|link| super::links::name(link) == name).unwrap().header.index;
+    let taken = Slots::from([(index("eth0"), NicSlot::new(0).unwrap()), (99, NicSlot::new(1).unwrap())]);
+    let plan = plan(&dump, &taken);
+    let slots: Vec<_> = plan.cards.iter().map(|card| (card.name.as_str(), card.slot.number())).collect();
+    assert_eq!(slots, [("peer0", 2), ("eth0", 0)]);
+    let full = NicSlot::all().zip(100..).map(|(slot, index)| (index, slot)).collect();
+    let unfit = super::plan(&dump, &full).unfit;
+    assert_eq!(unfit[0].why, "the machine has room for 8 network cards");
+}
