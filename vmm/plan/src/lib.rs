@@ -56,7 +56,7 @@ pub use host_limits::{Machine, host_limits, need_no_cgroup, without_the_hosts};
 pub use mount_options::MOUNT_OPTIONS;
 pub use network::{foreign_interfaces, network_namespace};
 pub use resources::check_resources;
-pub use settings::{KERNEL_SETTINGS, NETWORK_SETTINGS, for_the_guest, keeps_promises};
+pub use settings::{KERNEL_SETTINGS, NETWORK_SETTINGS, Promises, for_the_guest, refuses_memory};
 pub use user_network::{
     NAME_SERVER, NetworkChoice, NetworkTextError, add_network_namespace, mount_resolv_conf, published_port,
     resolv_conf, user_network,
