@@ -2,6 +2,7 @@
 
   serve tcp|udp PORT       answers each connection or datagram with "hello" and what it got
   ask tcp|udp HOST PORT    sends "it" there and says what comes back
+  try tcp|udp HOST PORT    the same, and gives up soon
   cat FILE                 its content, lines joined by "|"
 """
 
@@ -33,10 +34,10 @@ def answer(kind, listener):
             listener.sendto(b"hello " + data, peer)
 
 
-def ask(kind, host, port):
+def ask(kind, host, port, patience):
     for family, _, _, _, address in socket.getaddrinfo(host, port):
         with socket.socket(family, KINDS[kind]) as asking:
-            asking.settimeout(30)
+            asking.settimeout(patience)
             asking.connect(address)
             asking.sendall(b"it")
             return asking.recv(100).decode()
@@ -47,7 +48,9 @@ def act(verb, *words):
         case "serve":
             return serve(words[0], int(words[1]))
         case "ask":
-            return ask(words[0], words[1], int(words[2]))
+            return ask(words[0], words[1], int(words[2]), 60)
+        case "try":
+            return ask(words[0], words[1], int(words[2]), 3)
         case "cat":
             with open(words[0]) as file:
                 return "|".join(file.read().splitlines())
