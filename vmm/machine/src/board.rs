@@ -14,7 +14,7 @@ use crate::boot::Window;
 use crate::error::{DeviceError, KvmError};
 use crate::{kvm, layout};
 
-/// All windows, in the order of their addresses.
+/// All windows.
 #[derive(Debug)]
 pub(crate) struct Board {
     vm: Arc<VmFd>,
@@ -24,6 +24,8 @@ pub(crate) struct Board {
     failures: FailureSink,
     places: Vec<Place>,
 }
+
+const NO_PAGE: DeviceError = DeviceError::Kvm(KvmError::Capability("a page for each window"));
 
 /// A window and what is in it.
 #[derive(Debug)]
@@ -42,20 +44,23 @@ pub(crate) struct Occupant {
 }
 
 impl Board {
-    /// A window for each of `irqs`, all empty, and the bus by which the guest writes to them.
+    /// Windows, all empty, and the bus by which the guest writes to them. Each has a number, by which it
+    /// lies in memory, and an interrupt.
     pub(crate) fn new(
         vm: Arc<VmFd>,
         memory: Memory,
         failures: FailureSink,
-        irqs: impl IntoIterator<Item = u8>,
+        windows: impl IntoIterator<Item = (u8, u8)>,
     ) -> Result<(Self, MmioBus), DeviceError> {
-        let irqs: Vec<u8> = irqs.into_iter().collect();
-        let registers = RegisterBoard::new(irqs.len()).map_err(DeviceError::Registers)?;
+        let windows: Vec<_> = windows.into_iter().collect();
+        let last = windows.iter().map(|(number, _)| usize::from(*number)).max().unwrap_or(0);
+        let registers = RegisterBoard::new(last + 1).map_err(DeviceError::Registers)?;
         let mut bus = MmioBus::new(layout::MMIO, TRANSPORT_BYTES);
-        let mut places = Vec::with_capacity(irqs.len());
-        for (irq, page) in irqs.into_iter().zip(registers.pages()) {
+        let mut places = Vec::with_capacity(windows.len());
+        for (number, irq) in windows {
+            let page = registers.page(number.into()).ok_or(NO_PAGE)?;
             let slot = Arc::new(Mutex::new(Slot::new(page)));
-            let address = bus.add(Arc::<Mutex<Slot>>::clone(&slot));
+            let address = bus.put(number, Arc::<Mutex<Slot>>::clone(&slot));
             let window = Window { address, bytes: TRANSPORT_BYTES, irq };
             places.push(Place { window, slot, occupant: Mutex::default() });
         }

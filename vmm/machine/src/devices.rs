@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kvm_ioctls::VmFd;
 use vmrun_devices::virtio::VirtioDevice;
 use vmrun_devices::virtio::fs::Fs;
+use vmrun_devices::virtio::net::Net;
 use vmrun_devices::virtio::rng::Rng;
 use vmrun_devices::virtio::vsock::Vsock;
 use vmrun_devices::{EventLoop, FailureSink, LoopHandle, Memory, MmioBus};
@@ -44,6 +45,8 @@ struct Maker {
     failures: FailureSink,
 }
 
+const NO_TAP: DeviceError = DeviceError::Handle { device: "network interface", handle: "tap" };
+
 impl Maker {
     /// The one list of devices.
     fn make(&self, spec: &DeviceSpec, handles: Handles) -> Result<Box<dyn VirtioDevice>, DeviceError> {
@@ -52,10 +55,7 @@ impl Maker {
             DeviceSpec::Vsock(spec) => Box::new(Vsock::new(spec, events)?),
             DeviceSpec::Rng => Box::new(Rng::new(events)),
             DeviceSpec::Fs(spec) => Box::new(Fs::new(spec, failures)?),
-            DeviceSpec::Net(_) => {
-                drop(handles);
-                return Err(DeviceError::Unknown("virtio-net"));
-            }
+            DeviceSpec::Net(spec) => Box::new(Net::new(spec, handles.tap.ok_or(NO_TAP)?, failures)?),
         })
     }
 }
@@ -79,9 +79,9 @@ impl Devices {
         let events = EventLoop::start(move |why| {
             failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")));
         })?;
-        let irqs = NicSlot::all().map(NicSlot::irq).chain(layout::FIRST_IRQ..NicSlot::FIRST_IRQ);
-        let windows = usize::from(NicSlot::COUNT) + spec.devices.len();
-        let (board, bus) = Board::new(Arc::clone(vm), memory.clone(), failures.clone(), irqs.take(windows))?;
+        let fixed = (0..).zip(layout::FIRST_IRQ..NicSlot::IRQ).take(spec.devices.len());
+        let slots = NicSlot::all().map(|slot| (slot.window(), NicSlot::IRQ));
+        let (board, bus) = Board::new(Arc::clone(vm), memory.clone(), failures.clone(), slots.chain(fixed))?;
         let maker = Maker { events: events.handle(), failures };
         let devices = Self { board, maker, _events: events };
         for (place, spec) in devices.fixed().iter().zip(&spec.devices) {
@@ -96,9 +96,9 @@ impl Devices {
         self.fixed().iter().map(|place| place.window).collect()
     }
 
-    /// The interrupts of all windows.
+    /// The interrupts of all windows; the slots share one.
     pub(crate) fn irqs(&self) -> impl Iterator<Item = u8> + '_ {
-        self.board.places().iter().map(|place| place.window.irq)
+        self.fixed().iter().map(|place| place.window.irq).chain([NicSlot::IRQ])
     }
 
     /// Puts a device into an empty slot.

@@ -180,9 +180,17 @@ pub enum DeviceError {
     /// The pages of the registers.
     #[error("cannot make the pages of the registers: {0}")]
     Registers(#[source] io::Error),
-    /// There is no such device.
-    #[error("there is no {0} device yet")]
-    Unknown(&'static str),
+    /// virtio-net.
+    #[error(transparent)]
+    Net(#[from] vmrun_devices::virtio::net::NetError),
+    /// A descriptor that did not come with the specification.
+    #[error("a {device} needs a {handle}, and none was handed in")]
+    Handle {
+        /// For what.
+        device: &'static str,
+        /// Which.
+        handle: &'static str,
+    },
     /// An event.
     #[error("cannot make a device's interrupt: {0}")]
     Event(#[source] io::Error),

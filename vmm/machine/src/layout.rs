@@ -8,7 +8,8 @@
 //!  0x000f_0000  MP table
 //!  0x0010_0000  RAM: kernel from its own load address on, initramfs at the end
 //!  0xc000_0000  end of RAM below 4 GiB at most
-//!  0xd000_0000  virtio-mmio register windows, 4 KiB each: slots for network interfaces, then devices
+//!  0xd000_0000  virtio-mmio register windows, 4 KiB each: devices, from the 16th on slots for network
+//!               interfaces
 //!  0xfec0_0000  I/O APIC      0xfee0_0000  local APICs
 //!  0x1_0000_0000  the rest of RAM
 //! ```
@@ -50,10 +51,10 @@ pub(crate) const KVM_TSS: usize = 0xfffb_d000;
 
 /// Interrupt of the first device that the guest boots with; 0 is a PC's timer.
 pub(crate) const FIRST_IRQ: u8 = 1;
-/// Most devices that it boots with: behind their interrupts come those of the slots.
-pub(crate) const MAX_DEVICES: u8 = NicSlot::FIRST_IRQ - FIRST_IRQ;
-/// Inputs of the I/O APIC: all that it can have.
-pub(crate) const IRQS: u8 = NicSlot::FIRST_IRQ + NicSlot::COUNT;
+/// Most devices that it boots with: behind their interrupts comes that of the slots, and there is a window for each.
+pub(crate) const MAX_DEVICES: u8 = NicSlot::IRQ - FIRST_IRQ;
+/// Inputs of the I/O APIC.
+pub(crate) const IRQS: u8 = NicSlot::IRQ + 1;
 
 /// I/O ports of the first serial port of a PC.
 pub(crate) const UART_PORT: u16 = 0x3f8;

@@ -20,12 +20,15 @@ impl NicSlot {
     /// How many there are.
     pub const COUNT: u8 = 8;
 
-    /// Guest physical address of the first window; each is a page.
+    /// Guest physical address of the machine's first window; each is a page.
     pub const WINDOWS: u64 = 0xd000_0000;
 
-    /// Interrupt of the first one, and number of its platform device. Those below are of the devices
-    /// that the guest boots with.
-    pub const FIRST_IRQ: u8 = 16;
+    /// Number of the window that is slot 0. Those below are of the devices that the guest boots with.
+    pub const FIRST_WINDOW: u8 = 16;
+
+    /// The interrupt of all of them. Each further one would cost every boot what a device's files below
+    /// `/sys/kernel/irq` and `/proc/irq` cost; to share it costs a load per device and interrupt.
+    pub const IRQ: u8 = 15;
 
     /// Slot number `number`, counted from 0.
     pub const fn new(number: u8) -> Option<Self> {
@@ -42,20 +45,20 @@ impl NicSlot {
         self.0
     }
 
-    /// Its interrupt.
-    pub const fn irq(self) -> u8 {
-        Self::FIRST_IRQ + self.0
+    /// The number of its window, and of its platform device.
+    pub const fn window(self) -> u8 {
+        Self::FIRST_WINDOW + self.0
     }
 
     /// Its platform device's name in the guest, under `/sys/bus/platform/devices`.
     pub fn device(self) -> String {
-        format!("virtio-mmio.{}", self.irq())
+        format!("virtio-mmio.{}", self.window())
     }
 
     /// What the guest's driver has to be told of it, once: size, address, interrupt, number.
     pub fn announcement(self) -> String {
-        let address = Self::WINDOWS + (u64::from(self.0) << 12);
-        format!("4K@{address:#x}:{irq}:{irq}", irq = self.irq())
+        let address = Self::WINDOWS + (u64::from(self.window()) << 12);
+        format!("4K@{address:#x}:{}:{}", Self::IRQ, self.window())
     }
 }
 
@@ -89,7 +92,7 @@ mod tests {
     fn guest_is_told_where_a_slot_lies() {
         let slot = NicSlot::new(7).unwrap();
         assert_eq!(slot.device(), "virtio-mmio.23");
-        assert_eq!(slot.announcement(), "4K@0xd0007000:23:23");
+        assert_eq!(slot.announcement(), "4K@0xd0017000:15:23");
         assert_eq!(NicSlot::all().count(), 8);
         assert_eq!(NicSlot::try_from(8), Err(NoSuchSlot(8)));
     }

@@ -5,9 +5,11 @@ mod counters;
 mod device;
 pub mod fs;
 pub mod mmio;
+pub mod net;
 mod notify;
 mod queue;
 pub mod rng;
+mod session;
 mod state;
 pub mod vsock;
 
@@ -16,6 +18,7 @@ pub use counters::{Counter, Counters, QueueCounters};
 pub use device::{ActivateError, Activation, ChangeError, VirtioDevice};
 pub use notify::{Interrupt, Notify};
 pub use queue::{ActiveQueue, QueueError};
+pub use session::SessionError;
 pub use state::{DeviceState, StateError, Suspended};
 
 #[cfg(test)]

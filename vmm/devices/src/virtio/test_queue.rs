@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
+use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -94,9 +95,11 @@ pub(crate) fn queue_with_chains(memory: &Memory, chains: &[&[Buffer]]) -> TestQu
     let failures = Failures::default();
     let interrupt = interrupt(&failures);
     let kick = EventFd::new(EFD_NONBLOCK).unwrap();
-    let used = driver.used_addr();
     let counters = QueueCounters::default();
-    let queue = driver.create_queue().unwrap();
+    let mut queue: Queue = driver.create_queue().unwrap();
+    // The mock's own overlaps a ring of available chains that is full.
+    let used = GuestAddress(0x4000);
+    queue.set_used_ring_address(Some(0x4000), Some(0));
     let queue = ActiveQueue::new(queue, 0, kick, interrupt, memory.clone(), counters.clone());
     TestQueue { queue, memory: memory.clone(), used, failures, counters }
 }
@@ -115,9 +118,13 @@ impl TestQueue {
 
     /// What is in the used ring: heads and lengths.
     pub(crate) fn used(&self) -> Vec<(u32, u32)> {
-        let count: u16 = self.memory.read_obj(GuestAddress(self.used.0 + 2)).unwrap();
-        let word = |at| self.memory.read_obj(GuestAddress(self.used.0 + at)).unwrap();
-        (0..u64::from(count)).map(|index| (word(4 + 8 * index), word(8 + 8 * index))).collect()
+        used(&self.memory, self.used)
+    }
+
+    /// The queue for a device, and what the driver sees of it.
+    pub(crate) fn split(self) -> (ActiveQueue, Seen) {
+        let seen = Seen { memory: self.memory, used: self.used, counters: self.counters };
+        (self.queue, seen)
     }
 
     /// Length of the first element of the used ring, once there is one.
@@ -125,4 +132,24 @@ impl TestQueue {
         let index: u16 = self.memory.read_obj(GuestAddress(self.used.0 + 2)).unwrap();
         (index > 0).then(|| self.memory.read_obj(GuestAddress(self.used.0 + 8)).unwrap())
     }
+}
+
+/// What the driver sees of a queue that a device has.
+pub(crate) struct Seen {
+    memory: Memory,
+    used: GuestAddress,
+    pub(crate) counters: QueueCounters,
+}
+
+impl Seen {
+    /// What is in the used ring: heads and lengths.
+    pub(crate) fn used(&self) -> Vec<(u32, u32)> {
+        used(&self.memory, self.used)
+    }
+}
+
+fn used(memory: &Memory, ring: GuestAddress) -> Vec<(u32, u32)> {
+    let count: u16 = memory.read_obj(GuestAddress(ring.0 + 2)).unwrap();
+    let word = |at| memory.read_obj(GuestAddress(ring.0 + at)).unwrap();
+    (0..u64::from(count)).map(|index| (word(4 + 8 * index), word(8 + 8 * index))).collect()
 }

@@ -41,11 +41,10 @@ impl RegisterBoard {
         self.memory.size()
     }
 
-    /// The page of each window, in their order.
-    pub fn pages(&self) -> impl Iterator<Item = RegisterPage> + '_ {
-        (0..self.bytes())
-            .step_by(PAGE_BYTES)
-            .map(|base| RegisterPage { memory: Arc::clone(&self.memory), base })
+    /// The page of window number `window`.
+    pub fn page(&self, window: usize) -> Option<RegisterPage> {
+        let base = window.checked_mul(PAGE_BYTES).filter(|&base| base < self.bytes())?;
+        Some(RegisterPage { memory: Arc::clone(&self.memory), base })
     }
 }
 
@@ -117,7 +116,7 @@ mod tests {
 
     fn page() -> RegisterPage {
         // One between two others.
-        RegisterBoard::new(3).unwrap().pages().nth(1).unwrap()
+        RegisterBoard::new(3).unwrap().page(1).unwrap()
     }
 
     #[test]
@@ -150,7 +149,8 @@ mod tests {
     fn windows_do_not_overlap() {
         let board = RegisterBoard::new(2).unwrap();
         assert_eq!(board.bytes(), 2 * PAGE_BYTES);
-        let pages: Vec<_> = board.pages().collect();
+        let pages = [0, 1].map(|window| board.page(window).unwrap());
+        assert!(board.page(2).is_none());
         pages[0].put(PAGE_BYTES - 2, &[1; 4]);
         assert_eq!(pages[1].load(0), 0);
         pages[1].store(0, 7);

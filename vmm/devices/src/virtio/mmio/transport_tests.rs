@@ -68,7 +68,7 @@ fn transport() -> (MmioTransport, Arc<Mutex<Log>>) {
 }
 
 fn page() -> RegisterPage {
-    RegisterBoard::new(1).unwrap().pages().next().unwrap()
+    RegisterBoard::new(1).unwrap().page(0).unwrap()
 }
 
 fn transport_with_config() -> (MmioTransport, Arc<Mutex<Log>>, Arc<ConfigSpace>) {
