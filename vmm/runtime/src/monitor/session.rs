@@ -161,7 +161,7 @@ impl Session<'_> {
 
     /// Carries the interfaces of this process's network namespace into the guest, if it is the container's.
     fn mirror_network(&self) -> Result<Option<Mirrored>, MonitorError> {
-        if !network::is_own(&self.request.plan.host.network) {
+        if !network::is_own(&self.request.plan.host.network) || network::is_in_the_hosts() {
             return Ok(None);
         }
         // From here on nothing is missed.
