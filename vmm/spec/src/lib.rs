@@ -6,8 +6,8 @@ mod launch;
 mod machine;
 
 pub use host::{
-    Hook, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange, NetworkNamespace, Propagation, View,
-    ViewMount, Volume, VolumeKind,
+    Hook, HostCgroup, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange, NetworkNamespace,
+    Propagation, ScopePlan, View, ViewMount, Volume, VolumeKind,
 };
 pub use launch::{FailureReport, LauncherMessage, MonitorMessage};
 pub use machine::{Image, MachineSpec, ShareSpec, VsockSpec};
