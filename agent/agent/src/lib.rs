@@ -20,6 +20,7 @@ mod container;
 mod descriptors;
 mod log;
 mod network;
+mod removal;
 mod report;
 mod server;
 mod stdio;

@@ -1,12 +1,12 @@
 //! The network of a namespace in the guest.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::support::{BOTH, Bundle, Detached, Run, Runtime, end_of, new_id, wait};
+use crate::support::{BOTH, Bundle, Detached, Run, Runtime, end_of, new_id, place, wait};
 
 /// A network namespace whose `eth0` is one end of a pair; the other end is in another namespace, where
 /// an engine has its bridge.
@@ -163,20 +163,15 @@ fn services_on_both_sides_are_reached() {
     let net = Net::with_eth0();
     let bundle = net.bundle("echo ready; while :; do echo from-inside | nc -l -p 80; done");
     let container = sleeping(&bundle);
-    let ask = "python3 -c 'import socket; print(socket.create_connection((\"10.88.0.2\", 80), 60).recv(99).decode())'";
+    let nc = format!("{}/bin/busybox nc", place().busybox.display());
+    let ask = format!("{nc} -w 30 10.88.0.2 80 </dev/null");
     wait::until("the container's service", || {
-        let answer = net.far_shell(ask).output().unwrap();
-        (answer.stdout == b"from-inside\n\n").then_some(())
+        let answer = net.far_shell(&ask).output().unwrap();
+        (answer.stdout == b"from-inside\n").then_some(())
     });
-    let serve =
-        "python3 -c 'import socket; s = socket.create_server((\"fd00:88::1\", 81), family=socket.AF_INET6)
-print(flush=True); c, _ = s.accept(); n = 0
-while (d := c.recv(1 << 16)): n += len(d)
-print(n)'";
-    let mut server = net.far_shell(serve).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let mut line = [0; 1];
-    std::io::Read::read_exact(server.stdout.as_mut().unwrap(), &mut line).unwrap();
-    exec(&container, "head -c 3000000 /dev/zero | nc fd00:88::1 81");
+    let mut server = net.far_shell(&format!("{nc} -l -p 81 </dev/null | wc -c"));
+    let server = server.stdout(Stdio::piped()).spawn().unwrap();
+    exec(&container, "until head -c 3000000 /dev/zero | nc fd00:88::1 81; do sleep 0.1; done");
     let output = server.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "3000000\n");
     end(&container);
@@ -191,6 +186,7 @@ fn what_is_changed_later_follows() {
     net.inside(&["addr", "add", "10.77.0.2/24", "dev", "eth0"]);
     net.inside(&["route", "add", "10.66.0.0/16", "via", "10.77.0.1"]);
     until_exec_says(&container, "ip route | grep 10.66", "10.66.0.0/16 via 10.77.0.1 dev eth0 \n");
+    net.inside(&["route", "del", "10.66.0.0/16"]);
     net.inside(&["addr", "del", "10.77.0.2/24", "dev", "eth0"]);
     until_exec_says(&container, "ip route | grep -c '10.[67]'", "0\n");
     net.inside(&["link", "set", "eth0", "mtu", "1300"]);
@@ -239,7 +235,7 @@ fn killed_monitor_leaves_nothing_that_outlives_the_container() {
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         container.reap(pid);
         if ended_by != "delete" {
-            net.bundle("ping -c 1 -W 30 10.88.0.1 >&2 && echo reached").run().prints("reached\n");
+            net.bundle("ping -c 1 -W 30 10.88.0.1 >/dev/null && echo reached").run().prints("reached\n");
         }
         container.delete();
         assert_eq!(net.traces(), "", "{ended_by}");

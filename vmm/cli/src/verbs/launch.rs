@@ -8,8 +8,8 @@ use vmrun_runtime::{
     AssetOptions, Error, LaunchMode, LaunchOptions, NetworkChoice, PublishedPort, Store, published_port,
 };
 
-use crate::args::Globals;
 use crate::embedded::embedded;
+use crate::globals::Globals;
 
 /// Options of both verbs.
 #[derive(Debug, Args)]

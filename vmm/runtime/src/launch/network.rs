@@ -59,6 +59,12 @@ pub(crate) fn is_own(namespace: &NetworkNamespace) -> bool {
     }
 }
 
+/// Whether this thread is in the first process's namespace: its interfaces are nobody else's.
+pub(crate) fn is_in_the_hosts() -> bool {
+    let [ours, hosts] = [OURS, THE_HOSTS].map(fs::read_link);
+    ours.is_ok_and(|ours| hosts.is_ok_and(|hosts| ours == hosts))
+}
+
 /// Does something in the namespace, in which it stays: a process that it starts is in it, this
 /// one is not.
 pub(super) fn within<T>(

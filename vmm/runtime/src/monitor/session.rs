@@ -165,7 +165,7 @@ impl Session<'_> {
 
     /// Carries the interfaces of this process's network namespace into the guest, if it is the container's.
     fn mirror_network(&self) -> Result<Option<Planned>, MonitorError> {
-        if !network::is_own(&self.request.plan.host.network) {
+        if !network::is_own(&self.request.plan.host.network) || network::is_in_the_hosts() {
             return Ok(None);
         }
         // From here on nothing is missed.
@@ -362,7 +362,7 @@ impl Session<'_> {
         mark("view");
         step!("view of the container's files built");
         // The guest is made: what it does from now on is the container's.
-        host_cgroup::limit_late(self.request.state.cgroup.as_deref(), &self.request.plan.host.limits)?;
+        host_cgroup::limit_late(self.request.state.own_cgroup(), &self.request.plan.host.limits)?;
         Ok(relays)
     }
 
