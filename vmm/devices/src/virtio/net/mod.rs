@@ -70,6 +70,9 @@ pub enum NetError {
     /// The descriptor is not a tap's.
     #[error("the descriptor of the network interface is no tap's: {0}")]
     NoTap(#[source] io::Error),
+    /// It has no header, or no frames.
+    #[error("the tap was made without IFF_TAP, IFF_NO_PI or IFF_VNET_HDR; make it with all three")]
+    Flags,
     /// The tap has another header.
     #[error("the tap has a header of {0} bytes before each frame where {HEADER_BYTES} are needed")]
     Header(usize),
@@ -116,6 +119,9 @@ impl Net {
             Frames::Stream(socket) => return Self::on(spec, Stream::new(socket), failures),
             Frames::Tap(tap) => LinuxTap::new(tap),
         };
+        if !tap.has_headers().map_err(NetError::NoTap)? {
+            return Err(NetError::Flags);
+        }
         let header = tap.header_bytes().map_err(NetError::NoTap)?;
         if header != HEADER_BYTES {
             return Err(NetError::Header(header));
