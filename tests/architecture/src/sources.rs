@@ -26,6 +26,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("vmm/runtime/src/host_cgroup/oom.rs", "a process that shares the memory of another"),
     ("vmm/runtime/src/monitor/attributes.rs", "mount_setattr"),
     ("vmm/runtime/src/monitor/id_map.rs", "fork, for a user namespace"),
+    ("vmm/runtime/src/monitor/network/tap.rs", "ioctls of the tun driver; a packet socket's membership"),
     ("vmm/runtime/src/pages.rs", "gives the pages of the embedded images back"),
     (
         "vmm/runtime/src/signals.rs",

@@ -164,13 +164,16 @@ fn services_on_both_sides_are_reached() {
     let bundle = net.bundle("echo ready; while :; do echo from-inside | nc -l -p 80; done");
     let container = sleeping(&bundle);
     let nc = format!("{}/bin/busybox nc", place().busybox.display());
-    let ask = format!("{nc} -w 30 10.88.0.2 80 </dev/null");
+    // Which end as soon as the other side has nothing more to say: so none says that before the end.
+    let (silence, _open) = std::io::pipe().unwrap();
+    let silent = || silence.try_clone().unwrap();
+    let ask = format!("{nc} -w 30 10.88.0.2 80");
     wait::until("the container's service", || {
-        let answer = net.far_shell(&ask).output().unwrap();
+        let answer = net.far_shell(&ask).stdin(silent()).output().unwrap();
         (answer.stdout == b"from-inside\n").then_some(())
     });
-    let mut server = net.far_shell(&format!("{nc} -l -p 81 </dev/null | wc -c"));
-    let server = server.stdout(Stdio::piped()).spawn().unwrap();
+    let mut server = net.far_shell(&format!("{nc} -l -p 81 | wc -c"));
+    let server = server.stdin(silent()).stdout(Stdio::piped()).spawn().unwrap();
     exec(&container, "until head -c 3000000 /dev/zero | nc fd00:88::1 81; do sleep 0.1; done");
     let output = server.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "3000000\n");
