@@ -23,7 +23,7 @@ use vmrun_spec::HostLimit;
 
 use crate::log;
 
-pub(crate) use self::limits::{current_quota, limit, limit_late};
+pub(crate) use self::limits::{current_quota, in_force, limit, limit_late, put_back};
 pub(crate) use self::oom::count_kill;
 pub use self::oom::oom_main;
 use self::tree::{enable_controllers, event, frozen, make_directory, processes, put, remove_below};
@@ -49,7 +49,10 @@ pub enum HostCgroupError {
         source: io::Error,
     },
     /// Nothing that enters it would run.
-    #[error("the container's cgroup {} is frozen by cgroup.freeze of {}", .path.display(), .by.display())]
+    /// In runc's words, which tools look for.
+    #[error(
+        "container's cgroup unexpectedly frozen: {}, by cgroup.freeze of {}", .path.display(), .by.display()
+    )]
     Frozen {
         /// The container's.
         path: PathBuf,

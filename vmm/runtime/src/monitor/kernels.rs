@@ -150,7 +150,7 @@ fn watch(share: PathBuf, mut hidden: Vec<PathBuf>) -> Result<(), KernelsError> {
             });
         }
         // What must not be there cannot be removed: the sandbox ends, and with it the way there.
-        eprintln!("vmrun: monitor: {}", changed.err().unwrap_or_default());
+        eprintln!("vmrun: error: monitor: {}", changed.err().unwrap_or_default());
         std::process::exit(1);
     };
     thread::Builder::new().name("mounts".to_owned()).spawn(work).map(drop).map_err(KernelsError::Watch)
