@@ -45,7 +45,7 @@ pub(crate) enum HookFailure {
         /// How it ended.
         status: ExitStatus,
         /// What it said.
-        said: Said,
+        said: Box<Said>,
     },
     /// It took too long and was killed.
     #[error("killed after its timeout of {seconds} s{said}")]
@@ -53,7 +53,7 @@ pub(crate) enum HookFailure {
         /// The limit.
         seconds: u64,
         /// What it said.
-        said: Said,
+        said: Box<Said>,
     },
     /// Whoever wanted it wants it no more, and it was killed.
     #[error("interrupted")]

@@ -24,8 +24,8 @@ impl Output {
     }
 
     /// What it has said so far.
-    pub(super) fn said(&self) -> Said {
-        Said { stdout: end_of(&self.stdout), stderr: end_of(&self.stderr) }
+    pub(super) fn said(&self) -> Box<Said> {
+        Box::new(Said { stdout: end_of(&self.stdout), stderr: end_of(&self.stderr) })
     }
 }
 
