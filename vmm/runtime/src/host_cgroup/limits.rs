@@ -6,19 +6,39 @@ use std::path::Path;
 use vmrun_spec::HostLimit;
 
 use super::tree::{put, read};
-use super::{HostCgroupError, is_forbidden, on_this_host};
+use super::{HostCgroupError, OwnCgroup, is_forbidden, on_this_host};
+use crate::error::chain;
+use crate::step;
 
 /// Sets those limits that hold from the beginning.
-pub(crate) fn limit(path: &Path, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
+pub(super) fn limit(path: &Path, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
     limits.iter().filter(|limit| !limit.late).try_for_each(|limit| write(path, limit))
 }
 
 /// Sets the others, when the container is made.
-pub(crate) fn limit_late(below: Option<&Path>, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
-    let Some(path) = below.filter(|_| limits.iter().any(|limit| limit.late)).and_then(on_this_host) else {
-        return Ok(());
-    };
-    limits.iter().filter(|limit| limit.late).try_for_each(|limit| write(&path, limit))
+pub(crate) fn limit_late(cgroup: Option<OwnCgroup<'_>>, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
+    set(cgroup, limits.iter().filter(|limit| limit.late))
+}
+
+/// Sets limits of a container that runs.
+pub(crate) fn change(cgroup: Option<OwnCgroup<'_>>, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
+    set(cgroup, limits.iter())
+}
+
+fn set<'a>(
+    cgroup: Option<OwnCgroup<'_>>,
+    mut limits: impl Iterator<Item = &'a HostLimit> + Clone,
+) -> Result<(), HostCgroupError> {
+    let Some(own) = cgroup.filter(|_| limits.clone().next().is_some()) else { return Ok(()) };
+    let Some(path) = on_this_host(own.below) else { return Ok(()) };
+    if let Some(scope) = own.scope {
+        match scope.set(limits.clone()) {
+            // There may be none: see `enter`.
+            Err(error) if scope.is_the_users() => step!("limits not told to systemd: {}", chain(&error)),
+            other => other.map_err(|source| own.systemd(source))?,
+        }
+    }
+    limits.try_for_each(|limit| write(&path, limit))
 }
 
 /// A limit that the guest holds, too, may fail here for want of its controller or of the right to
@@ -39,11 +59,16 @@ fn write(path: &Path, limit: &HostLimit) -> Result<(), HostCgroupError> {
     }
 }
 
-/// What the files hold now that the limits would change, as it is written to put it back.
-pub(crate) fn in_force(path: &Path, limits: &[HostLimit]) -> Vec<(String, String)> {
+/// The limits as they are now, to be put back.
+pub(crate) fn in_force(cgroup: Option<OwnCgroup<'_>>, limits: &[HostLimit]) -> Vec<HostLimit> {
+    let path = cgroup.and_then(|own| on_this_host(own.below));
+    path.map_or_else(Vec::new, |path| held(&path, limits))
+}
+
+fn held(path: &Path, limits: &[HostLimit]) -> Vec<HostLimit> {
     let value = |limit: &HostLimit| {
         let text = read(path, &limit.file).ok()?;
-        Some((limit.file.clone(), line_of(&text, &limit.value)))
+        Some(HostLimit { value: line_of(&text, &limit.value), ..limit.clone() })
     };
     limits.iter().filter_map(value).collect()
 }
@@ -63,10 +88,10 @@ fn line_of(text: &str, written: &str) -> String {
     )
 }
 
-/// Puts it back, the last first. What fails is left: another error is told already.
-pub(crate) fn put_back(path: &Path, before: &[(String, String)]) {
-    for (file, value) in before.iter().rev() {
-        let _ = put(path, file, value);
+/// Puts them back, the last first. What fails is left: another error is told already.
+pub(crate) fn put_back(cgroup: Option<OwnCgroup<'_>>, before: &[HostLimit]) {
+    for limit in before.iter().rev() {
+        let _ = change(cgroup, std::slice::from_ref(limit));
     }
 }
 
@@ -106,10 +131,10 @@ mod tests {
         let cgroup = tempfile::tempdir().unwrap();
         fs::write(cgroup.path().join("pids.max"), "7").unwrap();
         let limits = [planned("pids.max", false), planned("memory.max", false)];
-        let before = in_force(cgroup.path(), &limits);
+        let before = held(cgroup.path(), &limits);
         limit(cgroup.path(), &limits).unwrap();
         assert_eq!(fs::read_to_string(cgroup.path().join("pids.max")).unwrap(), "5");
-        put_back(cgroup.path(), &before);
+        limit(cgroup.path(), &before).unwrap();
         assert_eq!(fs::read_to_string(cgroup.path().join("pids.max")).unwrap(), "7");
         let lines = "8:0 rbps=5 wbps=max riops=max wiops=max\n";
         assert_eq!(line_of(lines, "8:0 rbps=7"), lines.trim());

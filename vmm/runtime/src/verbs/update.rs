@@ -68,22 +68,17 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
     let in_guest = vmrun_plan::without_the_hosts(&resources);
     let in_guest = vmrun_plan::in_the_guest(&in_guest, &processors, base.vcpus);
     // The host may refuse, and the guest has not been asked then. What the guest refuses is taken back.
-    let cgroup = state.cgroup.as_deref().and_then(host_cgroup::on_this_host);
-    let before = cgroup.as_deref().map(|cgroup| host_cgroup::in_force(cgroup, &on_host)).unwrap_or_default();
+    let before = host_cgroup::in_force(state.own_cgroup(), &on_host);
     let set = || {
-        if let Some(cgroup) = &cgroup {
-            host_cgroup::limit(cgroup, &on_host)?;
-        }
+        host_cgroup::change(state.own_cgroup(), &on_host)?;
         if !processors.is_empty() {
             processors::move_to(state.monitor.pid, &processors).map_err(LaunchError::Processors)?;
         }
         control::ask(&entry, &state, &ControlRequest::Update(Box::new(in_guest))).map(drop)
     };
     let done: Result<(), Error> = set();
-    if done.is_err()
-        && let Some(cgroup) = &cgroup
-    {
-        host_cgroup::put_back(cgroup, &before);
+    if done.is_err() {
+        host_cgroup::put_back(state.own_cgroup(), &before);
     }
     done
 }
