@@ -63,7 +63,7 @@ console() {
 # notified SOCKET OUTPUT: a service manager in the background that listens there.
 notified() {
     python3 -I -S "$here/notify.py" "$LIMIT" "$@" &
-    until_true test -S "$1"
+    until_true test -e "$2"
 }
 
 # with_python: the container has the testbed's python3.

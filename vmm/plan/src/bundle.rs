@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::left_out;
 use crate::vm::VmSection;
+use crate::{destination, left_out, letters};
 
 /// A bundle whose configuration has the right types and whose paths are resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,8 @@ pub struct Bundle {
     pub spec: Spec,
     /// The `vm` section.
     pub vm: VmSection,
+    /// Names in it that are no capabilities, which are left out as runc leaves them out.
+    pub ignored_capabilities: Vec<String>,
 }
 
 /// Why a directory is not a bundle.
@@ -111,11 +113,13 @@ impl Bundle {
         let path = absolute.join(CONFIG);
         let text =
             fs::read(&path).map_err(|source| BundleError::ReadConfig { path: path.clone(), source })?;
-        let (spec, vm) = parse(&text).map_err(|at| BundleError::ParseConfig { path: path.clone(), at })?;
+        let parsed = parse(&text).map_err(|at| BundleError::ParseConfig { path: path.clone(), at })?;
+        let Parsed { mut spec, vm, ignored_capabilities } = parsed;
+        destination::clean(&mut spec);
         let Some(root) = spec.root() else { return Err(BundleError::NoRoot { path }) };
         let rootfs = absolute.join(root.path());
         check_rootfs(&rootfs)?;
-        Ok(Self { dir: absolute, rootfs, spec, vm })
+        Ok(Self { dir: absolute, rootfs, spec, vm, ignored_capabilities })
     }
 }
 
@@ -125,22 +129,40 @@ fn check_rootfs(path: &Path) -> Result<(), BundleError> {
     if metadata.is_dir() { Ok(()) } else { Err(BundleError::RootfsNotADirectory { path: path.to_owned() }) }
 }
 
+/// What a configuration says.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub(crate) spec: Spec,
+    pub(crate) vm: VmSection,
+    pub(crate) ignored_capabilities: Vec<String>,
+}
+
 /// Parses a configuration. Unknown fields are accepted, as the specification demands.
-pub(crate) fn parse(text: &[u8]) -> Result<(Spec, VmSection), ConfigError> {
+pub(crate) fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
     // Nearly every configuration is done here; what follows reads the rare `vm` section, fills in
     // what the types insist on, or makes a better message.
     if !contains(text, b"\"vm\"")
         && !contains(text, NUL)
+        && letters::are_as_written(text)
         && let Ok(spec) = serde_json::from_slice::<Spec>(text)
     {
-        return Ok((spec, VmSection::default()));
+        return Ok(Parsed { spec, vm: VmSection::default(), ignored_capabilities: Vec::new() });
     }
     let mut config: Value = typed(text)?;
     nul_free(&config)?;
+    letters::put_right(&mut config).map_err(|field| twice(&field))?;
+    let ignored_capabilities =
+        config.get_mut("process").map(left_out::take_unknown_capabilities).unwrap_or_default();
     let vm = config.as_object_mut().and_then(|object| object.remove("vm"));
     let vm = left_out::without_nulls(json!({ "vm": vm }));
     let OnlyVm { vm } = completely_typed(text, vm)?;
-    Ok((completely_typed(text, left_out::completed(config))?, vm))
+    let spec = completely_typed(text, left_out::completed(config))?;
+    Ok(Parsed { spec, vm, ignored_capabilities })
+}
+
+fn twice(field: &str) -> ConfigError {
+    let cause = "is there twice, in other letters; leave one out".to_owned();
+    ConfigError { position: String::new(), field: format!("{field}: "), cause }
 }
 
 #[derive(Deserialize)]
@@ -173,16 +195,19 @@ fn nul_free(config: &Value) -> Result<(), ConfigError> {
     }
 }
 
-/// Parses a process that stands alone.
-pub(crate) fn parse_process(text: &[u8]) -> Result<Process, ConfigError> {
-    match serde_json::from_slice(text) {
-        Ok(process) if !contains(text, NUL) => Ok(process),
-        _ => {
-            let process: Value = typed(text)?;
-            nul_free(&process)?;
-            completely_typed(text, left_out::completed_process(process))
-        }
+/// Parses a process that stands alone. The names with it are those that are no capabilities.
+pub(crate) fn parse_process(text: &[u8]) -> Result<(Process, Vec<String>), ConfigError> {
+    if !contains(text, NUL)
+        && letters::are_as_written(text)
+        && let Ok(process) = serde_json::from_slice(text)
+    {
+        return Ok((process, Vec::new()));
     }
+    let mut process: Value = typed(text)?;
+    nul_free(&process)?;
+    letters::put_right(&mut process).map_err(|field| twice(&field))?;
+    let ignored = left_out::take_unknown_capabilities(&mut process);
+    Ok((completely_typed(text, left_out::completed_process(process))?, ignored))
 }
 
 fn contains(text: &[u8], word: &[u8]) -> bool {
@@ -199,18 +224,12 @@ fn typed<T: DeserializeOwned>(text: &[u8]) -> Result<T, ConfigError> {
     Ok(value)
 }
 
-/// In words: the library says `no variant for CAP_X (converted to X)`.
-fn unknown_capability(cause: &str) -> Option<String> {
-    let (name, _) = cause.strip_prefix("no variant for ")?.split_once(" (converted to ")?;
-    Some(format!("{name:?} is not a capability"))
-}
-
 fn locate(error: &serde_json::Error, path: &str) -> ConfigError {
     let (line, column) = (error.line(), error.column());
     let message = error.to_string();
     let suffix = format!(" at line {line} column {column}");
     let cause = message.strip_suffix(&suffix).unwrap_or(&message);
-    let cause = unknown_capability(cause).unwrap_or_else(|| cause.to_owned());
+    let cause = cause.to_owned();
     let field = if path == "." || error.is_syntax() { String::new() } else { format!("{path}: ") };
     let position = if line == 0 { String::new() } else { format!("{line}:{column}:") };
     ConfigError { position, field, cause }
@@ -234,10 +253,7 @@ mod tests {
             ("{\"vm\":{},\"root\":{\"path\":7}}", " root.path: invalid type: integer `7`"),
             ("{\"process\":{\"args\":[]}}", "1:22: process: missing field `cwd`"),
             ("{\"process\":{\"args\":[],\"cwd\":null}}", " process: missing field `cwd`"),
-            (
-                "{\"process\":{\"cwd\":\"/\",\"user\":{},\"capabilities\":{\"bounding\":[\"CAP_X\"]}}}",
-                "1:68: process.capabilities.bounding[0]: \"CAP_X\" is not a capability",
-            ),
+            ("{\"process\":{},\"Process\":{}}", " process: is there twice, in other letters"),
             ("7", "1:1: invalid type: integer `7`, expected struct Spec"),
         ];
         for (text, expected) in table {
@@ -249,10 +265,34 @@ mod tests {
     #[test]
     fn unknown_fields_and_a_vm_section_without_a_kernel_are_accepted() {
         let text = br#"{"ociVersion":"1.2.0","new":{"x":1},"vm":{"hwConfig":{"vcpus":2,"memory":1048576}}}"#;
-        let (spec, vm) = parse(text).unwrap();
+        let Parsed { spec, vm, .. } = parse(text).unwrap();
         assert_eq!(spec.version(), "1.2.0");
         assert_eq!(vm.hw_config.vcpus, Some(2));
         assert_eq!(vm.hw_config.memory, Some(1 << 20));
+    }
+
+    #[test]
+    fn unknown_capabilities_are_left_out_and_told() {
+        let text = br#"{"ociVersion":"1.0.2","process":{"cwd":"/","capabilities":{
+            "bounding":["CAP_X","CAP_KILL","CAP_X"],"permitted":["CAP_X","CAP_ABC"]}}}"#;
+        let Parsed { spec, ignored_capabilities, .. } = parse(text).unwrap();
+        assert_eq!(ignored_capabilities, ["CAP_ABC", "CAP_X"]);
+        let process = spec.process().clone().unwrap();
+        let kept = process.capabilities().clone().unwrap();
+        assert_eq!(kept.bounding().as_ref().unwrap().len(), 1);
+        assert_eq!(kept.permitted().as_ref().unwrap().len(), 0);
+        let (_, ignored) = parse_process(br#"{"cwd":"/","capabilities":{"ambient":["CAP_X"]}}"#).unwrap();
+        assert_eq!(ignored, ["CAP_X"]);
+    }
+
+    #[test]
+    fn names_in_other_letters_are_understood() {
+        let text = br#"{"ociVersion":"1.0.2","Linux":{"Resources":{"CPU":{"Shares":5}}},
+            "annotations":{"CPU":"x","cpu":"y"}}"#;
+        let Parsed { spec, .. } = parse(text).unwrap();
+        let linux = spec.linux().clone().unwrap();
+        assert_eq!(linux.resources().as_ref().unwrap().cpu().as_ref().unwrap().shares(), Some(5));
+        assert_eq!(spec.annotations().as_ref().unwrap().len(), 2);
     }
 
     #[test]

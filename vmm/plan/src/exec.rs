@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use vmrun_proto::{ConsoleSize, ProcessIo};
 
 use crate::bundle::{BundleError, parse_process};
-use crate::rlimits;
 use crate::validate::{PlanError, check_process};
+use crate::{left_out, rlimits};
 
 /// What the options of `vmrun exec` change in the container's own process.
 #[derive(Clone, Debug, Default)]
@@ -37,10 +37,11 @@ pub struct ProcessChanges {
     pub terminal: bool,
 }
 
-/// A process that differs from the container's as runc's options for it say.
+/// A process that differs from the container's as runc's options for it say. Names that are no capabilities
+/// are left out, as runc does it.
 ///
 /// # Errors
-/// A capability that is none.
+/// It has no JSON form.
 pub fn changed(container: &Process, changes: &ProcessChanges) -> Result<Process, PlanError> {
     let unreadable = |error: serde_json::Error| PlanError::invalid("process", error.to_string());
     let mut process = container.clone();
@@ -69,18 +70,14 @@ pub fn changed(container: &Process, changes: &ProcessChanges) -> Result<Process,
         return Ok(process);
     }
     let mut value = serde_json::to_value(process).map_err(unreadable)?;
-    for name in &changes.capabilities {
-        add_capability(&mut value, name)?;
+    for name in changes.capabilities.iter().filter(|name| left_out::is_capability(name)) {
+        add_capability(&mut value, name);
     }
     serde_json::from_value(value).map_err(unreadable)
 }
 
 /// As runc does: ambient only where something may be inherited, since the kernel wants both.
-fn add_capability(process: &mut Value, name: &str) -> Result<(), PlanError> {
-    let known = serde_json::from_value::<oci_spec::runtime::Capability>(json!(name)).is_ok();
-    if !known {
-        return Err(PlanError::Option { option: "--cap", problem: format!("{name:?} is not a capability") });
-    }
+fn add_capability(process: &mut Value, name: &str) {
     let sets = &mut process["capabilities"];
     let inherits = sets["inheritable"].as_array().is_some_and(|set| !set.is_empty());
     for set in ["bounding", "effective", "permitted", "ambient"] {
@@ -95,14 +92,20 @@ fn add_capability(process: &mut Value, name: &str) -> Result<(), PlanError> {
             list.push(json!(name));
         }
     }
-    Ok(())
 }
 
-/// Reads `--process FILE`.
+impl ProcessChanges {
+    /// The names among the capabilities that are none.
+    pub fn unknown_capabilities(&self) -> Vec<String> {
+        self.capabilities.iter().filter(|name| !left_out::is_capability(name)).cloned().collect()
+    }
+}
+
+/// Reads `--process FILE`. The names with it are those that are no capabilities.
 ///
 /// # Errors
 /// The file cannot be read, or is not the JSON of a process.
-pub fn load_process(path: &Path) -> Result<Process, BundleError> {
+pub fn load_process(path: &Path) -> Result<(Process, Vec<String>), BundleError> {
     let text = fs::read(path).map_err(|source| BundleError::ReadConfig { path: path.to_owned(), source })?;
     parse_process(&text).map_err(|at| BundleError::ParseConfig { path: path.to_owned(), at })
 }
@@ -172,10 +175,11 @@ mod tests {
     }
 
     #[test]
-    fn unknown_capability_and_missing_program_are_refused() {
+    fn unknown_capability_is_left_out_and_missing_program_refused() {
         let changes =
             ProcessChanges { capabilities: vec!["CAP_NONE".to_owned()], ..ProcessChanges::default() };
-        assert!(matches!(changed(&container(), &changes), Err(PlanError::Option { option: "--cap", .. })));
+        assert_eq!(changes.unknown_capabilities(), ["CAP_NONE"]);
+        assert_eq!(changed(&container(), &changes).unwrap().capabilities(), container().capabilities());
         let nothing = changed(&container(), &ProcessChanges::default()).unwrap();
         assert!(matches!(exec(nothing, 1, None), Err(PlanError::Invalid { .. })));
     }

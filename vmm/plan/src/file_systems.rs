@@ -85,9 +85,9 @@ pub(crate) fn check_mount_points(bundle: &Bundle, facts: &Facts) -> Result<(), P
         .find_map(|(index, mount, place)| Some((index, mount, facts.not_directories.get(&place)?, place)));
     let Some((index, mount, what, place)) = found else { return Ok(()) };
     let problem = format!(
-        "{} in the root file system is {what}, and {} is mounted on an ordinary directory only: {}",
-        mount.destination().display(),
+        "filesystem {:?} must be mounted on ordinary directory, and {} in the root file system is {what}: {}",
         mount.typ().as_deref().unwrap_or_default(),
+        mount.destination().display(),
         place.display(),
     );
     Err(PlanError::invalid(format!("mounts[{index}].destination"), problem))

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hooks, Linux, Spec};
+use oci_spec::runtime::{Hooks, Linux, LinuxNamespace, LinuxNamespaceType, Spec};
 use vmrun_proto::{ROOTFS_DIR, SHARE_MOUNT};
 
 use crate::host_limits::without_the_hosts;
@@ -61,7 +61,7 @@ impl Rewrite<'_> {
     }
 
     fn kernel_objects(&self, spec: &mut Spec) {
-        let mut linux = spec.linux().clone().unwrap_or_default();
+        let mut linux = spec.linux().clone().unwrap_or_else(no_linux);
         // The host's cgroup tree means nothing in the guest. The prefix keeps an id
         // like `cgroup.procs` from meaning a file.
         linux.set_cgroups_path(Some(PathBuf::from(format!("/vmrun-{}", self.options.id))));
@@ -75,9 +75,29 @@ impl Rewrite<'_> {
             linux.set_resources(Some(resources));
         }
         forget_namespace_paths(&mut linux);
+        isolate_mounts(&mut linux);
         // The default, or it was refused; the guest's kernel knows none.
         linux.set_memory_policy(None);
         spec.set_linux(Some(linux));
+    }
+}
+
+/// The library's default is full of what nobody asked for.
+fn no_linux() -> Linux {
+    let mut linux = Linux::default();
+    linux.set_namespaces(None).set_resources(None).set_masked_paths(None).set_readonly_paths(None);
+    linux
+}
+
+/// A container's mounts are its own, whatever is asked for: the agent's must not be changed, and one more
+/// process finds the container's root file system by its mount namespace.
+fn isolate_mounts(linux: &mut Linux) {
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    if namespaces.iter().all(|namespace| namespace.typ() != LinuxNamespaceType::Mount) {
+        let mut own = LinuxNamespace::default();
+        own.set_typ(LinuxNamespaceType::Mount);
+        namespaces.push(own);
+        linux.set_namespaces(Some(namespaces));
     }
 }
 

@@ -149,8 +149,10 @@ impl Limits {
 
     fn memory(&mut self, memory: &LinuxMemory, machine: Machine) {
         let limit = memory.limit().filter(|limit| *limit != 0);
+        // Memory without a limit means swap without one, if nothing else is said: as runc does it.
+        let swap = memory.swap().filter(|swap| *swap != 0).or(limit.filter(|limit| *limit < 0));
         // The OCI's number is the sum of both.
-        if let Some(swap) = memory.swap().filter(|swap| *swap != 0) {
+        if let Some(swap) = swap {
             match (swap, limit) {
                 (..0, _) => self.add("memory.swap.max", &"max", "memory.swap"),
                 (_, Some(limit @ 1..)) => {

@@ -4,6 +4,9 @@
 //! A null is the same as nothing, as it is for runc, which is written in Go. What is missing
 //! then gets the value that runc would see.
 
+use std::collections::BTreeSet;
+
+use oci_spec::runtime::Capability;
 use serde_json::{Map, Value};
 
 /// Where, the field, and its value as JSON. Nothing is added where the object itself is missing.
@@ -53,6 +56,28 @@ pub(crate) fn place_of_nul(value: &Value) -> Option<String> {
         }),
         _ => None,
     }
+}
+
+/// Takes the names out of a process's capabilities that are none, and gives them.
+pub(crate) fn take_unknown_capabilities(process: &mut Value) -> Vec<String> {
+    let mut unknown = BTreeSet::new();
+    let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
+    for set in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(Value::as_array_mut) {
+        set.retain(|name| {
+            let Some(text) = name.as_str() else { return true };
+            let known = is_capability(text);
+            if !known {
+                unknown.insert(text.to_owned());
+            }
+            known
+        });
+    }
+    unknown.into_iter().collect()
+}
+
+/// Whether it is the name of a capability.
+pub(crate) fn is_capability(name: &str) -> bool {
+    serde_json::from_value::<Capability>(Value::String(name.to_owned())).is_ok()
 }
 
 fn forget_nulls(value: &mut Value) {

@@ -23,6 +23,8 @@ const OF_THE_MOUNT: &[(&str, u64, bool)] = &[
     ("dev", NODEV, false),
     ("noexec", NOEXEC, true),
     ("exec", NOEXEC, false),
+    ("nosymfollow", NOSYMFOLLOW, true),
+    ("symfollow", NOSYMFOLLOW, false),
     ("nodiratime", NODIRATIME, true),
     ("diratime", NODIRATIME, false),
     ("noatime", NOATIME, true),

@@ -58,6 +58,12 @@ pub enum Error {
         /// Why.
         why: &'static str,
     },
+    /// A cgroup for a process that is not the container's. In runc's words, which tools look for.
+    #[error("bad sub cgroup path: {path} is not a sub cgroup path")]
+    SubCgroup {
+        /// As typed.
+        path: String,
+    },
     /// An option of ps that has no meaning for a guest.
     #[error("option {option:?} of ps: {why}")]
     PsOption {
@@ -186,6 +192,7 @@ impl Error {
             Self::Cgroup(HostCgroupError::Limit { .. } | HostCgroupError::None { .. }) => {
                 Some("correct the limit, or leave it out")
             }
+            Self::SubCgroup { .. } => Some("name a cgroup below the container's"),
             Self::Hook(_) => Some("correct the hook, or take it out of config.json"),
             Self::Spec(SpecError::Exists { .. }) => {
                 Some("remove it first, or name another directory with --bundle")

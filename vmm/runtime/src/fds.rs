@@ -33,8 +33,8 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
 /// by mistake may lead to anything on the host.
 pub(crate) fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     gaps(keep).into_iter().try_for_each(|(first, last)| {
-        // SAFETY: called as the first act of a process that was started with the numbers of
-        // `keep`: no other descriptor has an owner yet.
+        // SAFETY: called as one of the first acts of a process that was started with the numbers of
+        // `keep`: no other descriptor has an owner.
         check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
     })
 }

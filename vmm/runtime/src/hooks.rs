@@ -1,11 +1,13 @@
 //! Hooks on the host: programs that get the container's state on standard input.
 
+mod output;
+
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vmrun_spec::Hook;
 
+use self::output::{Output, Said};
 use crate::error::chain;
 use crate::log::{self, Listed};
 use crate::verbs::OciState;
@@ -37,13 +40,20 @@ pub(crate) enum HookFailure {
     #[error("cannot run it")]
     Run(#[source] io::Error),
     /// It said no.
-    #[error("{0}")]
-    Failed(ExitStatus),
+    #[error("{status}{said}")]
+    Failed {
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said.
+        said: Box<Said>,
+    },
     /// It took too long and was killed.
-    #[error("killed after its timeout of {seconds} s")]
+    #[error("killed after its timeout of {seconds} s{said}")]
     TimedOut {
         /// The limit.
         seconds: u64,
+        /// What it said.
+        said: Box<Said>,
     },
     /// Whoever wanted it wants it no more, and it was killed.
     #[error("interrupted")]
@@ -65,8 +75,6 @@ impl HookError {
 pub(crate) struct Surroundings<'s> {
     /// Their working directory.
     pub(crate) directory: &'s Path,
-    /// Their standard error, if it is not this process's.
-    pub(crate) stderr: Option<OwnedFd>,
     /// What ends the wait for them when it becomes readable, and them.
     pub(crate) watch: &'s [BorrowedFd<'s>],
 }
@@ -76,7 +84,7 @@ impl<'s> Surroundings<'s> {
     pub(crate) fn callers(bundle: &'s Path) -> Self {
         // An engine may have removed the bundle of a container that ends.
         let directory = if bundle.is_dir() { bundle } else { Path::new("/") };
-        Self { directory, stderr: None, watch: &[] }
+        Self { directory, watch: &[] }
     }
 }
 
@@ -115,12 +123,16 @@ fn attempt(hook: &Hook, state: &OciState, at: &Surroundings<'_>) -> Result<(), H
     let text = serde_json::to_vec(state).map_err(HookFailure::Encode)?;
     let stdin = readable(&text).map_err(HookFailure::Run)?;
     step!("{} {} starts, arguments {}", hook.field, hook.path.display(), Listed(&hook.args));
-    let mut running = Running(spawn(hook, stdin, at).map_err(HookFailure::Run)?);
+    let output = Output::new().map_err(HookFailure::Run)?;
+    let mut running = Running(spawn(hook, stdin, &output, at).map_err(HookFailure::Run)?);
     let deadline = hook.timeout_s.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     match running.wait(deadline, at.watch).map_err(HookFailure::Run)? {
         Wait::Ended(status) if status.success() => Ok(()),
-        Wait::Ended(status) => Err(HookFailure::Failed(status)),
-        Wait::Late => Err(HookFailure::TimedOut { seconds: hook.timeout_s.unwrap_or_default() }),
+        Wait::Ended(status) => Err(HookFailure::Failed { status, said: output.said() }),
+        Wait::Late => {
+            let seconds = hook.timeout_s.unwrap_or_default();
+            Err(HookFailure::TimedOut { seconds, said: output.said() })
+        }
         Wait::Interrupted => Err(HookFailure::Interrupted),
     }
 }
@@ -134,7 +146,7 @@ fn readable(text: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-fn spawn(hook: &Hook, stdin: File, at: &Surroundings<'_>) -> io::Result<Child> {
+fn spawn(hook: &Hook, stdin: File, output: &Output, at: &Surroundings<'_>) -> io::Result<Child> {
     let mut command = Command::new(&hook.path);
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
@@ -142,10 +154,8 @@ fn spawn(hook: &Hook, stdin: File, at: &Surroundings<'_>) -> io::Result<Child> {
     if let Some(variables) = &hook.env {
         command.env_clear().envs(variables.iter().filter_map(|entry| entry.split_once('=')));
     }
-    let stderr = at.stderr.as_ref().map(OwnedFd::try_clone).transpose()?;
-    // Its output is talk: standard output belongs to the container.
-    command.current_dir(at.directory).stdin(stdin).stdout(Stdio::null());
-    command.stderr(stderr.map_or_else(Stdio::inherit, Stdio::from));
+    command.current_dir(at.directory).stdin(stdin);
+    command.stdout(output.stdout.try_clone()?).stderr(output.stderr.try_clone()?);
     signals::free_in(&mut command).spawn()
 }
 
@@ -245,16 +255,22 @@ mod tests {
         state.annotations.insert("long".to_owned(), "x".repeat(1 << 20));
         let deaf = Hook { timeout_s: Some(1), ..hook("sleep 1000") };
         let error = run(&deaf, &state, &Surroundings::callers(Path::new("/"))).unwrap_err();
-        assert_eq!(chain(&error), "error running poststop hook #1: /bin/sh: killed after its timeout of 1 s");
+        assert_eq!(
+            chain(&error),
+            "error running poststop hook #1: /bin/sh: killed after its timeout of 1 s, stdout: , stderr: "
+        );
         run(&hook("wc -c | grep -q .......$"), &state, &Surroundings::callers(Path::new("/"))).unwrap();
     }
 
     #[test]
     fn what_is_left_of_a_hook_keeps_nobody_waiting() {
         let directory = tempfile::tempdir().unwrap();
-        let hook = hook("sleep 1000 & echo $! >child; exit 3");
+        let hook = hook("sleep 1000 & echo $! >child; echo reason; echo why >&2; exit 3");
         let error = run(&hook, &state(), &Surroundings::callers(directory.path())).unwrap_err();
-        assert_eq!(chain(&error), "error running poststop hook #1: /bin/sh: exit status: 3");
+        assert_eq!(
+            chain(&error),
+            "error running poststop hook #1: /bin/sh: exit status: 3, stdout: reason, stderr: why"
+        );
         let child = std::fs::read_to_string(directory.path().join("child")).unwrap();
         signals::send(child.trim().parse().unwrap(), libc::SIGKILL);
     }

@@ -116,6 +116,13 @@ pub fn warn(message: &str) {
     }
 }
 
+/// Tells of names that are no capabilities, in runc's words.
+pub(crate) fn warn_of_capabilities(unknown: &[String]) {
+    if !unknown.is_empty() {
+        warn(&format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
+    }
+}
+
 /// Appends an error: a line with stage, object and cause, and what the guest's
 /// console said last. True when that was on standard error.
 ///

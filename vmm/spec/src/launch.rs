@@ -17,6 +17,8 @@ pub enum MonitorMessage {
     Created,
     /// The program runs.
     Started,
+    /// What the program says of itself, for the service manager that the caller named.
+    Notified(String),
     /// The program has said that it is ready, to whom the caller wants it said.
     Ready,
     /// It ended with this code; cleaning up is the launcher's now.

@@ -1,20 +1,27 @@
 //! The cgroup of a container, as the agent uses it after libcontainer made it.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::chown;
 use std::path::{Component, Path, PathBuf};
 
 use libcgroups::common::{CgroupManager, ControllerOpt};
 use libcgroups::v2::manager::Manager;
+use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
 use super::program::chain;
+use super::swap::Swap;
 
 /// Mount point of the guest's cgroup v2 hierarchy.
 pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// The file that lists a cgroup's processes.
 const PROCESSES: &str = "cgroup.procs";
+
+/// The files of a cgroup that whoever it is delegated to gets with it.
+const DELEGATED: &str = "/sys/kernel/cgroup/delegate";
+const DELEGATED_ALWAYS: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
 
 /// A container's cgroup with everything below it.
 #[derive(Clone, Debug)]
@@ -41,8 +48,8 @@ impl Cgroup {
     /// on controllers for the cgroups below, so that none may be here, or has removed it.
     pub(crate) fn for_exec(&self, init: i32) -> io::Result<PathBuf> {
         match self.takes_processes() {
-            Ok(true) => Ok(self.path()),
-            _ => cgroup_of_process(init),
+            Ok(()) => Ok(self.path()),
+            Err(_) => cgroup_of_process(init),
         }
     }
 
@@ -51,26 +58,44 @@ impl Cgroup {
         let normal = below.components().filter(|part| matches!(part, Component::Normal(_)));
         let cgroup = Self { directory: self.directory.join(normal.collect::<PathBuf>()) };
         let list = cgroup.directory.join(PROCESSES);
-        let refuse = |why: &str, step: &str| Err(format!("cannot join {}: {why}; {step}", list.display()));
-        match cgroup.takes_processes() {
-            Ok(true) => Ok(cgroup.path()),
-            // In the words of runc, which has them from the kernel.
-            Ok(false) => refuse("device or resource busy", "name a cgroup below it"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                refuse("no such file or directory", "make the cgroup in the container first")
-            }
-            Err(error) => refuse(&error.to_string(), "name another cgroup of the container"),
-        }
+        let Err(error) = cgroup.takes_processes() else { return Ok(cgroup.path()) };
+        let step = match error.kind() {
+            io::ErrorKind::ResourceBusy => "name a cgroup below it",
+            io::ErrorKind::NotFound => "make the cgroup in the container first",
+            _ => "name another cgroup of the container",
+        };
+        let why = error.raw_os_error().map_or_else(|| error.to_string(), kernels_words);
+        // In runc's words, which tools look for.
+        let (pid, list) = (std::process::id(), list.display());
+        Err(format!("error adding pid {pid} to cgroups: failed to write {pid}: open {list}: {why}; {step}"))
     }
 
     fn path(&self) -> PathBuf {
         Path::new("/").join(self.directory.strip_prefix(CGROUP_ROOT).unwrap_or(&self.directory))
     }
 
-    /// Not while controllers are on for the cgroups below it.
-    fn takes_processes(&self) -> io::Result<bool> {
+    /// Whether it does is the kernel's to say while controllers are on for the cgroups below it: some
+    /// of them do not mind, and a threaded cgroup minds none. So this process goes there and comes back.
+    fn takes_processes(&self) -> io::Result<()> {
         let controllers = fs::read_to_string(self.directory.join("cgroup.subtree_control"))?;
-        Ok(controllers.trim().is_empty())
+        if controllers.trim().is_empty() {
+            return Ok(());
+        }
+        let home = Self::at(&cgroup_of_process(i32::try_from(std::process::id()).unwrap_or_default())?);
+        self.enter()?;
+        home.enter()
+    }
+
+    fn enter(&self) -> io::Result<()> {
+        File::options().write(true).open(self.directory.join(PROCESSES))?.write_all(b"0")
+    }
+
+    /// Gives it to a user: the directory, and the files that the kernel says make that useful.
+    pub(crate) fn give_to(&self, uid: u32) -> io::Result<()> {
+        let listed = fs::read_to_string(DELEGATED).unwrap_or_else(|_| DELEGATED_ALWAYS.to_owned());
+        chown(&self.directory, Some(uid), None)?;
+        // It lists those of every controller.
+        listed.lines().try_for_each(|name| absent_is_fine(chown(self.directory.join(name), Some(uid), None)))
     }
 
     /// Kills every process in it, forks in progress included.
@@ -90,29 +115,17 @@ impl Cgroup {
 
     /// Sets the limits that are given.
     pub(crate) fn update(&self, resources: &LinuxResources) -> Result<(), String> {
+        let (resources, swap) = Swap::take_out(resources);
         let below = self.directory.strip_prefix(CGROUP_ROOT).unwrap_or(&self.directory);
         let manager = Manager::new(CGROUP_ROOT.into(), below.to_owned()).map_err(|error| chain(&error))?;
-        let limits =
-            ControllerOpt { resources, disable_oom_killer: false, oom_score_adj: None, freezer_state: None };
+        let limits = ControllerOpt {
+            resources: &resources,
+            disable_oom_killer: false,
+            oom_score_adj: None,
+            freezer_state: None,
+        };
         manager.apply(&limits).map_err(|error| chain(&error))?;
-        self.forbid_swap(resources).map_err(|error| format!("failed to write 0 to memory.swap.max: {error}"))
-    }
-
-    /// A swap limit that equals the memory limit means no swap (the OCI's number is
-    /// the sum of both); libcontainer writes no zero.
-    pub(crate) fn forbid_swap(&self, resources: &LinuxResources) -> io::Result<()> {
-        let memory = resources.memory().as_ref();
-        let same = memory.is_some_and(|memory| {
-            memory.limit().is_some_and(|limit| limit > 0) && memory.swap() == memory.limit()
-        });
-        if !same {
-            return Ok(());
-        }
-        match fs::write(self.directory.join("memory.swap.max"), "0") {
-            // A guest kernel without swap has no such file, and no swap.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        swap.apply(self)
     }
 
     /// Removes it with all cgroups below it; false while processes are in it.
@@ -125,7 +138,11 @@ impl Cgroup {
 }
 
 fn processes(directory: &Path) -> io::Result<Vec<i32>> {
-    let list = fs::read_to_string(directory.join(PROCESSES))?;
+    let list = match fs::read_to_string(directory.join(PROCESSES)) {
+        // A threaded one: its processes are in the list of the cgroup that its threads belong to.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => String::new(),
+        read => read?,
+    };
     let mut pids: Vec<i32> = list.lines().filter_map(|line| line.parse().ok()).collect();
     for below in directories(directory)? {
         pids.extend(processes(&below)?);
@@ -160,6 +177,11 @@ pub(crate) fn cgroup_of_process(pid: i32) -> io::Result<PathBuf> {
 /// `0::PATH`, on a line of its own.
 fn unified(text: &str) -> Option<PathBuf> {
     text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
+}
+
+/// As runc, which is written in Go, has them: in small letters and without the number.
+fn kernels_words(number: i32) -> String {
+    Errno::from_raw(number).desc().to_lowercase()
 }
 
 /// For what may end, or be removed, at any moment.
@@ -197,13 +219,14 @@ mod tests {
         turn_on("\n");
         assert_eq!(cgroup.for_exec(1).unwrap(), cgroup.directory);
         assert_eq!(cgroup.below_for_exec(Path::new("/")).unwrap(), cgroup.directory);
+        // No kernel answers here, so it is not one that takes processes.
         turn_on("cpu memory\n");
         let own = i32::try_from(std::process::id()).unwrap();
         assert_eq!(cgroup.for_exec(own).unwrap(), cgroup_of_process(own).unwrap());
-        let busy = cgroup.below_for_exec(Path::new("/")).unwrap_err();
-        assert!(busy.contains("/container/cgroup.procs: device or resource busy; "), "{busy}");
         let missing = cgroup.below_for_exec(Path::new("below")).unwrap_err();
+        assert!(missing.starts_with("error adding pid "), "{missing}");
         assert!(missing.contains("/below/cgroup.procs: no such file or directory; "), "{missing}");
+        assert_eq!(kernels_words(libc::EBUSY), "device or resource busy");
     }
 
     #[test]

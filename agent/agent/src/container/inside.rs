@@ -101,7 +101,7 @@ pub(crate) fn run_if_asked() {
         .and_then(|tasks: Tasks| run(&tasks));
     if let Err(error) = &done {
         // libcontainer tells of the hook no more than its code; its standard error is the container's.
-        eprintln!("vmrun-agent: {error}");
+        eprintln!("vmrun: error: agent: {error}");
         log::warn(format_args!("{error}"));
     }
     sys::exit_now(i32::from(done.is_err()))

@@ -31,7 +31,8 @@ use super::devices::DevicePolicy;
 use super::identity::host_user;
 use super::program::chain;
 use super::start_hooks::StartHooks;
-use super::{dev, inside, limits, notify, settings, shared_mounts, tmpfs, trace, user_namespace};
+use super::swap::Swap;
+use super::{delegation, dev, inside, limits, notify, settings, shared_mounts, tmpfs, trace, user_namespace};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{descriptors, log, network, sys};
@@ -169,6 +170,7 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
         }
         Kind::Exec { process, init, .. } => adapt::for_exec(order.spec, process, *init).map_err(invalid)?,
     };
+    let swap = take_swap(&mut adapted.spec);
     let rootfs = root_directory(&adapted.spec)?;
     if matches!(order.kind, Kind::Init { .. }) {
         destinations::resolve(&mut adapted.spec, &rootfs);
@@ -201,12 +203,17 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
         // Those of interfaces, too.
         settings_are_there(&adapted.spec)?;
     }
-    run_libcontainer(order, adapted, rootfs)?;
+    run_libcontainer(order, adapted, rootfs, swap)?;
     drop(holder);
     Ok(())
 }
 
-fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Result<(), MakeError> {
+fn run_libcontainer(
+    order: &Order<'_>,
+    adapted: Adapted,
+    rootfs: PathBuf,
+    swap: Option<Swap>,
+) -> Result<(), MakeError> {
     let terminal = order.io.terminal.then(console_pair).transpose()?;
     let dropped_note = File::options()
         .write(true)
@@ -249,7 +256,10 @@ fn run_libcontainer(order: &Order<'_>, adapted: Adapted, rootfs: PathBuf) -> Res
     if matches!(order.kind, Kind::Init { .. }) {
         let cgroup = Cgroup::at(&cgroup_path);
         restrict_devices(&spec, &cgroup)?;
-        forbid_swap(&spec, &cgroup)?;
+        swap.map_or(Ok(()), |swap| swap.apply(&cgroup))
+            .map_err(|cause| failed(Stage::Create, format!("cannot apply resources.memory.swap: {cause}")))?;
+        delegation::delegate(order.spec, &cgroup)
+            .map_err(|error| failed(Stage::Create, format!("cannot give the cgroup to its user: {error}")))?;
         bring_loopback_up(&spec, pid)?;
         end_writes_to_dev(&spec, pid)?;
     } else {
@@ -384,11 +394,13 @@ fn restrict_devices(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
     attach().map_err(|error| failed(Stage::Create, format!("cannot apply resources.devices: {error}")))
 }
 
-fn forbid_swap(spec: &Spec, cgroup: &Cgroup) -> Result<(), ErrorReply> {
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    resources
-        .map_or(Ok(()), |resources| cgroup.forbid_swap(resources))
-        .map_err(|error| failed(Stage::Create, format!("cannot apply resources.memory.swap: {error}")))
+/// What is left to write of the limit of swap when the container is made.
+fn take_swap(spec: &mut Spec) -> Option<Swap> {
+    let mut linux = spec.linux().clone()?;
+    let (resources, swap) = Swap::take_out(linux.resources().as_ref()?);
+    linux.set_resources(Some(resources));
+    spec.set_linux(Some(linux));
+    Some(swap)
 }
 
 /// A new network namespace has a loopback interface that is down.
@@ -420,7 +432,7 @@ fn end_writes_to_dev(spec: &Spec, pid: i32) -> Result<(), ErrorReply> {
 }
 
 /// The last word on it counts.
-fn says_readonly(mount: &Mount) -> bool {
+pub(super) fn says_readonly(mount: &Mount) -> bool {
     let mut words = mount.options().iter().flatten().rev();
     words.find(|option| matches!(option.as_str(), "ro" | "rw")).is_some_and(|option| option == "ro")
 }

@@ -3,6 +3,7 @@
 mod adapt;
 mod cgroup;
 mod copy_up;
+mod delegation;
 mod destinations;
 mod dev;
 mod devices;
@@ -21,6 +22,7 @@ mod seccomp;
 mod settings;
 mod shared_mounts;
 mod start_hooks;
+mod swap;
 mod tmpfs;
 mod trace;
 mod user_namespace;

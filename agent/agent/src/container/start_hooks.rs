@@ -1,13 +1,13 @@
 //! `startContainer` hooks: in the container, right before its program.
 
 use std::cell::OnceCell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::rc::Rc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -21,13 +21,25 @@ use oci_spec::runtime::{Hook, Spec, State as OciState};
 
 use super::program::chain;
 
+/// Of each stream of a hook that fails as much is told, in bytes.
+const MOST_SAID: u64 = 4096;
+
 /// The hooks, and what they are told.
 #[derive(Clone, Debug)]
 pub(crate) struct StartHooks {
     hooks: Vec<Hook>,
     state: State,
-    /// Their standard inputs, once [`StartHooks::prepare`] has made them.
-    stdin: Rc<OnceCell<Vec<OwnedFd>>>,
+    /// Their standard streams, once [`StartHooks::prepare`] has made them.
+    streams: Rc<OnceCell<Vec<Streams>>>,
+}
+
+/// The standard streams of a hook: files in memory. It need not read the state, however long that
+/// is, and nobody need read what it says.
+#[derive(Debug)]
+struct Streams {
+    stdin: OwnedFd,
+    stdout: File,
+    stderr: File,
 }
 
 impl StartHooks {
@@ -39,10 +51,10 @@ impl StartHooks {
         let mut state = State::new(container, ContainerStatus::Created, None, bundle.into());
         spec.version().clone_into(&mut state.oci_version);
         state.annotations = Some(spec.annotations().clone().unwrap_or_default());
-        Some(Self { hooks, state, stdin: Rc::default() })
+        Some(Self { hooks, state, streams: Rc::default() })
     }
 
-    /// Makes what they read, as the process that is to become the program: the container's
+    /// Makes what they read and write to, as the process that is to become the program: the container's
     /// filter, which they are under, need not allow it.
     pub(crate) fn prepare(&self) -> Result<(), String> {
         let mut state = self.state.clone();
@@ -51,48 +63,69 @@ impl StartHooks {
             .map_err(|error| chain(&error))
             .and_then(|state| serde_json::to_vec(&state).map_err(|error| error.to_string()))
             .map_err(|error| format!("cannot tell startContainer hooks the state: {error}"))?;
-        let files: io::Result<Vec<_>> = self.hooks.iter().map(|_| readable(&text)).collect();
-        let files =
-            files.map_err(|error| format!("cannot make the input of startContainer hooks: {error}"))?;
+        let streams: io::Result<Vec<_>> = self.hooks.iter().map(|_| Streams::new(&text)).collect();
+        let streams =
+            streams.map_err(|error| format!("cannot make the streams of startContainer hooks: {error}"))?;
         // A second time changes nothing: the process is the same.
-        let _ = self.stdin.set(files);
+        let _ = self.streams.set(streams);
         Ok(())
     }
 
     /// Runs them. `environment`, the program's, is for those that have none of their own.
     pub(crate) fn run(&self, environment: &[CString]) -> Result<(), String> {
-        let inputs = self.stdin.get().map(Vec::as_slice).unwrap_or_default();
-        self.hooks.iter().zip(inputs).enumerate().try_for_each(|(index, (hook, stdin))| {
-            run(hook, stdin, environment).map_err(|cause| {
+        let streams = self.streams.get().map(Vec::as_slice).unwrap_or_default();
+        self.hooks.iter().zip(streams).enumerate().try_for_each(|(index, (hook, streams))| {
+            run(hook, streams, environment).map_err(|cause| {
                 format!("error running startContainer hook #{index}: {}: {cause}", hook.path().display())
             })
         })
     }
 }
 
-/// A file in memory: a hook need not read it, however long it is.
-fn readable(text: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create(c"state", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(text)?;
-    file.rewind()?;
-    Ok(file.into())
+impl Streams {
+    fn new(state: &[u8]) -> io::Result<Self> {
+        let mut stdin = memory(c"state")?;
+        stdin.write_all(state)?;
+        stdin.rewind()?;
+        Ok(Self { stdin: stdin.into(), stdout: memory(c"stdout")?, stderr: memory(c"stderr")? })
+    }
+
+    /// What the hook has said, in runc's form.
+    fn said(&self) -> String {
+        format!(", stdout: {}, stderr: {}", end_of(&self.stdout), end_of(&self.stderr))
+    }
 }
 
-fn run(hook: &Hook, stdin: &OwnedFd, environment: &[CString]) -> Result<(), String> {
+fn memory(name: &CStr) -> io::Result<File> {
+    Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?))
+}
+
+/// The end tells most. What cannot be read, or a filter does not allow to, changes nothing.
+fn end_of(file: &File) -> String {
+    let mut file = file;
+    let length = file.seek(SeekFrom::End(0)).unwrap_or_default();
+    let first = length.saturating_sub(MOST_SAID);
+    let mut bytes = Vec::new();
+    let _ = file.seek(SeekFrom::Start(first)).and_then(|_| file.take(MOST_SAID).read_to_end(&mut bytes));
+    let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+    if first > 0 { format!("...{text}") } else { text }
+}
+
+fn run(hook: &Hook, streams: &Streams, environment: &[CString]) -> Result<(), String> {
     let cannot = |error: io::Error| format!("cannot run it: {error}");
     let mut child =
-        command(hook, stdin, environment).and_then(|mut command| command.spawn()).map_err(cannot)?;
+        command(hook, streams, environment).and_then(|mut command| command.spawn()).map_err(cannot)?;
     let limit = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok());
     let status = match limit {
         None => child.wait().map_err(cannot)?,
         Some(seconds) => wait_limited(child, Duration::from_secs(seconds))
             .map_err(cannot)?
-            .ok_or_else(|| format!("killed after its timeout of {seconds} s"))?,
+            .ok_or_else(|| format!("killed after its timeout of {seconds} s{}", streams.said()))?,
     };
-    if status.success() { Ok(()) } else { Err(status.to_string()) }
+    if status.success() { Ok(()) } else { Err(format!("{status}{}", streams.said())) }
 }
 
-fn command(hook: &Hook, stdin: &OwnedFd, environment: &[CString]) -> io::Result<Command> {
+fn command(hook: &Hook, streams: &Streams, environment: &[CString]) -> io::Result<Command> {
     let mut command = Command::new(hook.path());
     if let Some((name, rest)) = hook.args().as_deref().and_then(|args| args.split_first()) {
         command.arg0(name).args(rest);
@@ -102,7 +135,8 @@ fn command(hook: &Hook, stdin: &OwnedFd, environment: &[CString]) -> io::Result<
         Some(own) => command.envs(own.iter().filter_map(|entry| entry.split_once('='))),
         None => command.envs(environment.iter().filter_map(variable)),
     };
-    command.stdin(stdin.try_clone()?).stdout(Stdio::null()).stderr(Stdio::inherit());
+    command.stdin(streams.stdin.try_clone()?);
+    command.stdout(streams.stdout.try_clone()?).stderr(streams.stderr.try_clone()?);
     Ok(command)
 }
 
@@ -189,10 +223,13 @@ mod tests {
     fn own_environment_is_the_only_one_and_failure_is_told() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("env");
-        let mut hook = script(&format!("echo $A $B >{}; exit 3", file.display()));
+        let mut hook = script(&format!("echo $A $B >{}; echo reason; echo why >&2; exit 3", file.display()));
         hook["env"] = json!(["B=2"]);
         let error = hooks("1", &hook).run(&[c"A=1".to_owned()]).unwrap_err();
-        assert_eq!(error, "error running startContainer hook #0: /bin/sh: exit status: 3");
+        assert_eq!(
+            error,
+            "error running startContainer hook #0: /bin/sh: exit status: 3, stdout: reason, stderr: why"
+        );
         assert_eq!(said(&file), "2\n");
     }
 
@@ -201,6 +238,9 @@ mod tests {
         let mut hook = script("sleep 1000");
         hook["timeout"] = json!(1);
         let error = hooks(&"x".repeat(1 << 20), &hook).run(&[c"PATH=/usr/bin:/bin".to_owned()]).unwrap_err();
-        assert_eq!(error, "error running startContainer hook #0: /bin/sh: killed after its timeout of 1 s");
+        assert_eq!(
+            error,
+            "error running startContainer hook #0: /bin/sh: killed after its timeout of 1 s, stdout: , stderr: "
+        );
     }
 }

@@ -106,7 +106,6 @@ fn configuration_that_contradicts_itself_is_refused_by_field() {
         ("/vm", json!({ "kernel": { "path": "vmlinuz" } }), &["vm.kernel.path", "absolute"]),
         ("/annotations", json!({ "dev.vmrun.unknown": "1" }), &["dev.vmrun.unknown"]),
         ("/annotations", json!({ "dev.vmrun.vcpus": "many" }), &["dev.vmrun.vcpus", "many"]),
-        ("/process/capabilities/bounding", json!(["CAP_NONE"]), &["CAP_NONE"]),
         ("/hooks", json!({ "prestart": [{ "path": "relative" }] }), &["hooks.prestart[0].path"]),
         (
             "/linux/namespaces",

@@ -140,7 +140,7 @@ fn what_cannot_be_run_exits_as_the_shell_would() {
     exec(&container, &[], &["nosuch"]).fails_with(127, &[act, "executable file not found in $PATH"]);
     exec(&container, &[], &["/etc/passwd"]).fails_with(126, &[act, "/etc/passwd", "ermission denied"]);
     exec(&container, &["--cwd", "relative"], &["true"]).fails_with(255, &[act, "process.cwd", "relative"]);
-    exec(&container, &["--cap", "CAP_NONE"], &["true"]).fails_with(255, &[act, "--cap", "CAP_NONE"]);
+    exec(&container, &["--cgroup", ".."], &["true"]).fails_with(255, &[act, "bad sub cgroup path: ..", "; "]);
     exec(&container, &["--preserve-fds", "1"], &["true"]).fails_with(255, &[act, "--preserve-fds", "; "]);
     exec(&container, &["-d", "-t"], &["true"]).fails_with(255, &[act, "--console-socket"]);
     container.verb("kill", &["KILL"]).prints("");

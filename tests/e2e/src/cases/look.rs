@@ -165,6 +165,6 @@ fn update_changes_the_limits_that_are_given() {
     assert!(last.starts_with("83886080\n60\n50000 100000\n59\n"), "{last}");
     let wrong = scratch.file("wrong.json", "{\"pids\": 7}");
     container.verb("update", &["-r", wrong.to_str().unwrap()]).fails_with(1, &["cannot update", "resources"]);
-    container.verb("update", &["--kernel-memory", "1M"]).fails_with(1, &["cannot update", "--kernel-memory"]);
+    container.verb("update", &["--cpu-rt-period", "1"]).fails_with(1, &["cannot update", "--cpu-rt-period"]);
     end(&container);
 }

@@ -142,18 +142,6 @@ fn console_socket_gets_the_terminal_of_a_detached_container() {
 }
 
 #[test]
-fn console_socket_works_without_detach() {
-    let bundle = on_terminal("tty; exit 9");
-    let scratch = Scratch::new();
-    let path = scratch.join("console.sock");
-    let listener = UnixListener::bind(&path).unwrap();
-    let started = Run::of(&bundle).option("--console-socket").option(&path).start();
-    let (_terminal, output) = Terminal::receive(&listener);
-    output.await_text(0, "\r\n");
-    started.finish().exits(9);
-}
-
-#[test]
 fn options_that_contradict_the_terminal_are_refused() {
     let bundle = on_terminal("true");
     Run::of(&bundle).option("--detach").finish().fails_with(1, &["cannot run", "--console-socket"]);
@@ -161,9 +149,13 @@ fn options_that_contradict_the_terminal_are_refused() {
     Run::of(&plain)
         .options(&["--console-socket", "/tmp/x"])
         .finish()
-        .fails_with(1, &["cannot run", "process.terminal"]);
+        .fails_with(1, &["cannot run", "cannot use console socket", "; "]);
     Run::of(&bundle)
-        .options(&["--console-socket", "/nowhere/x"])
+        .options(&["--console-socket", "/tmp/x"])
+        .finish()
+        .fails_with(1, &["cannot run", "cannot use console socket"]);
+    Run::of(&bundle)
+        .options(&["--detach", "--console-socket", "/nowhere/x"])
         .finish()
         .fails_with(1, &["cannot run", "/nowhere/x"]);
 }

@@ -17,7 +17,7 @@ pub(crate) struct EventsArgs {
     #[arg(long)]
     stats: bool,
 
-    /// Time between two figures, like 500ms, 5s or 1m
+    /// Time between two figures, like 500ms, 0.5s or 1m30s
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     interval: Duration,
 }
@@ -28,19 +28,39 @@ impl EventsArgs {
     }
 }
 
-/// A number with a unit, or of seconds.
+/// Numbers with units as Go writes them, like `1m30s` or `0.5s`, or one of seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
-    let (number, factor) = units
-        .iter()
-        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))
-        .unwrap_or((text, 1000));
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a time like 500ms, 5s or 1m"))?;
-    match number.saturating_mul(factor) {
-        0 => Err("the interval must be more than 0".to_owned()),
-        milliseconds => Ok(Duration::from_millis(milliseconds)),
+    let wrong = || format!("{text:?} is not a time like 500ms, 0.5s or 1m30s");
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(end);
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let end = after.find(|letter: char| letter.is_ascii_digit() || letter == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        let unit = match unit {
+            "" if after.is_empty() && seconds == 0.0 => 1.0,
+            unit => UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1,
+        };
+        seconds += number * unit;
+        rest = after;
     }
+    let time = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    if time.is_zero() { Err("duration interval must be greater than 0".to_owned()) } else { Ok(time) }
 }
+
+/// In seconds.
+const UNITS: &[(&str, f64)] = &[
+    ("ns", 1e-9),
+    ("us", 1e-6),
+    ("\u{b5}s", 1e-6),
+    ("\u{3bc}s", 1e-6),
+    ("ms", 1e-3),
+    ("s", 1.0),
+    ("m", 60.0),
+    ("h", 3600.0),
+];
 
 pub(crate) fn events(store: &Store, args: &EventsArgs) -> Result<u8, Error> {
     if args.stats {
@@ -85,7 +105,10 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
         assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
-        for wrong in ["", "0s", "-1s", "1x"] {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0.5s"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1h0.5m100us"), Ok(Duration::from_micros(3_630_000_100)));
+        for wrong in ["", "0s", "-1s", "1x", "1s5", "s", "1..2s", "NaNs", "infs", "1e999s"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
     }

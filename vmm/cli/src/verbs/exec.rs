@@ -20,12 +20,12 @@ pub(crate) struct ExecArgs {
         value_name = "COMMAND",
         trailing_var_arg = true,
         allow_hyphen_values = true,
-        required_unless_present = "process",
-        conflicts_with = "process"
+        required_unless_present = "process"
     )]
     command: Vec<String>,
 
-    /// File with the process as JSON, instead of the container's own with the changes below
+    /// File with the process as JSON, instead of the container's own with the changes below, which
+    /// then have no effect
     #[arg(short, long, value_name = "FILE")]
     process: Option<PathBuf>,
 
@@ -50,27 +50,27 @@ pub(crate) struct ExecArgs {
     pidfd_socket: Option<PathBuf>,
 
     /// User and group
-    #[arg(short, long, value_name = "UID[:GID]", value_parser = user, conflicts_with = "process")]
+    #[arg(short, long, value_name = "UID[:GID]", value_parser = user)]
     user: Option<(u32, Option<u32>)>,
 
     /// One more group; may be repeated
-    #[arg(short = 'g', long, value_name = "GID", action = ArgAction::Append, conflicts_with = "process")]
+    #[arg(short = 'g', long, value_name = "GID", action = ArgAction::Append)]
     additional_gids: Vec<u32>,
 
     /// Working directory
-    #[arg(long, value_name = "DIR", conflicts_with = "process")]
+    #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
 
     /// One more environment variable; may be repeated
-    #[arg(short, long, value_name = "NAME=VALUE", action = ArgAction::Append, conflicts_with = "process")]
+    #[arg(short, long, value_name = "NAME=VALUE", action = ArgAction::Append)]
     env: Vec<String>,
 
     /// One more capability; may be repeated
-    #[arg(short, long, value_name = "CAP_NAME", action = ArgAction::Append, conflicts_with = "process")]
+    #[arg(short, long, value_name = "CAP_NAME", action = ArgAction::Append)]
     cap: Vec<String>,
 
     /// Never get new privileges
-    #[arg(long, conflicts_with = "process")]
+    #[arg(long)]
     no_new_privs: bool,
 
     /// In a paused container, wait and run when it goes on
@@ -82,8 +82,8 @@ pub(crate) struct ExecArgs {
     preserve_fds: u32,
 
     /// Run it in a cgroup below the container's, which is there already
-    #[arg(long, value_name = "PATH", action = ArgAction::Append, value_parser = cgroup)]
-    cgroup: Vec<PathBuf>,
+    #[arg(long, value_name = "PATH", action = ArgAction::Append)]
+    cgroup: Vec<String>,
 
     /// Not supported: the guest kernel has no AppArmor
     #[arg(long, value_name = "PROFILE", hide = true)]
@@ -110,17 +110,16 @@ fn user(text: &str) -> Result<(u32, Option<u32>), String> {
 }
 
 /// A path below the container's cgroup. `CONTROLLER:PATH` is for cgroup v1.
-fn cgroup(text: &str) -> Result<PathBuf, String> {
+fn cgroup(text: &str) -> Result<PathBuf, Error> {
     if text.contains(':') {
-        return Err("cgroup v2, which the guest has, knows no paths for single controllers".to_owned());
+        let why = "cgroup v2, which the guest has, knows no paths for single controllers";
+        return Err(Error::Option { option: "--cgroup", why });
     }
     let mut path = PathBuf::new();
     for part in Path::new(text).components() {
         match part {
             Component::Normal(name) => path.push(name),
-            Component::ParentDir if !path.pop() => {
-                return Err("it is not a sub cgroup path: it leads out of the container's".to_owned());
-            }
+            Component::ParentDir if !path.pop() => return Err(Error::SubCgroup { path: text.to_owned() }),
             _ => {}
         }
     }
@@ -130,6 +129,7 @@ fn cgroup(text: &str) -> Result<PathBuf, String> {
 pub(crate) fn exec(store: &Store, args: Box<ExecArgs>) -> Result<u8, Error> {
     refuse_what_has_no_meaning(&args)?;
     let args = *args;
+    let cgroup = args.cgroup.first().map(|path| cgroup(path)).transpose()?;
     let process = match args.process {
         Some(file) => ProcessSource::File(file),
         None => ProcessSource::Changes(Box::new(ProcessChanges {
@@ -152,7 +152,7 @@ pub(crate) fn exec(store: &Store, args: Box<ExecArgs>) -> Result<u8, Error> {
         console_socket: args.console_socket,
         pidfd_socket: args.pidfd_socket,
         ignore_paused: args.ignore_paused,
-        cgroup: args.cgroup.into_iter().next(),
+        cgroup,
     };
     vmrun_runtime::exec(store, &options)
 }

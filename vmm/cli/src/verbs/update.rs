@@ -66,11 +66,11 @@ pub(crate) struct UpdateArgs {
     #[arg(long, value_name = "N")]
     blkio_weight: Option<u16>,
 
-    /// Not supported: cgroup v2 has no such limit
+    /// Taken for runc's sake, without effect: cgroup v2 has no such limit
     #[arg(long, value_name = "BYTES", hide = true)]
     kernel_memory: Option<String>,
 
-    /// Not supported: cgroup v2 has no such limit
+    /// Likewise
     #[arg(long, value_name = "BYTES", hide = true)]
     kernel_memory_tcp: Option<String>,
 
@@ -137,8 +137,6 @@ pub(crate) fn update(store: &Store, args: &UpdateArgs) -> Result<u8, Error> {
     let old = "cgroup v2, which the guest has, knows no such limit";
     let host = "the container does not run on the host's CPUs";
     let refused = [
-        (&args.kernel_memory, "--kernel-memory", old),
-        (&args.kernel_memory_tcp, "--kernel-memory-tcp", old),
         (&args.cpu_rt_period, "--cpu-rt-period", old),
         (&args.cpu_rt_runtime, "--cpu-rt-runtime", old),
         (&args.l3_cache_schema, "--l3-cache-schema", host),
@@ -146,6 +144,11 @@ pub(crate) fn update(store: &Store, args: &UpdateArgs) -> Result<u8, Error> {
     ];
     if let Some((_, option, why)) = refused.into_iter().find(|(given, ..)| given.is_some()) {
         return Err(Error::Option { option, why });
+    }
+    let ignored =
+        [(&args.kernel_memory, "--kernel-memory"), (&args.kernel_memory_tcp, "--kernel-memory-tcp")];
+    for (_, option) in ignored.into_iter().filter(|(given, _)| given.is_some()) {
+        vmrun_runtime::log::warn(&format!("Setting {option} is ignored: cgroup v2 knows no such limit"));
     }
     let limits = match &args.resources {
         Some(file) => Limits::File(file.clone()),

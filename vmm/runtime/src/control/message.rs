@@ -20,7 +20,8 @@ pub(crate) enum ControlRequest {
     /// The same, and from now on tell this socket how the program is. Only of a container whose
     /// state says that it does.
     StartNotifying(PathBuf),
-    /// Answer when the program has said that it is ready. Likewise.
+    /// Tell what the program says of itself until it says that it is ready: the asker is the process that
+    /// a service manager has started. Likewise.
     AwaitReady,
     /// Send a signal to the container's init process.
     Signal {
@@ -98,6 +99,8 @@ pub(crate) enum ControlReply {
     Processes(Vec<ProcessInfo>),
     /// The figures.
     Figures(Box<ContainerFigures>),
+    /// What the program says of itself: only to those who wait until it is ready.
+    Notified(String),
     /// Memory has run out: only to those who watch.
     OutOfMemory,
     /// Not done.
@@ -113,6 +116,7 @@ impl ControlReply {
             Self::Ok => "done",
             Self::Processes(_) => "the processes",
             Self::Figures(_) => "the figures",
+            Self::Notified(_) => "what the program says of itself",
             Self::OutOfMemory => "memory has run out",
             Self::Failed(_) => "it failed",
             Self::WrongState(_) => "the container is in another state",

@@ -82,6 +82,17 @@ pub(crate) fn ask_within(
     converse(limit, entry, state, request).map(|(reply, _)| reply)
 }
 
+/// Waits until the program has said that it is ready, and tells all that it says until then.
+pub(crate) fn await_ready(entry: &Entry, state: &State, tell: impl Fn(&str)) -> Result<(), Error> {
+    let request = ControlRequest::AwaitReady;
+    let (mut reply, connection) = converse(request.limit(), entry, state, &request)?;
+    while let ControlReply::Notified(text) = reply {
+        tell(&text);
+        reply = vmrun_proto::read_frame(&connection).map_err(ControlError::Talk)?;
+    }
+    Ok(())
+}
+
 /// What a monitor tells unasked.
 #[derive(Debug)]
 pub(crate) enum Told {

@@ -63,6 +63,7 @@ pub(super) fn start(order: &Order, options: &ExecOptions) -> Result<u8, Error> {
                 | MonitorMessage::Booted
                 | MonitorMessage::Created
                 | MonitorMessage::Ready
+                | MonitorMessage::Notified(_)
                 | MonitorMessage::Ended { .. } => {}
             }
         }

@@ -26,13 +26,13 @@ pub use self::detached::exec_main;
 use crate::control::{self, ControlRequest};
 use crate::error::Error;
 use crate::launch::pid_file::PidFile;
-use crate::launch::{LaunchError, facts, pidfd_socket};
+use crate::launch::{LaunchError, NO_CONSOLE_SOCKET, USELESS_CONSOLE_SOCKET, facts, pidfd_socket};
 use crate::monitor::ConsoleMode;
 use crate::signals::Signals;
 use crate::status::{Act, Status};
 use crate::stdio::{self, RawMode};
-use crate::step;
 use crate::store::{Entry, ExecBase, State, Store};
+use crate::{log, step};
 
 /// The stage until the process runs.
 pub(crate) const STARTING: &str = "starting the process";
@@ -92,11 +92,15 @@ pub fn exec(store: &Store, options: &ExecOptions) -> Result<u8, Error> {
     let base = ExecBase::read(entry.directory())?;
     let mut process = match &options.process {
         ProcessSource::File(path) => {
-            let mut process = vmrun_plan::load_process(path)?;
+            let (mut process, ignored) = vmrun_plan::load_process(path)?;
+            log::warn_of_capabilities(&ignored);
             vmrun_plan::inherit(&mut process, &base.process, &facts::rlimits()?);
             process
         }
-        ProcessSource::Changes(changes) => vmrun_plan::changed(&base.process, changes)?,
+        ProcessSource::Changes(changes) => {
+            log::warn_of_capabilities(&changes.unknown_capabilities());
+            vmrun_plan::changed(&base.process, changes)?
+        }
     };
     if options.terminal {
         process.set_terminal(Some(true));
@@ -138,12 +142,8 @@ fn console(terminal: bool, options: &ExecOptions) -> Result<ConsoleMode, LaunchE
             let path = std::path::absolute(path).map_err(LaunchError::io("resolve --console-socket"))?;
             Ok(ConsoleMode::Socket(path))
         }
-        (true, true, None) => {
-            Err(LaunchError::Console("a process with a terminal in the background needs --console-socket"))
-        }
-        (_, _, Some(_)) => {
-            Err(LaunchError::Console("--console-socket is for a process with a terminal and --detach"))
-        }
+        (true, true, None) => Err(LaunchError::Console(NO_CONSOLE_SOCKET)),
+        (_, _, Some(_)) => Err(LaunchError::Console(USELESS_CONSOLE_SOCKET)),
         (_, _, None) => Ok(ConsoleMode::Inherited),
     }
 }

@@ -59,6 +59,42 @@ fn write(path: &Path, limit: &HostLimit) -> Result<(), HostCgroupError> {
     }
 }
 
+/// The limits as they are now, to be put back.
+pub(crate) fn in_force(cgroup: Option<OwnCgroup<'_>>, limits: &[HostLimit]) -> Vec<HostLimit> {
+    let path = cgroup.and_then(|own| on_this_host(own.below));
+    path.map_or_else(Vec::new, |path| held(&path, limits))
+}
+
+fn held(path: &Path, limits: &[HostLimit]) -> Vec<HostLimit> {
+    let value = |limit: &HostLimit| {
+        let text = read(path, &limit.file).ok()?;
+        Some(HostLimit { value: line_of(&text, &limit.value), ..limit.clone() })
+    };
+    limits.iter().filter_map(value).collect()
+}
+
+/// A file of block I/O has a line for each device that is limited.
+fn line_of(text: &str, written: &str) -> String {
+    let device = written.split_ascii_whitespace().next().filter(|word| word.contains(':'));
+    let Some(device) = device else { return text.trim().to_owned() };
+    let mut lines = text.lines();
+    let line = lines.find(|line| line.split_ascii_whitespace().next() == Some(device));
+    line.map_or_else(
+        || match written.contains('=') {
+            true => format!("{device} rbps=max wbps=max riops=max wiops=max"),
+            false => format!("{device} default"),
+        },
+        str::to_owned,
+    )
+}
+
+/// Puts them back, the last first. What fails is left: another error is told already.
+pub(crate) fn put_back(cgroup: Option<OwnCgroup<'_>>, before: &[HostLimit]) {
+    for limit in before.iter().rev() {
+        let _ = change(cgroup, std::slice::from_ref(limit));
+    }
+}
+
 /// The quota of CPU time that the cgroup has now, -1 for none: a new period alone keeps it.
 pub(crate) fn current_quota(path: &Path) -> Option<i64> {
     let text = read(path, "cpu.max").ok()?;
@@ -88,6 +124,22 @@ mod tests {
         limit(cgroup.path(), &[planned("pids.max", false)]).unwrap();
         let error = limit(cgroup.path(), &[planned("io.max", true)]).unwrap_err().to_string();
         assert!(error.starts_with("linux.resources.x: cannot write \"5\" to "), "{error}");
+    }
+
+    #[test]
+    fn what_was_in_force_is_put_back() {
+        let cgroup = tempfile::tempdir().unwrap();
+        fs::write(cgroup.path().join("pids.max"), "7").unwrap();
+        let limits = [planned("pids.max", false), planned("memory.max", false)];
+        let before = held(cgroup.path(), &limits);
+        limit(cgroup.path(), &limits).unwrap();
+        assert_eq!(fs::read_to_string(cgroup.path().join("pids.max")).unwrap(), "5");
+        limit(cgroup.path(), &before).unwrap();
+        assert_eq!(fs::read_to_string(cgroup.path().join("pids.max")).unwrap(), "7");
+        let lines = "8:0 rbps=5 wbps=max riops=max wiops=max\n";
+        assert_eq!(line_of(lines, "8:0 rbps=7"), lines.trim());
+        assert_eq!(line_of(lines, "8:16 rbps=7"), "8:16 rbps=max wbps=max riops=max wiops=max");
+        assert_eq!(line_of("default 100\n", "8:0 50"), "8:0 default");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::systemd::{self, Scope, SystemdError};
 use crate::{log, step};
 
 use self::limits::limit;
-pub(crate) use self::limits::{change, current_quota, limit_late};
+pub(crate) use self::limits::{change, current_quota, in_force, limit_late, put_back};
 pub(crate) use self::oom::count_kill;
 pub use self::oom::oom_main;
 use self::tree::{enable_controllers, event, frozen, make_directory, processes, put, remove_below};
@@ -53,7 +53,10 @@ pub enum HostCgroupError {
         source: io::Error,
     },
     /// Nothing that enters it would run.
-    #[error("the container's cgroup {} is frozen by cgroup.freeze of {}", .path.display(), .by.display())]
+    /// In runc's words, which tools look for.
+    #[error(
+        "container's cgroup unexpectedly frozen: {}, by cgroup.freeze of {}", .path.display(), .by.display()
+    )]
     Frozen {
         /// The container's.
         path: PathBuf,

@@ -37,6 +37,7 @@ impl Awaited {
             MonitorMessage::Created => Some("start the program"),
             MonitorMessage::Prepared
             | MonitorMessage::Started
+            | MonitorMessage::Notified(_)
             | MonitorMessage::Ready
             | MonitorMessage::Ended { .. }
             | MonitorMessage::Failed(_) => None,

@@ -28,7 +28,7 @@ use crate::assets::{self, AssetOptions, Embedded};
 use crate::error::Error;
 use crate::host_cgroup::{self, NewCgroup};
 use crate::id::ContainerId;
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::monitor::{ConsoleMode, MonitorRequest};
 use crate::store::{StateSource, Store};
 use crate::timeline::mark;
@@ -142,14 +142,6 @@ pub enum LaunchError {
     /// The kernel does not take the processors.
     #[error("cannot keep the monitor on the processors of linux.resources.cpu.cpus")]
     Processors(#[source] io::Error),
-    /// Nobody can be told how the program is.
-    #[error("cannot reach the socket {} of NOTIFY_SOCKET", .path.display())]
-    NotifySocket {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// The pid file.
     #[error("cannot write the pid file {}", .path.display())]
     PidFile {
@@ -222,11 +214,12 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
     let id: ContainerId = options.id.parse()?;
     let mut bundle = Bundle::load(&options.bundle)?;
     step!("bundle {} loaded, root file system {}", bundle.dir.display(), bundle.rootfs.display());
+    log::warn_of_capabilities(&bundle.ignored_capabilities);
     let console = console(&bundle, options)?;
-    let notify = service::notify_socket()?;
+    let manager = service::manager();
     let directory = store.directory(&id);
     let network = alone::choose(&mut bundle, options, &directory)?;
-    let plan = plan(&directory, &bundle, options, &network, notify.is_some(), embedded)?;
+    let plan = plan(&directory, &bundle, options, &network, service::is_asked_to_notify(), embedded)?;
     let (machine, host) = (&plan.machine, &plan.host);
     step!(
         "planned: {} vCPUs, {} MiB, kernel {:?}, {} volumes, cgroup {:?}",
@@ -247,7 +240,7 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
         root: store.root().to_owned(),
         state: source,
         plan,
-        notify,
+        notify: None,
         console: match &console {
             Console::None | Console::Ours => ConsoleMode::Inherited,
             Console::Socket(path) => ConsoleMode::Socket(path.clone()),
@@ -257,7 +250,7 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
         keep: options.keep || options.mode.is_detached(),
         log: options.log.clone(),
     };
-    supervise::supervise(new, cgroup, &request, options, &console)
+    supervise::supervise(new, cgroup, &request, options, &console, manager.as_ref())
 }
 
 fn plan(
@@ -298,22 +291,24 @@ fn our_console_size() -> Option<ConsoleSize> {
     stdio::size(io::stdin()).or_else(|| stdio::size(io::stdout()))
 }
 
+/// In runc's words, which tools look for; it speaks of itself in them.
+pub(crate) const NO_CONSOLE_SOCKET: &str = "cannot allocate tty if runc will detach without setting console socket: the terminal of a container \
+     or process in the background needs --console-socket";
+pub(crate) const USELESS_CONSOLE_SOCKET: &str = "cannot use console socket if runc will not detach or allocate tty: --console-socket is for a terminal \
+     in the background";
+
 /// Whose terminal it is, by runc's rules.
 fn console(bundle: &Bundle, options: &LaunchOptions) -> Result<Console, LaunchError> {
     let process = bundle.spec.process().as_ref();
     let terminal = process.is_some_and(|process| process.terminal() == Some(true));
     match (terminal, options.mode.is_detached(), &options.console_socket) {
-        (true, _, Some(path)) => {
+        (true, true, Some(path)) => {
             let path = std::path::absolute(path).map_err(LaunchError::io("resolve --console-socket"))?;
             Ok(Console::Socket(path))
         }
-        (true, true, None) => Err(LaunchError::Console(
-            "process.terminal is set: a container in the background needs --console-socket",
-        )),
+        (true, true, None) => Err(LaunchError::Console(NO_CONSOLE_SOCKET)),
         (true, false, None) => Ok(Console::Ours),
-        (false, _, Some(_)) => {
-            Err(LaunchError::Console("--console-socket is given, but process.terminal is not set"))
-        }
+        (_, _, Some(_)) => Err(LaunchError::Console(USELESS_CONSOLE_SOCKET)),
         (false, _, None) => Ok(Console::None),
     }
 }

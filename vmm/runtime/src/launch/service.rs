@@ -2,13 +2,21 @@
 //! sockets that it listens on for it.
 
 use std::ffi::OsStr;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use super::LaunchError;
-use crate::error::Error;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use crate::error::{Error, chain};
+use crate::{log, step};
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 const LISTEN_FDS: &str = "LISTEN_FDS";
@@ -17,14 +25,32 @@ const LISTEN_PID: &str = "LISTEN_PID";
 /// The first descriptor that a manager hands on.
 const FIRST: u32 = 3;
 
-/// The socket on which the caller wants to hear of the program.
-///
-/// # Errors
-/// Nobody listens there.
-pub(crate) fn notify_socket() -> Result<Option<PathBuf>, LaunchError> {
-    match env::var_os(NOTIFY_SOCKET).filter(|name| !name.is_empty()) {
-        Some(name) => checked(&name).map(Some),
-        None => Ok(None),
+/// How long a manager may leave a message waiting.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long it may take to look at all that it was told: as runc waits.
+const BARRIER_LIMIT: Duration = Duration::from_secs(30);
+
+/// A service manager that wants to hear how the program is.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    name: PathBuf,
+    socket: UnixDatagram,
+}
+
+/// The service manager that started this process. One that cannot be reached is told of, and the
+/// container runs without.
+pub(crate) fn manager() -> Option<Manager> {
+    let name = env::var_os(NOTIFY_SOCKET).filter(|name| !name.is_empty())?;
+    match Manager::at(&name) {
+        Ok(manager) => Some(manager),
+        Err(error) => {
+            let (name, why) = (Path::new(&name).display(), chain(&error));
+            log::warn(&format!(
+                "NOTIFY_SOCKET {name} cannot be reached, nobody hears how the program is: {why}"
+            ));
+            None
+        }
     }
 }
 
@@ -33,16 +59,69 @@ pub(crate) fn is_asked_to_notify() -> bool {
     env::var_os(NOTIFY_SOCKET).is_some_and(|name| !name.is_empty())
 }
 
-fn checked(name: &OsStr) -> Result<PathBuf, LaunchError> {
-    let failed = |source| LaunchError::NotifySocket { path: name.into(), source };
-    if name.as_bytes().starts_with(b"@") {
-        // Its name belongs to a network namespace, and the container's is another one.
-        let why = "a socket without a file is out of reach from the container's network namespace";
-        return Err(failed(std::io::Error::other(why)));
+impl Manager {
+    /// Opened here, since a socket without a file is that of a network namespace, and the container's
+    /// is another one.
+    fn at(name: &OsStr) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        let absolute = match name.as_bytes() {
+            [b'@', hidden @ ..] => {
+                socket.connect_addr(&SocketAddr::from_abstract_name(hidden)?)?;
+                name.into()
+            }
+            _ => {
+                socket.connect(name)?;
+                std::path::absolute(name)?
+            }
+        };
+        socket.set_write_timeout(Some(SEND_LIMIT))?;
+        Ok(Self { name: absolute, socket })
     }
-    // Before there is anything to put back.
-    UnixDatagram::unbound().and_then(|socket| socket.connect(name)).map_err(failed)?;
-    std::path::absolute(Path::new(name)).map_err(failed)
+
+    /// Its socket's path, or `@` and its name.
+    pub(crate) fn name(&self) -> &Path {
+        &self.name
+    }
+
+    pub(crate) fn copy(&self) -> io::Result<UnixDatagram> {
+        self.socket.try_clone()
+    }
+
+    /// Says something as this process. One that has gone is no reason to end the container.
+    pub(crate) fn tell(&self, text: &str) {
+        if let Err(error) = self.socket.send(text.as_bytes()) {
+            log::warn(&format!("cannot tell NOTIFY_SOCKET how the program is: {}", chain(&error)));
+        }
+    }
+
+    /// Waits until it has looked at all that it was told: who has said it may end only then, since a
+    /// manager cannot tell any more whose process that was.
+    pub(crate) fn await_attention(&self) {
+        if self.try_await_attention(BARRIER_LIMIT).is_err() {
+            step!("the service manager knows no barrier");
+        }
+    }
+
+    /// The protocol of sd_notify_barrier(3): it closes the descriptor when it comes to the message.
+    fn try_await_attention(&self, limit: Duration) -> io::Result<()> {
+        let (ours, theirs) = io::pipe()?;
+        let fds = [theirs.as_raw_fd()];
+        let message = [IoSlice::new(b"BARRIER=1")];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(self.socket.as_raw_fd(), &message, &rights, MsgFlags::empty(), None)?;
+        drop(theirs);
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = PollTimeout::try_from(left.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(ours.as_fd(), PollFlags::POLLIN)], limit) {
+                Ok(0) if left.is_zero() => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
 }
 
 /// Refuses sockets that a manager has opened for the program: they cannot enter the guest. To be
@@ -87,13 +166,36 @@ mod tests {
     }
 
     #[test]
-    fn socket_that_nobody_listens_on_is_refused_by_name() {
+    fn manager_is_reached_by_its_file_or_by_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("manager");
-        let error = checked(path.as_os_str()).unwrap_err().to_string();
-        assert!(error.contains("NOTIFY_SOCKET") && error.contains("manager"), "{error}");
-        let _manager = UnixDatagram::bind(&path).unwrap();
-        assert_eq!(checked(path.as_os_str()).unwrap(), path);
-        assert!(checked(OsStr::new("@abstract")).is_err());
+        assert!(Manager::at(path.as_os_str()).is_err());
+        let listener = UnixDatagram::bind(&path).unwrap();
+        let manager = Manager::at(path.as_os_str()).unwrap();
+        assert_eq!(manager.name(), path);
+        manager.tell("READY=1");
+        let mut buffer = [0; 64];
+        assert_eq!(listener.recv(&mut buffer).unwrap(), 7);
+        let hidden = format!("vmrun-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&hidden).unwrap();
+        let _listener = UnixDatagram::bind_addr(&address).unwrap();
+        Manager::at(OsStr::new(&format!("@{hidden}"))).unwrap();
+    }
+
+    #[test]
+    fn manager_has_looked_when_the_descriptor_is_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("manager");
+        let listener = UnixDatagram::bind(&path).unwrap();
+        let manager = Manager::at(path.as_os_str()).unwrap();
+        assert!(manager.try_await_attention(Duration::ZERO).is_err());
+        // Descriptors that are not asked for are closed.
+        let reader = std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            let _ = (listener.recv(&mut buffer), listener.recv(&mut buffer));
+            buffer
+        });
+        manager.try_await_attention(BARRIER_LIMIT).unwrap();
+        assert!(reader.join().unwrap().starts_with(b"BARRIER=1"));
     }
 }

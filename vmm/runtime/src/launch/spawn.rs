@@ -9,6 +9,7 @@ use std::process::{Child, Command};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::channel::Channel;
+use super::service::Manager;
 use super::{LaunchError, network};
 use crate::fds;
 use crate::monitor::{HIDDEN_VERB, MonitorRequest};
@@ -20,8 +21,15 @@ pub(crate) struct Monitor {
     pub(crate) channel: Channel,
 }
 
-pub(crate) fn spawn(request: &MonitorRequest) -> Result<Monitor, LaunchError> {
-    let plan = request_file(request)?;
+pub(crate) fn spawn(request: &MonitorRequest, manager: Option<&Manager>) -> Result<Monitor, LaunchError> {
+    // A copy, which other programs do not get.
+    let manager = manager.map(Manager::copy).transpose().map_err(LaunchError::io("copy a socket"))?;
+    let notify =
+        manager.as_ref().map(fds::pass_on).transpose().map_err(LaunchError::io("pass a socket on"))?;
+    let plan = match notify {
+        None => request_file(request)?,
+        Some(_) => request_file(&MonitorRequest { notify, ..request.clone() })?,
+    };
     let (ours, theirs) = UnixStream::pair().map_err(LaunchError::io("make a socket pair"))?;
     let plan_fd = fds::pass_on(&plan).map_err(LaunchError::io("pass the plan on"))?;
     let channel_fd = fds::pass_on(&theirs).map_err(LaunchError::io("pass the channel on"))?;

@@ -12,6 +12,7 @@ use vmrun_spec::{LauncherMessage, MonitorMessage};
 use super::awaited::Awaited;
 use super::channel::Heard;
 use super::pid_file::PidFile;
+use super::service::Manager;
 use super::spawn::{Monitor, spawn};
 use super::{Console, LaunchError, LaunchOptions, pidfd_socket};
 use crate::error::{Error, chain};
@@ -44,6 +45,7 @@ pub(crate) fn supervise(
     request: &MonitorRequest,
     options: &LaunchOptions,
     console: &Console,
+    manager: Option<&Manager>,
 ) -> Result<u8, Error> {
     // Taken before the monitor exists, so that none is lost. A launcher that
     // only waits for the start may be killed: the monitor gives up then.
@@ -57,11 +59,12 @@ pub(crate) fn supervise(
         _ => None,
     };
     mark("planned");
-    let monitor = spawn(request)?;
+    let monitor = spawn(request, manager)?;
     // From here on it goes with the container.
     cgroup.keep();
     let mut guard = MonitorGuard { monitor: Some(monitor) };
-    let result = attend(&mut guard, &mut new, request, options, signals.as_ref());
+    let result =
+        attend(&mut guard, &mut new, request, options, Callers { signals: signals.as_ref(), manager });
     drop(raw);
     match result {
         Ok((Outcome::Detached, pid_file)) => {
@@ -127,12 +130,19 @@ impl Drop for MonitorGuard {
     }
 }
 
+/// What comes from the caller of this verb, and goes back there.
+#[derive(Clone, Copy)]
+struct Callers<'c> {
+    signals: Option<&'c Signals>,
+    manager: Option<&'c Manager>,
+}
+
 fn attend(
     guard: &mut MonitorGuard,
     new: &mut NewEntry,
     request: &MonitorRequest,
     options: &LaunchOptions,
-    signals: Option<&Signals>,
+    Callers { signals, manager }: Callers<'_>,
 ) -> Result<(Outcome, Option<PidFile>), Error> {
     let pid = guard.pid()?;
     step!("monitor started, process {pid}");
@@ -151,7 +161,9 @@ fn attend(
             Heard::Messages(messages) => messages,
         };
         for message in messages {
-            awaited = Awaited::after(&message);
+            if !matches!(message, MonitorMessage::Notified(_)) {
+                awaited = Awaited::after(&message);
+            }
             step!("the monitor says: {message:?}");
             match &message {
                 MonitorMessage::Prepared => {
@@ -160,6 +172,10 @@ fn attend(
                     let _ = monitor.channel.send(LauncherMessage::HooksDone);
                 }
                 MonitorMessage::Hooked | MonitorMessage::Booted | MonitorMessage::Ready => {}
+                MonitorMessage::Notified(text) => {
+                    manager.iter().for_each(|manager| manager.tell(text));
+                    continue;
+                }
                 MonitorMessage::Created => {
                     if let Some(socket) = &options.pidfd_socket {
                         pidfd_socket::send(socket, pid)?;
@@ -174,7 +190,8 @@ fn attend(
                     return Ok((Outcome::Reported(message), pid_file));
                 }
             }
-            if options.mode.is_over_at(&message, request.notify.is_some()) {
+            if options.mode.is_over_at(&message, manager.is_some()) {
+                manager.iter().for_each(|manager| manager.await_attention());
                 return Ok((Outcome::Detached, pid_file));
             }
         }

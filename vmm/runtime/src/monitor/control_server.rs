@@ -88,6 +88,11 @@ impl ControlServer {
 }
 
 impl Caller {
+    /// Whether it could be told something before its answer.
+    pub(crate) fn tell(&self, reply: &ControlReply) -> bool {
+        vmrun_proto::write_frame(&self.connection, reply).is_ok()
+    }
+
     pub(crate) fn answer(self, reply: &ControlReply) {
         // A caller that has gone wants no answer.
         let _ = vmrun_proto::write_frame(&self.connection, reply);

@@ -27,6 +27,7 @@ use rustix::mount::{MoveMountFlags, move_mount};
 use vmrun_proto::{ROOTFS_DIR, VOLUMES_DIR};
 use vmrun_spec::{HostPlan, ViewMount, VolumeKind};
 
+use super::mount_table;
 use super::view::{copy_of, is_directory, nothing};
 use crate::log;
 
@@ -35,6 +36,11 @@ use crate::log;
 pub(crate) enum HookMountsError {
     #[error("cannot show {} to the hooks", .path.display())]
     Show { path: PathBuf, source: io::Error },
+    #[error(
+        "a hook has mounted something on {}, where the container has a file system of the guest's, which it \
+         cannot reach; have it mounted elsewhere, or as a volume", .path.display()
+    )]
+    Lost { path: PathBuf },
 }
 
 /// Puts the container's files where hooks look for them. The shared tree at `share` is built.
@@ -51,6 +57,30 @@ pub(crate) fn offer(share: &Path, plan: &HostPlan) -> Result<(), HookMountsError
         show(&root, share, plan, mount).map_err(|errno| about(&mount.destination, errno))?;
     }
     join(&root, &share.join(ROOTFS_DIR)).map_err(|errno| about(&plan.rootfs, errno))
+}
+
+/// The mounts in, or on, what the guest alone has, without those of the kernel's file systems, which the
+/// host makes by itself. What hooks add to them would be lost.
+pub(crate) fn out_of_reach(plan: &HostPlan) -> Result<Vec<PathBuf>, HookMountsError> {
+    let about = |source| HookMountsError::Show { path: plan.rootfs.clone(), source };
+    let root = plan.rootfs.canonicalize().map_err(about)?;
+    let guests = plan.view.mounts.iter().filter(|mount| mount.volume.is_none());
+    let guests: Vec<_> = guests.map(|mount| clean(&mount.destination)).collect();
+    let is_guests = |at: &Path| guests.iter().any(|place| at.starts_with(place));
+    let rows = mount_table::read(&root).map_err(about)?.into_iter();
+    Ok(rows.filter(|row| !row.is_kernels() && is_guests(&row.at)).map(|row| row.at).collect())
+}
+
+/// Refuses what has come to them since.
+pub(crate) fn nothing_is_lost(plan: &HostPlan, before: &[PathBuf]) -> Result<(), HookMountsError> {
+    let mut before = before.to_vec();
+    for at in out_of_reach(plan)? {
+        match before.iter().position(|known| *known == at) {
+            Some(index) => drop(before.swap_remove(index)),
+            None => return Err(HookMountsError::Lost { path: Path::new("/").join(at) }),
+        }
+    }
+    Ok(())
 }
 
 const PROC: &str = "/proc";

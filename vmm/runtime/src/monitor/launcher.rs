@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use vmrun_proto::FrameError;
 use vmrun_spec::{LauncherMessage, MonitorMessage};
@@ -13,11 +13,17 @@ pub(crate) struct Launcher {
     /// What the verb waits for: from then on it may leave.
     last: MonitorMessage,
     told: Cell<bool>,
+    /// The socket of the service manager that the launcher was started by.
+    manager: Option<UnixDatagram>,
 }
 
 impl Launcher {
-    pub(crate) fn new(stream: UnixStream, last: MonitorMessage) -> Self {
-        Self { stream, last, told: Cell::new(false) }
+    pub(crate) fn new(stream: UnixStream, last: MonitorMessage, manager: Option<UnixDatagram>) -> Self {
+        Self { stream, last, told: Cell::new(false), manager }
+    }
+
+    pub(crate) fn manager(&self) -> Option<&UnixDatagram> {
+        self.manager.as_ref()
     }
 
     /// An error means that the launcher is gone.

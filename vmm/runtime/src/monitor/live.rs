@@ -189,7 +189,8 @@ impl<'s> Live<'s> {
     /// A manager that is gone is no reason to end the container.
     fn notified(&mut self, message: &str) {
         let Some(notifier) = &mut self.notifier else { return };
-        let (ready, sent) = notifier.pass_on(message);
+        let session = self.session;
+        let (ready, sent) = notifier.pass_on(message, |text| session.relay(text));
         if let Err(error) = sent {
             self.session.warn(&format!("cannot tell NOTIFY_SOCKET how the program is: {error}"));
         }
@@ -319,7 +320,7 @@ impl<'s> Live<'s> {
             ControlRequest::Start => self.start_created(),
             ControlRequest::StartNotifying(socket) => {
                 if let Some(notifier) = &mut self.notifier {
-                    notifier.redirect(socket);
+                    notifier.redirect(&socket);
                 }
                 self.start_created()
             }

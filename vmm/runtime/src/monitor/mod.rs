@@ -69,8 +69,8 @@ pub(crate) struct MonitorRequest {
     pub(crate) state: StateSource,
     pub(crate) plan: SandboxPlan,
     pub(crate) console: ConsoleMode,
-    /// The socket on which the caller wants to hear how the program is.
-    pub(crate) notify: Option<PathBuf>,
+    /// The descriptor of the socket on which the caller wants to hear how the program is.
+    pub(crate) notify: Option<RawFd>,
     /// The program waits for `vmrun start`.
     pub(crate) start_later: bool,
     /// The launcher does not wait for the end.
@@ -134,13 +134,16 @@ fn entry(request: &MonitorRequest) -> Option<Entry> {
 
 fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
-    fds::close_all_but(&[fds.request, fds.launcher]).map_err(failed("close what the caller left open"))?;
     let launcher = fds::inherited(fds.launcher).map_err(failed("take over the launcher's socket"))?;
     let file = fds::inherited(fds.request).map_err(failed("take over the request"))?;
     let request: MonitorRequest =
         vmrun_proto::read_frame(std::fs::File::from(file)).map_err(MonitorError::Request)?;
+    let keep: Vec<RawFd> = [fds.launcher].into_iter().chain(request.notify).collect();
+    fds::close_all_but(&keep).map_err(failed("close what the caller left open"))?;
+    let manager = request.notify.map(fds::inherited).transpose();
+    let manager = manager.map_err(failed("take over the socket of NOTIFY_SOCKET"))?.map(Into::into);
     let last = if request.start_later { MonitorMessage::Created } else { MonitorMessage::Started };
-    Ok((request, Launcher::new(launcher.into(), last)))
+    Ok((request, Launcher::new(launcher.into(), last, manager)))
 }
 
 /// From the request to the program's end.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -24,54 +24,107 @@ const PASSED: [&str; 8] =
 /// How long a manager may leave a message waiting.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
 
+/// Most messages that are kept for a verb that is about to ask.
+const MOST_KEPT: usize = 64;
+
+/// Who tells the manager: it need not listen to any process but the one that it has started, or was told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Teller {
+    /// The launcher, for as long as it is there.
+    Launcher {
+        /// It goes when the program is ready.
+        leaves: bool,
+    },
+    /// The verb that starts the program, until that is ready.
+    Verbs,
+}
+
 #[derive(Debug)]
 pub(super) struct Notifier {
-    socket: PathBuf,
-    /// The process that the manager is to watch once the program is ready; none where the
-    /// command that stays is that process.
-    main_pid: Option<u32>,
+    teller: Teller,
+    socket: Option<UnixDatagram>,
     ready: bool,
     waiting: Vec<Caller>,
+    /// What was said before there was a verb to tell it.
+    kept: Vec<String>,
 }
 
 impl Notifier {
-    pub(super) fn new(socket: PathBuf, main_pid: Option<u32>) -> Self {
-        Self { socket, main_pid, ready: false, waiting: Vec::new() }
+    /// `socket` is for the time when nobody else tells the manager.
+    pub(super) fn new(teller: Teller, socket: Option<UnixDatagram>) -> Self {
+        Self { teller, socket, ready: false, waiting: Vec::new(), kept: Vec::new() }
     }
 
-    /// From now on it is this one that is told.
-    pub(super) fn redirect(&mut self, socket: PathBuf) {
-        self.socket = socket;
+    /// From now on it is this one that is told. A socket without a file may be out of reach here: then
+    /// it is the one that the caller had at the creation.
+    pub(super) fn redirect(&mut self, name: &Path) {
+        let socket = UnixDatagram::unbound().and_then(|socket| socket.connect(name).map(|()| socket));
+        if let Ok(socket) = socket {
+            self.socket = Some(socket);
+        }
     }
 
-    /// Answers `caller` when the program has said that it is ready.
+    /// Tells `caller` what the program says, and answers it when that has said that it is ready.
     pub(super) fn tell_when_ready(&mut self, caller: Caller) {
+        let mut kept = std::mem::take(&mut self.kept).into_iter();
+        if !kept.by_ref().all(|text| caller.tell(&ControlReply::Notified(text))) {
+            self.kept = kept.collect();
+            return;
+        }
         if self.ready { caller.answer(&ControlReply::Ok) } else { self.waiting.push(caller) }
     }
 
     /// Passes a message on. Whether it was the first that says that the program is ready, and
     /// whether the manager has taken it.
-    pub(super) fn pass_on(&mut self, message: &str) -> (bool, io::Result<()>) {
+    pub(super) fn pass_on(
+        &mut self,
+        message: &str,
+        launcher: impl FnOnce(&str) -> io::Result<()>,
+    ) -> (bool, io::Result<()>) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-        let text = passed(message, self.main_pid, now);
+        // The process that the manager is to watch once the program is ready: none where the command
+        // that stays is that process.
+        let main_pid = (self.teller != Teller::Launcher { leaves: false }).then(std::process::id);
+        let text = passed(message, main_pid, now);
         if text.is_empty() {
             return (false, Ok(()));
         }
-        let sent = self.send(text.as_bytes());
-        let ready = text.lines().any(|line| line == READY) && !self.ready;
-        if ready {
+        let first = text.lines().any(|line| line == READY) && !self.ready;
+        let sent = match self.teller {
+            Teller::Launcher { leaves } if !(leaves && self.ready) => launcher(&text),
+            Teller::Verbs if !self.ready || !self.kept.is_empty() => {
+                self.tell_verbs(text);
+                Ok(())
+            }
+            _ => self.send(text.as_bytes()),
+        };
+        if first {
             self.ready = true;
             for caller in self.waiting.drain(..) {
                 caller.answer(&ControlReply::Ok);
             }
         }
-        (ready, sent)
+        (first, sent)
+    }
+
+    /// The manager hears it once, whoever waits.
+    fn tell_verbs(&mut self, text: String) {
+        let reply = ControlReply::Notified(text);
+        while let Some(caller) = self.waiting.first() {
+            if caller.tell(&reply) {
+                return;
+            }
+            self.waiting.remove(0);
+        }
+        if let (ControlReply::Notified(text), true) = (reply, self.kept.len() < MOST_KEPT) {
+            self.kept.push(text);
+        }
     }
 
     fn send(&self, text: &[u8]) -> io::Result<()> {
-        let socket = UnixDatagram::unbound()?;
+        let Some(socket) = &self.socket else { return Ok(()) };
         socket.set_write_timeout(Some(SEND_LIMIT))?;
-        socket.send_to(text, &self.socket).map(drop)
+        socket.send(text).map(drop)
     }
 }
 
@@ -119,19 +172,47 @@ mod tests {
         assert_eq!(passed("READY=1", None, now), "READY=1\n");
     }
 
-    #[test]
-    fn manager_hears_it_and_the_first_word_of_readiness_is_told_apart() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("manager");
-        let manager = UnixDatagram::bind(&path).unwrap();
-        let mut notifier = Notifier::new(path, None);
-        assert!(matches!(notifier.pass_on("STATUS=coming"), (false, Ok(()))));
-        assert!(matches!(notifier.pass_on("READY=1"), (true, Ok(()))));
-        assert!(matches!(notifier.pass_on("READY=1"), (false, Ok(()))));
+    fn pair() -> (UnixDatagram, UnixDatagram) {
+        UnixDatagram::pair().unwrap()
+    }
+
+    fn heard(manager: &UnixDatagram) -> String {
         let mut buffer = [0; 64];
         let length = manager.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..length], b"STATUS=coming\n");
-        drop(manager);
-        assert!(notifier.pass_on("STOPPING=1").1.is_err());
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    }
+
+    #[test]
+    fn launcher_tells_the_manager_until_it_leaves() {
+        let (manager, ours) = pair();
+        let mut notifier = Notifier::new(Teller::Launcher { leaves: true }, Some(ours));
+        let mut relayed = Vec::new();
+        let mut say = |text: &str| {
+            notifier.pass_on(text, |text| {
+                relayed.push(text.to_owned());
+                Ok(())
+            })
+        };
+        assert!(matches!(say("STATUS=coming"), (false, Ok(()))));
+        assert!(matches!(say("READY=1"), (true, Ok(()))));
+        assert!(matches!(say("STATUS=there"), (false, Ok(()))));
+        assert_eq!(relayed, ["STATUS=coming\n", &format!("READY=1\nMAINPID={}\n", std::process::id())]);
+        assert_eq!(heard(&manager), "STATUS=there\n");
+        let mut stays = Notifier::new(Teller::Launcher { leaves: false }, None);
+        assert!(matches!(stays.pass_on("READY=1", |_| Ok(())), (true, Ok(()))));
+        assert!(stays.pass_on("STOPPING=1", |_| Err(io::ErrorKind::BrokenPipe.into())).1.is_err());
+    }
+
+    #[test]
+    fn what_is_said_before_a_verb_asks_is_kept_for_it() {
+        let (manager, ours) = pair();
+        let mut notifier = Notifier::new(Teller::Verbs, Some(ours));
+        let nobody = |_: &str| Err(io::ErrorKind::NotConnected.into());
+        assert!(matches!(notifier.pass_on("STATUS=coming", nobody), (false, Ok(()))));
+        assert!(matches!(notifier.pass_on("READY=1", nobody), (true, Ok(()))));
+        assert_eq!(notifier.kept.len(), 2);
+        notifier.kept.clear();
+        assert!(matches!(notifier.pass_on("STATUS=there", nobody), (false, Ok(()))));
+        assert_eq!(heard(&manager), "STATUS=there\n");
     }
 }

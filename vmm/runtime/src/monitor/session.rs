@@ -21,9 +21,9 @@ use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::launcher::Launcher;
 use super::live::Live;
 use super::network::{Alone, Attached, Follower, Mirror, NetworkError, Slots};
-use super::notifier::Notifier;
+use super::notifier::{Notifier, Teller};
 use super::streams::{self, HostStreams, Stdio};
-use super::{tree, view};
+use super::{hook_mounts, tree, view};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
 use crate::hooks::{self, Surroundings};
@@ -78,7 +78,7 @@ pub(crate) fn run(
     let session = Session { request, entry, machine: &machine, mounts: &mounts, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         if request.plan.host.hooks.precede_creation() {
-            session.let_hooks_run(&prepared)?;
+            session.let_hooks_run()?;
         }
         // Hooks may have set it up.
         let network = match alone {
@@ -122,8 +122,6 @@ pub(super) struct Prepared {
     /// The terminal whose size the container's follows.
     terminal: Option<OwnedFd>,
     pub(super) control: ControlServer,
-    /// The caller's standard error, for hooks of the container's.
-    stderr: Option<OwnedFd>,
 }
 
 impl Prepared {
@@ -135,15 +133,11 @@ impl Prepared {
 
 impl Session<'_> {
     fn prepare(&self) -> Result<(Stdio, Prepared), MonitorError> {
-        let hooks = &self.request.plan.host.hooks.create_container;
-        let stderr = (!hooks.is_empty()).then(|| io::stderr().as_fd().try_clone_to_owned()).transpose();
-        let stderr =
-            stderr.map_err(|source| MonitorError::Io { act: "keep the hooks' standard error", source })?;
         let (stdio, terminal) =
             HostStreams::open(&self.request.plan.guest.io, &self.request.console, true)?.split();
         let control = ControlServer::bind()
             .map_err(StoreError::io("listen on", &self.request.directory.join(CONTROL_SOCKET)))?;
-        Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control, stderr }))
+        Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control }))
     }
 
     /// The first connection is the agent's; the socket is closed then.
@@ -188,8 +182,10 @@ impl Session<'_> {
 
     /// First those that the launcher runs in the caller's namespaces, then those of the
     /// container's, which are this process's.
-    fn let_hooks_run(&self, prepared: &Prepared) -> Result<(), MonitorError> {
+    fn let_hooks_run(&self) -> Result<(), MonitorError> {
         let gone = |_| MonitorError::LauncherGone { stage: HOOKING };
+        let plan = &self.request.plan.host;
+        let out_of_reach = hook_mounts::out_of_reach(plan)?;
         self.launcher.send(&MonitorMessage::Prepared).map_err(gone)?;
         let watch = self.watch();
         // The launcher is what is waited for here, not what interrupts.
@@ -200,23 +196,18 @@ impl Session<'_> {
         match self.launcher.receive().map_err(gone)? {
             LauncherMessage::HooksDone => {}
         }
-        self.run_container_hooks(prepared, &watch)?;
+        self.run_container_hooks(&watch)?;
+        hook_mounts::nothing_is_lost(plan, &out_of_reach)?;
         self.launcher.send(&MonitorMessage::Hooked).map_err(gone)
     }
 
-    fn run_container_hooks(&self, prepared: &Prepared, watch: Watch<'_>) -> Result<(), MonitorError> {
+    fn run_container_hooks(&self, watch: Watch<'_>) -> Result<(), MonitorError> {
         let host = &self.request.plan.host;
         if host.hooks.create_container.is_empty() {
             return Ok(());
         }
-        let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
-        let stderr = prepared.stderr.as_ref().map(OwnedFd::try_clone).transpose();
-        let at = Surroundings {
-            // As runc does it: where it is about to make this directory the root.
-            directory: &host.rootfs,
-            stderr: stderr.map_err(failed("copy the hooks' standard error"))?,
-            watch,
-        };
+        // As runc does it: where it is about to make this directory the root.
+        let at = Surroundings { directory: &host.rootfs, watch };
         let state = OciState::of(&self.request.state.state(Status::Creating, own_identity()?));
         match hooks::run_all(&host.hooks.create_container, &state, &at) {
             Err(error) if error.is_interruption() => {
@@ -257,9 +248,21 @@ impl Session<'_> {
 
     /// Who is told how the program is, if anybody wants to hear it.
     pub(super) fn notifier(&self) -> Option<Notifier> {
-        let socket = self.request.notify.clone()?;
-        // Else the verb stays, and it is the service's process.
-        Some(Notifier::new(socket, self.request.detached.then(std::process::id)))
+        let request = self.request;
+        let socket = self.launcher.manager().and_then(|socket| socket.try_clone().ok());
+        let teller = match (request.start_later, request.detached) {
+            (true, _) => Teller::Verbs,
+            // Nobody listens, as the launcher has said.
+            (false, _) if socket.is_none() => return None,
+            (false, detached) => Teller::Launcher { leaves: detached },
+        };
+        request.plan.guest.notify.then(|| Notifier::new(teller, socket))
+    }
+
+    /// Has the launcher tell the service manager how the program is: it is the process that the manager
+    /// has started, and others it need not listen to.
+    pub(super) fn relay(&self, text: &str) -> io::Result<()> {
+        self.launcher.send(&MonitorMessage::Notified(text.to_owned())).map_err(io::Error::other)
     }
 
     /// Tells the engine's log of a failure that ends nothing.

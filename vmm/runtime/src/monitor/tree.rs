@@ -114,13 +114,15 @@ pub(crate) fn unmount(share: &Path) {
     let _ = umount2(share, MntFlags::MNT_DETACH);
 }
 
+/// Mounts, and the host's name: who takes the monitor for the container's process and enters its namespaces
+/// to set the name must not rename the host.
 fn enter_namespace() -> io::Result<()> {
     let (uid, gid) = (geteuid(), getegid());
     if uid.is_root() {
-        unshare(CloneFlags::CLONE_NEWNS)?;
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)?;
     } else {
         // Without root, a user namespace in which we are root lends the right to mount.
-        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)?;
         fs::write("/proc/self/setgroups", "deny")?;
         fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
         fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;

@@ -10,7 +10,7 @@ use super::delete::{first_state, put_away};
 use crate::control::{self, ControlRequest};
 use crate::error::{Error, chain};
 use crate::hooks::{self, Surroundings};
-use crate::launch::service;
+use crate::launch::service::{self, Manager};
 use crate::log;
 use crate::process::ProcessHandle;
 use crate::status::{Act, Status};
@@ -34,23 +34,26 @@ pub fn start(store: &Store, id: &str) -> Result<(), Error> {
     if !status.allows(Act::Start) {
         return Err(Error::WrongState { act: Act::Start, status });
     }
-    let notify = if state.notifies { service::notify_socket()? } else { None };
+    let manager = if state.notifies { service::manager() } else { None };
     if !state.notifies && service::is_asked_to_notify() {
         log::warn("NOTIFY_SOCKET has no effect: it was not set when the container was created");
     }
-    let waits = notify.is_some();
-    let request = notify.map_or(ControlRequest::Start, ControlRequest::StartNotifying);
+    let name = manager.as_ref().map(|manager| manager.name().to_owned());
+    let request = name.map_or(ControlRequest::Start, ControlRequest::StartNotifying);
     control::ask(&entry, &state, &request)?;
     poststart(&entry, &state)?;
-    if waits { await_ready(&entry, &state) } else { Ok(()) }
+    manager.map_or(Ok(()), |manager| await_ready(&entry, &state, &manager))
 }
 
 /// As runc does it: whoever listens on the socket has heard that the program is ready, or it has
 /// ended, when the verb does.
-fn await_ready(entry: &Entry, state: &State) -> Result<(), Error> {
-    match control::ask(entry, state, &ControlRequest::AwaitReady) {
+fn await_ready(entry: &Entry, state: &State, manager: &Manager) -> Result<(), Error> {
+    match control::await_ready(entry, state, |text| manager.tell(text)) {
         Err(error) if error.is_about_the_end() => Ok(()),
-        other => other.map(drop),
+        other => {
+            manager.await_attention();
+            other
+        }
     }
 }
 

@@ -8,14 +8,14 @@ use serde_json::Value;
 use vmrun_plan::{Machine, PlanError};
 use vmrun_spec::HostLimit;
 
-use crate::control::{self, ControlRequest};
+use crate::control::{self, ControlReply, ControlRequest};
 use crate::error::Error;
 use crate::host_cgroup;
 use crate::launch::LaunchError;
 use crate::launch::facts::online_processors;
 use crate::processors;
 use crate::status::Act;
-use crate::store::{ExecBase, Store};
+use crate::store::{Entry, ExecBase, State, Store};
 
 /// Where the new limits come from.
 #[derive(Clone, Debug)]
@@ -55,20 +55,62 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
         Limits::File(path) => read(path)?,
         Limits::Value(value) => value.clone(),
     };
-    let resources: Box<LinuxResources> = serde_json::from_value(given(value)).map_err(LimitsError::Parse)?;
+    let mut resources: Box<LinuxResources> =
+        serde_json::from_value(given(value)).map_err(LimitsError::Parse)?;
     vmrun_plan::check_resources(&resources).map_err(LimitsError::Refused)?;
+    if let Some(swap) = swap_alone(&resources) {
+        complete(&mut resources, swap, limit_in_force(&entry, &state)?)?;
+    }
     let base = ExecBase::read(entry.directory())?;
     let on_host = on_host(&resources, &base, state.cgroup.as_deref())?;
     let online = online_processors(Some(&resources))?;
     let processors = vmrun_plan::processors(Some(&resources), &online).map_err(LimitsError::Refused)?;
     let in_guest = vmrun_plan::without_the_hosts(&resources);
     let in_guest = vmrun_plan::in_the_guest(&in_guest, &processors, base.vcpus);
-    // The host may refuse, and the guest has not been asked then.
-    host_cgroup::change(state.own_cgroup(), &on_host)?;
-    if !processors.is_empty() {
-        processors::move_to(state.monitor.pid, &processors).map_err(LaunchError::Processors)?;
+    // The host may refuse, and the guest has not been asked then. What the guest refuses is taken back.
+    let before = host_cgroup::in_force(state.own_cgroup(), &on_host);
+    let set = || {
+        host_cgroup::change(state.own_cgroup(), &on_host)?;
+        if !processors.is_empty() {
+            processors::move_to(state.monitor.pid, &processors).map_err(LaunchError::Processors)?;
+        }
+        control::ask(&entry, &state, &ControlRequest::Update(Box::new(in_guest))).map(drop)
+    };
+    let done: Result<(), Error> = set();
+    if done.is_err() {
+        host_cgroup::put_back(state.own_cgroup(), &before);
     }
-    control::ask(&entry, &state, &ControlRequest::Update(Box::new(in_guest))).map(drop)
+    done
+}
+
+/// A limit of swap that comes without one of memory, of which it would be a part.
+fn swap_alone(resources: &LinuxResources) -> Option<i64> {
+    let memory = resources.memory().as_ref()?;
+    memory.swap().filter(|swap| *swap > 0 && memory.limit().is_none())
+}
+
+/// The container's limit of memory.
+fn limit_in_force(entry: &Entry, state: &State) -> Result<Option<i64>, Error> {
+    let reply = control::ask(entry, state, &ControlRequest::Figures)?;
+    let ControlReply::Figures(figures) = reply else { return Ok(None) };
+    Ok(figures.memory_limit_bytes.and_then(|bytes| i64::try_from(bytes).ok()))
+}
+
+/// Adds the limit of memory that holds, as runc does, whose number for swap is the sum of both.
+fn complete(resources: &mut LinuxResources, swap: i64, limit: Option<i64>) -> Result<(), LimitsError> {
+    let refuse = |problem: &str| {
+        let field = "linux.resources.memory.swap".to_owned();
+        LimitsError::Refused(PlanError::Invalid { field, problem: problem.to_owned() })
+    };
+    let limit = limit.ok_or_else(|| refuse("unable to set swap limit without memory limit"))?;
+    if swap < limit {
+        return Err(refuse("memory+swap limit should be >= memory limit"));
+    }
+    if let Some(mut memory) = resources.memory().as_ref().copied() {
+        memory.set_limit(Some(limit));
+        resources.set_memory(Some(memory));
+    }
+    Ok(())
 }
 
 /// What changes in the container's cgroup on the host.
@@ -129,14 +171,19 @@ fn read(path: &Path) -> Result<Value, LimitsError> {
     } else {
         text = std::fs::read(path).map_err(failed)?;
     }
-    serde_json::from_slice(&text).map_err(LimitsError::Parse)
+    let mut value = serde_json::from_slice(&text).map_err(LimitsError::Parse)?;
+    vmrun_plan::put_names_right(&mut value).map_err(|field| {
+        let problem = "is there twice, in other letters; leave one out".to_owned();
+        LimitsError::Refused(PlanError::Invalid { field, problem })
+    })?;
+    Ok(value)
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::given;
+    use super::{complete, given, swap_alone};
 
     #[test]
     fn zeros_that_mean_nothing_are_left_out() {
@@ -148,5 +195,21 @@ mod tests {
         let kept = json!({"memory": {"limit": 48, "swap": 48}, "cpu": {"burst": 0}, "pids": {"limit": -1}});
         assert_eq!(given(sent), kept);
         assert_eq!(given(json!("nonsense")), json!("nonsense"));
+    }
+    #[test]
+    fn swap_alone_is_a_part_of_the_memory_that_is_in_force() {
+        let mut resources = serde_json::from_value(json!({"memory": {"swap": 100}})).unwrap();
+        assert_eq!(swap_alone(&resources), Some(100));
+        assert!(
+            complete(&mut resources, 100, None).unwrap_err().to_string().contains("without memory limit")
+        );
+        assert!(
+            complete(&mut resources, 100, Some(101)).unwrap_err().to_string().contains(">= memory limit")
+        );
+        complete(&mut resources, 100, Some(60)).unwrap();
+        assert_eq!(resources.memory().as_ref().unwrap().limit(), Some(60));
+        assert_eq!(swap_alone(&resources), None);
+        let lifted = serde_json::from_value(json!({"memory": {"swap": -1}})).unwrap();
+        assert_eq!(swap_alone(&lifted), None);
     }
 }
