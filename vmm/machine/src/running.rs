@@ -59,6 +59,12 @@ impl Running {
         self.end.get().cloned()
     }
 
+    /// Ends the machine for a reason that its owner has found, from any thread.
+    pub fn failing(&self) -> impl FnOnce(String) + Send + 'static {
+        let end = self.end.clone();
+        move |why| end.set(MachineEnd::Failed(why))
+    }
+
     /// The guest's console.
     pub fn console(&self) -> &Console {
         &self.console

@@ -11,6 +11,7 @@ use vmrun_proto::{READY_PORT, SharedMount};
 use vmrun_spec::{Image, MachineSpec};
 
 use super::failure::MonitorError;
+use super::kernels::LaterMounts;
 use super::{MonitorRequest, hook_mounts, tree};
 use crate::assets::{self, Embedded};
 use crate::pages;
@@ -25,6 +26,8 @@ pub(crate) struct Booting {
     pub(crate) ready: ReadySocket,
     /// What the guest has to be told of the shared tree's mounts.
     pub(crate) mounts: Vec<SharedMount>,
+    /// What is mounted there later.
+    pub(crate) later: Option<LaterMounts>,
 }
 
 /// Where the agent reports. It is gone with this value: any process of the guest may connect
@@ -50,7 +53,7 @@ impl Drop for ReadySocket {
 
 pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booting, MonitorError> {
     let plan = &request.plan;
-    let mounts = tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
+    let (mounts, later) = tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
     if plan.host.hooks.precede_creation() {
         hook_mounts::offer(&request.directory.join(SHARE_DIR), &plan.host)?;
     }
@@ -75,7 +78,7 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     // While the guest boots.
     pages::release(embedded.kernel);
     pages::release(embedded.initramfs);
-    Ok(Booting { machine, ready, mounts })
+    Ok(Booting { machine, ready, mounts, later })
 }
 
 /// Says which file it is that is no kernel.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   tree built ──▶ all that came along with a volume go   (a volume that is one is refused)
-//!   mounted later on the host, below a volume that follows the host ──▶ goes as soon as it appears
+//!   hooks have run ──▶ what they have mounted goes
+//!   mounted later on the host, where the tree follows it ──▶ goes as soon as it appears
 //! ```
 //!
 //! Through `/proc` alone whoever has taken over a guest could get out: the file server may write
@@ -19,7 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::mount::{MoveMountFlags, move_mount};
 use vmrun_proto::{SharedMount, VOLUMES_DIR, mount_attr};
-use vmrun_spec::{HostPlan, MountChange, Propagation, Volume, VolumeKind};
+use vmrun_spec::{HostPlan, MountChange, Volume, VolumeKind};
 
 use super::mount_table::{self, Row, TABLE};
 use super::{attributes, view};
@@ -38,27 +39,38 @@ pub(crate) enum KernelsError {
         .source_path.display()
     )]
     Volume { source_path: PathBuf, kind: String },
-    #[error("cannot watch what is mounted below the volumes later")]
+    #[error("cannot watch what is mounted in the shared tree later")]
     Watch(#[source] io::Error),
 }
 
-/// Takes them out of the tree at `share`. Gives what the guest has to be told of the other mounts.
-pub(super) fn keep_out(share: &Path, plan: &HostPlan) -> Result<Vec<SharedMount>, KernelsError> {
-    let look = |source| KernelsError::Look { path: share.to_owned(), source };
-    let share = fs::canonicalize(share).map_err(look)?;
+/// Takes them out of the tree at `share`. Gives what the guest has to be told of the other mounts, and
+/// what has to be watched.
+pub(super) fn keep_out(
+    share: &Path,
+    plan: &HostPlan,
+) -> Result<(Vec<SharedMount>, Option<LaterMounts>), KernelsError> {
+    let share =
+        fs::canonicalize(share).map_err(|source| KernelsError::Look { path: share.to_owned(), source })?;
     let whole_volume = |row: &Row| row.is_top() && is_directory(row, plan);
-    let rows = mount_table::read(&share).map_err(look)?;
+    let rows = look(&share)?;
     if let Some(row) = rows.iter().find(|row| row.is_kernels() && whole_volume(row)) {
         let source_path = volume_of(row, plan).map_or(&plan.rootfs, |volume| &volume.source).clone();
         return Err(KernelsError::Volume { source_path, kind: row.kind().to_owned() });
     }
     let mut hidden = Vec::new();
-    let rows = take_out(&share, &mut hidden)?;
+    let rows = take_out(&share, rows, &mut hidden)?;
     let told = mount_table::for_the_guest(&rows, &hidden);
-    if plan.volumes.iter().any(follows_the_host) {
-        watch(share, hidden)?;
-    }
-    Ok(told)
+    let is_hidden = |row: &Row| hidden.iter().any(|path| row.at.starts_with(path));
+    // What hooks mount comes the same way.
+    let is_open = plan.hooks.precede_creation() || rows.iter().any(|row| row.follows() && !is_hidden(row));
+    let later = if is_open {
+        // What happens from here on is noticed.
+        let table = File::open(TABLE).map_err(KernelsError::Watch)?;
+        Some(LaterMounts { share, hidden, table })
+    } else {
+        None
+    };
+    Ok((told, later))
 }
 
 fn volume_of<'p>(row: &Row, plan: &'p HostPlan) -> Option<&'p Volume> {
@@ -70,17 +82,11 @@ fn is_directory(row: &Row, plan: &HostPlan) -> bool {
     volume_of(row, plan).is_none_or(|volume| volume.kind == VolumeKind::Directory)
 }
 
-fn follows_the_host(volume: &Volume) -> bool {
-    volume.kind == VolumeKind::Directory && volume.propagation == Propagation::Slave
-}
-
 /// Takes out all that are there, but for those at places that hide one. Gives the mounts that are
 /// left.
-fn take_out(share: &Path, hidden: &mut Vec<PathBuf>) -> Result<Vec<Row>, KernelsError> {
-    let look = |source| KernelsError::Look { path: share.to_owned(), source };
+fn take_out(share: &Path, mut rows: Vec<Row>, hidden: &mut Vec<PathBuf>) -> Result<Vec<Row>, KernelsError> {
     let mut readonly: Vec<PathBuf> = Vec::new();
     loop {
-        let rows = mount_table::read(share).map_err(look)?;
         // What the host has unmounted since needs no hiding.
         hidden.retain(|path| rows.iter().any(|row| row.at == *path));
         let is_hidden = |row: &Row| hidden.iter().any(|path| row.at.starts_with(path));
@@ -95,20 +101,20 @@ fn take_out(share: &Path, hidden: &mut Vec<PathBuf>) -> Result<Vec<Row>, Kernels
             Ok(Taken::Readonly) => readonly.push(row.at.clone()),
             Ok(Taken::Hidden) => hidden.push(row.at.clone()),
             // The host may have unmounted it meanwhile.
-            Err(_) if !mount_table::read(share).map_err(look)?.contains(row) => {}
+            Err(_) if !look(share)?.contains(row) => {}
             Err(source) => return Err(KernelsError::Keep { path: at, source }),
         }
+        rows = look(share)?;
     }
 }
 
-/// A single file that was asked for by its name stays, but cannot be written to; neither can
-/// directories of device nodes, which the guest could remove.
+fn look(share: &Path) -> Result<Vec<Row>, KernelsError> {
+    mount_table::read(share).map_err(|source| KernelsError::Look { path: share.to_owned(), source })
+}
+
+/// Directories of device nodes stay, but cannot be written to: the guest could remove the nodes.
 fn must_go(row: &Row) -> bool {
-    match (row.is_kernels(), row.is_top()) {
-        (true, false) => true,
-        (true, true) => !row.is_readonly(),
-        (false, top) => row.is_of_devices() && !top && !row.is_readonly(),
-    }
+    row.is_kernels() || (row.is_of_devices() && !row.is_top() && !row.is_readonly())
 }
 
 /// What became of a mount that the guest must not have.
@@ -122,7 +128,8 @@ enum Taken {
 fn take_out_one(at: &Path, row: &Row) -> io::Result<Taken> {
     let mount = open(at)?;
     let is_directory = FileType::from_raw_mode(fstat(&mount)?.st_mode) == FileType::Directory;
-    if row.is_top() || row.is_of_devices() || !is_directory {
+    // A single file was asked for by its name. A volume that is a directory has come over it later.
+    if row.is_of_devices() || !is_directory {
         attributes::change(mount, READONLY, false)?;
         return Ok(Taken::Readonly);
     }
@@ -137,23 +144,38 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, flags, Mode::empty())?)
 }
 
-/// Takes out, for as long as this process lives, what appears later.
-fn watch(share: PathBuf, mut hidden: Vec<PathBuf>) -> Result<(), KernelsError> {
-    // What happens from here on is noticed.
-    let table = File::open(TABLE).map_err(KernelsError::Watch)?;
-    let work = move || {
-        let mut changed = Ok(());
-        while changed.is_ok() {
-            let taken = take_out(&share, &mut hidden);
-            changed = taken.map_err(|error| crate::error::chain(&error)).and_then(|_| {
-                await_change(&table).map_err(|errno| format!("cannot watch the mount table: {errno}"))
-            });
+/// What is mounted in the tree later.
+#[derive(Debug)]
+pub(crate) struct LaterMounts {
+    share: PathBuf,
+    hidden: Vec<PathBuf>,
+    table: File,
+}
+
+impl LaterMounts {
+    /// Takes out what has appeared until now.
+    pub(super) fn take_out(&mut self) -> Result<(), KernelsError> {
+        take_out(&self.share, look(&self.share)?, &mut self.hidden).map(drop)
+    }
+
+    /// Takes out, for as long as this process lives, what appears. What must not be there and cannot be
+    /// removed is told to `failed`, which ends the machine, and with it the way there.
+    pub(super) fn watch(self, failed: impl FnOnce(String) + Send + 'static) -> Result<(), KernelsError> {
+        let work = move || failed(self.keep_out());
+        thread::Builder::new().name("mounts".to_owned()).spawn(work).map(drop).map_err(KernelsError::Watch)
+    }
+
+    /// Why it cannot go on.
+    fn keep_out(mut self) -> String {
+        loop {
+            if let Err(errno) = await_change(&self.table) {
+                return format!("cannot watch the mount table: {}", errno.desc());
+            }
+            if let Err(error) = self.take_out() {
+                return crate::error::chain(&error);
+            }
         }
-        // What must not be there cannot be removed: the sandbox ends, and with it the way there.
-        eprintln!("vmrun: monitor: {}", changed.err().unwrap_or_default());
-        std::process::exit(1);
-    };
-    thread::Builder::new().name("mounts".to_owned()).spawn(work).map(drop).map_err(KernelsError::Watch)
+    }
 }
 
 /// proc_pid_mountinfo(5): a change is an exceptional condition.
