@@ -4,10 +4,17 @@
 # A fragment line is `CONFIG_NAME=VALUE  # reason`. Everything that is neither in
 # tinyconfig nor in a fragment is off, also where the kernel's own default is on.
 
-# options: all fragments without comments and empty lines.
+# options: all fragments without comments and empty lines; of a debug build, with
+# debug.config in place of what they say of its options.
 options() {
-    sed -E 's/[[:space:]]+#.*//; /^#/d; /^$/d' "${here:?}"/config/*.config
+    fragment "${here:?}"/config/*.config |
+        if [ -z "${debug:-}" ]; then cat; else
+            awk -F = 'NR == FNR { instead[$1]; print; next } !($1 in instead)' <(fragment "$here/debug.config") -
+        fi
 }
+
+# fragment FILE...: their options.
+fragment() { sed -E 's/[[:space:]]+#.*//; /^#/d; /^$/d' "$@"; }
 
 # make_config: writes the configuration into the object tree and verifies it.
 make_config() {

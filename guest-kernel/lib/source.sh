@@ -47,7 +47,7 @@ get_source() {
     fi
     source=$cache/source/$(patched)
     # shellcheck disable=SC2034  # for config.sh and build
-    objects=$cache/objects/$(patched)
+    objects=$cache/objects/$(patched)${debug:+-debug}
     [ -d "$source" ] || unpack_source "$package" "$locked"
 }
 

@@ -1,4 +1,4 @@
-"""lives.py VMRUN ROOTFS KEPT SECONDS KIND: the lives, where KVM works. Called by `lives`."""
+"""lives.py VMRUN ROOTFS KEPT SECONDS KIND [KERNEL]: the lives, where KVM works. Called by `lives`."""
 
 import ctypes
 import json
@@ -36,6 +36,9 @@ while :; do
 done
 """
 
+# A kernel that looks for its own errors remembers each allocation and what was freed.
+MEMORY_TO_DEBUG = "768"
+
 # What the guest's kernel prints when something is wrong with it.
 MARKS = ("Kernel panic", "BUG:", "WARNING:", "Oops", "general protection", "unable to handle")
 
@@ -43,9 +46,10 @@ MARKS = ("Kernel panic", "BUG:", "WARNING:", "Oops", "general protection", "unab
 class Lives:
     """The place in which they happen, and what became of them."""
 
-    def __init__(self, vmrun: Path, rootfs: Path, kept: Path, kind: str) -> None:
+    def __init__(self, vmrun: Path, rootfs: Path, kept: Path, kind: str, kernel: list[str]) -> None:
         self.place = Path(tempfile.mkdtemp(prefix="lives."))
         self.kept, self.kind = kept, kind
+        self.machine = [word for file in kernel for word in ("--kernel", file, "--memory", MEMORY_TO_DEBUG)]
         self.vmrun = Path(shutil.copy2(vmrun, self.place / "vmrun"))
         self.store = self.place / "store"
         self.store.mkdir(mode=0o700)
@@ -93,7 +97,8 @@ class Lives:
 
     def carry_out(self, name: str) -> str:
         """A life; what went wrong in it, if anything did."""
-        verbs = [("create", "--bundle", str(self.bundle), name), ("start", name), ("exec", name, "true")]
+        create = ("create", *self.machine, "--bundle", str(self.bundle), name)
+        verbs = [create, ("start", name), ("exec", name, "true")]
         for words in verbs:
             if wrong := self.verb(*words):
                 return wrong
@@ -147,7 +152,7 @@ def main() -> int:
     vmrun, rootfs, kept = (Path(word) for word in sys.argv[1:4])
     seconds, kind = int(sys.argv[4]), sys.argv[5]
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    lives = Lives(vmrun, rootfs, kept, kind)
+    lives = Lives(vmrun, rootfs, kept, kind, sys.argv[6:])
     begun = time.monotonic()
     while (elapsed := time.monotonic() - begun) < seconds:
         lives.live()

@@ -53,7 +53,7 @@ pub use host_limits::{Machine, host_limits, need_no_cgroup, without_the_hosts};
 pub use mount_options::MOUNT_OPTIONS;
 pub use network::{foreign_interfaces, network_namespace};
 pub use resources::check_resources;
-pub use settings::{KERNEL_SETTINGS, NETWORK_SETTINGS, for_the_guest, keeps_promises};
+pub use settings::{KERNEL_SETTINGS, NETWORK_SETTINGS, Promises, for_the_guest, refuses_memory};
 pub use validate::PlanError;
 pub use volumes::bind_sources;
 

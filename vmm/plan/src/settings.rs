@@ -67,34 +67,47 @@ pub const NETWORK_SETTINGS: &[&str] =
 
 const CORE_PATTERN: &str = "kernel/core_pattern";
 const OVERCOMMIT: &str = "vm/overcommit_memory";
+const OVERCOMMIT_GUESS_KBYTES: &str = "vm/overcommit_guess_kbytes";
 const OVERCOMMIT_KBYTES: &str = "vm/overcommit_kbytes";
 const OVERCOMMIT_RATIO: &str = "vm/overcommit_ratio";
 
-/// Whether the host holds memory back that was promised: then [`for_the_guest`] has to know its limit.
-pub fn keeps_promises(hosts: &BTreeMap<String, String>) -> bool {
-    hosts.get(OVERCOMMIT).is_some_and(|mode| mode == "2")
+/// How much memory the host may promise, in KiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Promises {
+    /// All that it has, which its heuristic refuses to exceed at once.
+    pub memory: u64,
+    /// What it promises in all, if it keeps its promises.
+    pub limit: u64,
 }
 
-/// The host's settings as the guest gets them. `commit_limit_kib` is what the host may promise in all.
+/// Whether the host refuses memory: then [`for_the_guest`] has to know when.
+pub fn refuses_memory(hosts: &BTreeMap<String, String>) -> bool {
+    hosts.get(OVERCOMMIT).is_some_and(|mode| mode != "1")
+}
+
+/// The host's settings as the guest gets them.
 ///
 /// Memory is promised as on the host. Its heuristic (mode 0) refuses what is more than all memory at
-/// once, which in a small machine is next to nothing: there it becomes mode 1. Where the host keeps
+/// once, which in a small machine is next to nothing: it compares with the host's. Where the host keeps
 /// its promises (mode 2) the guest does, up to the host's limit.
 pub fn for_the_guest(
     mut hosts: BTreeMap<String, String>,
-    commit_limit_kib: Option<u64>,
+    promises: Option<Promises>,
 ) -> BTreeMap<String, String> {
     // A program of the host's is not in the guest: there the kernel's own pattern stays.
     hosts.retain(|name, value| name != CORE_PATTERN || !value.starts_with('|'));
     // Setting one of these unsets the other.
     let in_kbytes = hosts.get(OVERCOMMIT_KBYTES).is_some_and(|kbytes| kbytes != "0");
     hosts.remove(if in_kbytes { OVERCOMMIT_RATIO } else { OVERCOMMIT_KBYTES });
-    if let (true, Some(limit)) = (keeps_promises(&hosts), commit_limit_kib) {
-        hosts.remove(OVERCOMMIT_RATIO);
-        hosts.insert(OVERCOMMIT_KBYTES.to_owned(), limit.to_string());
-    }
-    if let Some(mode) = hosts.get_mut(OVERCOMMIT).filter(|mode| *mode == "0") {
-        "1".clone_into(mode);
+    match (hosts.get(OVERCOMMIT).map(String::as_str), promises) {
+        (Some("0"), Some(promises)) => {
+            hosts.insert(OVERCOMMIT_GUESS_KBYTES.to_owned(), promises.memory.to_string());
+        }
+        (Some("2"), Some(promises)) => {
+            hosts.remove(OVERCOMMIT_RATIO);
+            hosts.insert(OVERCOMMIT_KBYTES.to_owned(), promises.limit.to_string());
+        }
+        _ => {}
     }
     hosts
 }
@@ -103,9 +116,9 @@ pub fn for_the_guest(
 mod tests {
     use super::*;
 
-    fn guests(hosts: &[(&str, &str)], limit: Option<u64>) -> Vec<(String, String)> {
+    fn guests(hosts: &[(&str, &str)]) -> Vec<(String, String)> {
         let hosts = hosts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        for_the_guest(hosts, limit).into_iter().collect()
+        for_the_guest(hosts, Some(Promises { memory: 9000, limit: 4096 })).into_iter().collect()
     }
 
     fn owned(name: &str, value: &str) -> (String, String) {
@@ -119,14 +132,18 @@ mod tests {
     }
 
     #[test]
-    fn heuristic_of_a_large_host_is_none_in_a_small_machine() {
+    fn heuristic_compares_with_the_hosts_memory() {
         let hosts =
             [("vm/overcommit_kbytes", "0"), ("vm/overcommit_memory", "0"), ("vm/overcommit_ratio", "50")];
         assert_eq!(
-            guests(&hosts, None),
-            [owned("vm/overcommit_memory", "1"), owned("vm/overcommit_ratio", "50")]
+            guests(&hosts),
+            [
+                owned("vm/overcommit_guess_kbytes", "9000"),
+                owned("vm/overcommit_memory", "0"),
+                owned("vm/overcommit_ratio", "50")
+            ]
         );
-        assert_eq!(guests(&[("vm/overcommit_memory", "1")], None), [owned("vm/overcommit_memory", "1")]);
+        assert_eq!(guests(&[("vm/overcommit_memory", "1")]), [owned("vm/overcommit_memory", "1")]);
     }
 
     #[test]
@@ -134,14 +151,14 @@ mod tests {
         let hosts =
             [("vm/overcommit_kbytes", "0"), ("vm/overcommit_memory", "2"), ("vm/overcommit_ratio", "80")];
         assert_eq!(
-            guests(&hosts, Some(4096)),
+            guests(&hosts),
             [owned("vm/overcommit_kbytes", "4096"), owned("vm/overcommit_memory", "2")]
         );
     }
 
     #[test]
     fn core_pattern_that_names_a_program_of_the_host_stays_there() {
-        assert_eq!(guests(&[(CORE_PATTERN, "|/usr/lib/dump %p")], None), []);
-        assert_eq!(guests(&[(CORE_PATTERN, "/tmp/core.%p")], None), [owned(CORE_PATTERN, "/tmp/core.%p")]);
+        assert_eq!(guests(&[(CORE_PATTERN, "|/usr/lib/dump %p")]), []);
+        assert_eq!(guests(&[(CORE_PATTERN, "/tmp/core.%p")]), [owned(CORE_PATTERN, "/tmp/core.%p")]);
     }
 }

@@ -16,14 +16,18 @@ pub(crate) fn read(names: &[&str]) -> BTreeMap<String, String> {
 /// All that the guest's kernel gets. It takes a while of which the guest needs more to boot.
 pub(crate) fn for_the_guest() -> BTreeMap<String, String> {
     let hosts = read(vmrun_plan::KERNEL_SETTINGS);
-    let limit = vmrun_plan::keeps_promises(&hosts).then(commit_limit_kib).flatten();
-    vmrun_plan::for_the_guest(hosts, limit)
+    let promises = vmrun_plan::refuses_memory(&hosts).then(promises).flatten();
+    vmrun_plan::for_the_guest(hosts, promises)
 }
 
-fn commit_limit_kib() -> Option<u64> {
+fn promises() -> Option<vmrun_plan::Promises> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("CommitLimit:"))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
+    let kib = |name| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    let memory = kib("MemTotal")?.saturating_add(kib("SwapTotal")?);
+    Some(vmrun_plan::Promises { memory, limit: kib("CommitLimit")? })
 }
 
 #[cfg(test)]
@@ -38,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn this_host_has_a_limit_of_what_it_promises() {
-        assert!(commit_limit_kib().is_some_and(|limit| limit > 0));
+    fn this_host_tells_how_much_it_promises() {
+        assert!(promises().is_some_and(|promises| promises.memory > 0 && promises.limit > 0));
     }
 }

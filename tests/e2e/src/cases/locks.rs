@@ -238,7 +238,13 @@ fn directory_is_locked_like_a_file() {
 fn who_has_a_lock_sees_what_was_written_under_it() {
     let scratch = Scratch::new();
     let mut places = places(scratch.path());
-    places.iter_mut().for_each(|place| place.says("open data", "ok 1"));
+    fs::write(scratch.join("mapped"), "..").unwrap();
+    for place in &mut places {
+        place.says("open data", "ok 1");
+        place.says("open log append", "ok 2");
+        place.says("open mapped", "ok 3");
+        place.says("map 3", "ok");
+    }
     for round in 10..30 {
         let [writer, reader] = [round % 4, (round + 1) % 4];
         places[writer].says("flock 0 ex", "ok");
@@ -246,12 +252,64 @@ fn who_has_a_lock_sees_what_was_written_under_it() {
             places[writer].says("pread 1", &format!("ok {}", round - 1));
         }
         places[writer].says(&format!("pwrite 1 {round}"), "ok 2");
+        places[writer].says("append 2 +-", &format!("ok {}", (round - 9) * 2));
         places[writer].says("flock 0 un", "ok");
         places[reader].says("flock 0 sh", "ok");
-        places[reader].says("pread 1", &format!("ok {round}"));
+        // Each of them finds in its cache what was there before.
+        let first = if round % 2 == 0 { ["sendfile 1", "pread 1"] } else { ["pread 1", "sendfile 1"] };
+        first.iter().for_each(|words| places[reader].says(words, &format!("ok {round}")));
         places[reader].says("flock 0 un", "ok");
+        // What is written to a mapping is there once its file is unlocked, and seen once it is locked.
+        places[writer].says("posix 3 ex 0 2", "ok");
+        places[writer].says(&format!("mapwrite 3 {round}"), "ok");
+        places[writer].says("posix 3 un 0 2", "ok");
+        assert_eq!(fs::read_to_string(scratch.join("mapped")).unwrap(), round.to_string());
+        places[reader].says("posix 3 sh 0 2", "ok");
+        places[reader].says("mapread 3", &format!("ok {round}"));
+        places[reader].says("posix 3 un 0 2", "ok");
     }
     end(places);
+}
+
+#[test]
+fn more_may_wait_for_a_lock_than_there_is_room_for() {
+    let program = "import fcntl, os, signal, threading
+def ring(*_):
+    raise InterruptedError
+signal.signal(signal.SIGALRM, ring)
+threading.stack_size(1 << 16)
+got = []
+def wait():
+    lock = os.open('/data/f', os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    got.append(lock)
+    os.close(lock)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+threads = [threading.Thread(target=wait) for _ in range(200)]
+for thread in threads:
+    thread.start()
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+input()
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+try:
+    fcntl.flock(os.open('/data/f', os.O_RDWR), fcntl.LOCK_EX)
+except InterruptedError:
+    print('interrupted', flush=True)
+for thread in threads:
+    thread.join()
+print(len(got))
+";
+    let scratch = Scratch::new();
+    let file = scratch.join("f");
+    let lock = fs::File::create(&file).unwrap();
+    lock.lock().unwrap();
+    let bundle = Bundle::python(program).bind(scratch.path(), "/data", &[]);
+    let mut started = Run::of(&bundle).stdin(Stdio::piped()).start();
+    wait::until("as many as there is room for to wait", || (waiting(&file) >= 160).then_some(()));
+    writeln!(started.child.stdin.as_mut().unwrap()).unwrap();
+    started.stdout.await_text(0, "interrupted\n");
+    drop(lock);
+    started.finish().prints("interrupted\n200\n");
 }
 
 #[test]

@@ -1,13 +1,16 @@
 """Does with locks what a line of its standard input says, and prints how that went, a line each.
 
-    open NAME [ro]                                  prints the number of the file, from 0 on
+    open NAME [ro|append]                           prints the number of the file, from 0 on
     flock FILE sh|ex|un [nb]
     posix|ofd FILE sh|ex|un START LENGTH [nb]
     get|ofdget FILE START LENGTH                    prints who keeps it from an exclusive lock
-    pread FILE; pwrite FILE TEXT; dup FILE; close FILE; alarm SECONDS
+    pread FILE; pwrite FILE TEXT; sendfile FILE; dup FILE; close FILE; alarm SECONDS
+    append FILE TEXT                                prints where that ends
+    map FILE; mapread FILE; mapwrite FILE TEXT      the first two bytes, by a mapping
 """
 import errno
 import fcntl
+import mmap
 import os
 import signal
 import struct
@@ -18,6 +21,7 @@ KINDS = {'sh': fcntl.F_RDLCK, 'ex': fcntl.F_WRLCK, 'un': fcntl.F_UNLCK}
 FLOCKS = {'sh': fcntl.LOCK_SH, 'ex': fcntl.LOCK_EX, 'un': fcntl.LOCK_UN}
 LAYOUT = 'hhqqi4x'
 files = []
+maps = {}
 
 
 def lock(command, fd, kind, start, length):
@@ -28,6 +32,7 @@ def lock(command, fd, kind, start, length):
 def act(word, *rest):
     if word == 'open':
         flags = os.O_RDONLY if 'ro' in rest[1:] else os.O_RDWR | os.O_CREAT
+        flags |= os.O_APPEND if 'append' in rest[1:] else 0
         path = rest[0]
         files.append(os.open(path, os.O_RDONLY if os.path.isdir(path) else flags, 0o666))
         return len(files) - 1
@@ -56,6 +61,23 @@ def act(word, *rest):
         return os.pread(fd, 100, 0).decode()
     if word == 'pwrite':
         return os.pwrite(fd, rest[0].encode(), 0)
+    if word == 'append':
+        os.write(fd, rest[0].encode())
+        return os.lseek(fd, 0, os.SEEK_CUR)
+    if word == 'sendfile':
+        reading, writing = os.pipe()
+        os.sendfile(writing, fd, 0, 100)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            return pipe.read()
+    if word == 'map':
+        maps[fd] = mmap.mmap(fd, 2)
+        return None
+    if word == 'mapread':
+        return maps[fd][:2].decode()
+    if word == 'mapwrite':
+        maps[fd][:2] = rest[0].encode()
+        return None
     raise ValueError(word)
 
 

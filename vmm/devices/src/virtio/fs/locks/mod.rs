@@ -145,10 +145,13 @@ impl Locks {
 
     fn unlock(&self, request: &LockRequest, start: u64, end: u64) -> io::Result<Answer> {
         let mut table = self.table();
-        let Some(holding) = table.get(request.node, request.owner()) else { return Ok(Answer::Now(Ok(()))) };
+        let (node, owner, has_room) = (request.node, request.owner(), table.has_room());
+        let Some(holding) = table.get(node, owner) else { return Ok(Answer::Now(Ok(()))) };
+        if !has_room && holding.ranges.is_split(start, end) {
+            return Err(number(libc::ENOLCK));
+        }
         holding.file.unlock(start, end)?;
-        holding.ranges.unlock(start, end);
-        table.tidy(request.node, request.owner());
+        table.unlock(node, owner, start, end);
         Ok(Answer::Now(Ok(())))
     }
 
@@ -161,14 +164,14 @@ impl Locks {
     ) -> io::Result<Answer> {
         let (node, owner) = (request.node, request.owner());
         let mut table = self.table();
+        if !table.has_room() {
+            return Err(number(libc::ENOLCK));
+        }
         let description = self.description(&mut table, host, request, range.mode)?;
         let process = request.arguments.lk.pid;
         let answer = match (description.try_lock(&range), waits) {
             (Ok(()), _) => {
-                if let Some(holding) = table.get(node, owner) {
-                    holding.process = process;
-                    holding.ranges.lock(range);
-                }
+                table.lock(node, owner, process, range);
                 Ok(Answer::Now(Ok(())))
             }
             (Err(error), true) if is_taken(&error) => {
@@ -220,8 +223,9 @@ impl Locks {
     }
 
     fn wait(&self, wanted: Wanted) -> io::Result<Ticket> {
+        // The guest's kernel asks again, until somebody else has done with waiting or the lock is free.
         if self.waiting.load(Ordering::Relaxed) >= MAX_WAITING {
-            return Err(number(libc::ENOLCK));
+            return Err(number(libc::EAGAIN));
         }
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         self.waiters.wait(ticket, wanted)?;
@@ -264,8 +268,7 @@ impl Locks {
         let Some(holding) = table.get(node, owner) else { return };
         // Fails on no file system that has locks; the last close unlocks as well.
         let _ = holding.file.unlock(0, LAST);
-        holding.ranges.unlock(0, LAST);
-        table.tidy(node, owner);
+        table.unlock(node, owner, 0, LAST);
     }
 
     /// The guest has given `handle` up: what an open file description has locked goes with it.

@@ -39,6 +39,15 @@ impl Ranges {
         self.0.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether unlocking `start` to `end` leaves two of one.
+    pub(super) fn is_split(&self, start: u64, end: u64) -> bool {
+        self.0.iter().any(|range| range.start < start && end < range.end)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Range> {
         self.0.iter()
     }
@@ -144,10 +153,13 @@ mod tests {
             for (start, more, act) in acts {
                 let end = start + more;
                 let mode = [None, Some(Shared), Some(Exclusive)][usize::from(act)];
+                let (before, split) = (ranges.len(), ranges.is_split(start, end));
                 match mode {
                     None => ranges.unlock(start, end),
                     Some(mode) => ranges.lock(range(start, end, mode)),
                 }
+                let most = before + mode.map_or(0, |_| 1) + usize::from(split);
+                prop_assert!(ranges.len() <= most, "{before} became {}", ranges.len());
                 bytes[usize::try_from(start).unwrap()..=usize::try_from(end).unwrap()].fill(mode);
             }
             for (at, byte) in (0..).zip(bytes) {

@@ -15,6 +15,10 @@ pub(super) type Owner = u64;
 /// The number of a wait.
 pub(in super::super) type Ticket = u64;
 
+/// Ranges that may be locked at the same time: each takes memory of the host's kernel and of the monitor.
+/// Those that are waited for may come on top.
+const MAX_RANGES: usize = 1 << 17;
+
 /// The number of no process: of the owner that is an open file description.
 pub(super) const NO_PROCESS: u32 = u32::MAX;
 
@@ -24,7 +28,7 @@ pub(super) struct Holding<F> {
     pub(super) file: F,
     pub(super) ranges: Ranges,
     /// The process that locked last.
-    pub(super) process: u32,
+    process: u32,
     /// Requests of it that wait.
     waiting: usize,
     /// Handles that it has been locked through.
@@ -48,11 +52,13 @@ pub(super) struct Table<F> {
     holdings: HashMap<(Node, Owner), Holding<F>>,
     by_handle: HashMap<Handle, HashSet<(Node, Owner)>>,
     waiting: HashMap<Ticket, Waiting>,
+    /// Ranges of all holdings.
+    ranges: usize,
 }
 
 impl<F> Default for Table<F> {
     fn default() -> Self {
-        Self { holdings: HashMap::new(), by_handle: HashMap::new(), waiting: HashMap::new() }
+        Self { holdings: HashMap::new(), by_handle: HashMap::new(), waiting: HashMap::new(), ranges: 0 }
     }
 }
 
@@ -63,6 +69,32 @@ impl<F> Table<F> {
 
     pub(super) fn get(&mut self, node: Node, owner: Owner) -> Option<&mut Holding<F>> {
         self.holdings.get_mut(&(node, owner))
+    }
+
+    /// Whether there is room for a range more, or for two of one.
+    pub(super) fn has_room(&self) -> bool {
+        self.ranges + 2 <= MAX_RANGES
+    }
+
+    /// Notes that `owner`, which has something of `node` or is about to, has locked a range of it.
+    pub(super) fn lock(&mut self, node: Node, owner: Owner, process: u32, range: Range) {
+        self.change(node, owner, |holding| {
+            holding.process = process;
+            holding.ranges.lock(range);
+        });
+    }
+
+    /// Notes that `owner` has unlocked a range of `node`.
+    pub(super) fn unlock(&mut self, node: Node, owner: Owner, start: u64, end: u64) {
+        self.change(node, owner, |holding| holding.ranges.unlock(start, end));
+        self.tidy(node, owner);
+    }
+
+    fn change(&mut self, node: Node, owner: Owner, change: impl FnOnce(&mut Holding<F>)) {
+        let Some(holding) = self.holdings.get_mut(&(node, owner)) else { return };
+        let before = holding.ranges.len();
+        change(holding);
+        self.ranges = (self.ranges + holding.ranges.len()).saturating_sub(before);
     }
 
     /// What `owner` has of `node`, which it asks for through `handle`: `file` unless it has something.
@@ -85,9 +117,8 @@ impl<F> Table<F> {
     /// What has waited is granted, through the handle by which it was asked for.
     pub(super) fn granted(&mut self, wait: &Waiting) {
         let key = (wait.node, wait.owner);
+        self.lock(wait.node, wait.owner, wait.process, wait.range);
         let Some(holding) = self.holdings.get_mut(&key) else { return };
-        holding.process = wait.process;
-        holding.ranges.lock(wait.range);
         if !holding.handles.contains(&wait.handle) {
             holding.handles.push(wait.handle);
             self.by_handle.entry(wait.handle).or_default().insert(key);
@@ -196,15 +227,15 @@ mod tests {
     use super::super::ranges::Mode::{Exclusive, Shared};
     use super::super::ranges::{LAST, Mode};
     use super::*;
+    use proptest::prelude::*;
 
     const ALL: Range = Range { start: 0, end: LAST, mode: Exclusive };
 
     fn locked(locks: &[(Node, Owner)]) -> Table<()> {
         let mut table = Table::default();
         for &(node, owner) in locks {
-            let holding = table.hold(node, owner, node * 100 + owner, ());
-            holding.process = u32::try_from(owner).unwrap();
-            holding.ranges.lock(ALL);
+            table.hold(node, owner, node * 100 + owner, ());
+            table.lock(node, owner, u32::try_from(owner).unwrap(), ALL);
         }
         table
     }
@@ -229,7 +260,7 @@ mod tests {
         assert_eq!(table.conflict(1, 8, &byte(3, Shared)), Some((ALL, 7)));
         assert_eq!(table.conflict(1, 7, &byte(3, Shared)), None);
         assert_eq!(table.conflict(2, 8, &byte(3, Shared)), None);
-        table.get(1, 7).unwrap().ranges.unlock(3, 3);
+        table.unlock(1, 7, 3, 3);
         assert_eq!(table.conflict(1, 8, &byte(3, Shared)), None);
     }
 
@@ -269,8 +300,7 @@ mod tests {
         table.tidy(1, 7);
         assert_eq!(table.len(), 1);
         table.wait(50, wait(1, 7));
-        table.get(1, 7).unwrap().ranges.unlock(0, LAST);
-        table.tidy(1, 7);
+        table.unlock(1, 7, 0, LAST);
         assert_eq!(table.len(), 1);
         table.end_wait(50);
         table.tidy(1, 7);
@@ -282,12 +312,51 @@ mod tests {
         let mut table = locked(&[(1, 7)]);
         let wait = Waiting { handle: 200, ..wait(1, 7) };
         table.wait(50, wait);
-        table.get(1, 7).unwrap().ranges.unlock(0, LAST);
+        table.unlock(1, 7, 0, LAST);
         table.forget_handles(1, 7);
         assert_eq!(table.end_wait(50), Some(wait));
         table.granted(&wait);
         assert_eq!(table.release(107), []);
         assert_eq!(table.release(200), [(1, 7)]);
+    }
+
+    proptest! {
+        /// Whoever locks and unlocks what, the count is what is there, and no more than there may be.
+        #[test]
+        fn ranges_are_counted(
+            acts in prop::collection::vec((0u64..3, 0u64..3, 0u64..40, 0u64..10, 0u8..3), 0..60),
+        ) {
+            let mut table = Table::default();
+            for (node, owner, start, more, act) in acts {
+                let (end, before) = (start + more, table.ranges);
+                match act {
+                    0 => table.unlock(node, owner, start, end),
+                    _ => {
+                        table.hold(node, owner, 1, ());
+                        let mode = if act == 1 { Shared } else { Exclusive };
+                        table.lock(node, owner, 1, Range { start, end, mode });
+                    }
+                }
+                let there: usize = table.holdings.values().map(|holding| holding.ranges.len()).sum();
+                prop_assert_eq!(table.ranges, there);
+                prop_assert!(there <= before + 2);
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_ranges_and_again_when_they_are_gone() {
+        let mut table = Table::default();
+        // Every other byte; no owner has many, which would be slow.
+        let locks = (1..).flat_map(|owner| (0..128).map(move |at| (owner, 2 * at)));
+        for (owner, at) in locks.take(MAX_RANGES - 1) {
+            assert!(table.has_room());
+            table.hold(1, owner, owner, ());
+            table.lock(1, owner, 7, byte(at, Shared));
+        }
+        assert!(!table.has_room());
+        table.unlock(1, 1, 0, LAST);
+        assert!(table.has_room());
     }
 
     #[test]

@@ -211,8 +211,8 @@ impl Dispatcher {
         };
         match Builder::new().name("vmm-lock".to_owned()).stack_size(STACK_BYTES).spawn(wait) {
             Ok(thread) => drop(self.running.insert(ticket, Running { thread, cancelled, over })),
-            // The program learns that there is no room for its lock.
-            Err(_) => self.results.tell(ticket, Err(io::Error::from_raw_os_error(libc::ENOLCK))),
+            // There is no thread left to wait in. The guest's kernel asks again.
+            Err(_) => self.results.tell(ticket, Err(io::Error::from_raw_os_error(libc::EAGAIN))),
         }
     }
 
