@@ -1,4 +1,4 @@
-//! The I/O APIC (Intel 82093AA), with as many inputs as the machine has devices.
+//! The I/O APIC (Intel 82093AA).
 //!
 //! The local APICs are KVM's; the I/O APIC is here ("split irqchip", KVM API
 //! §7.5), and there is no 8259 PIC. A kernel that finds no PIC does not clear and

@@ -42,7 +42,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{PosixRlimit, Process};
 use serde::{Deserialize, Serialize};
 use vmrun_proto::{ConsoleSize, ContainerPlan, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share};
-use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec};
+use vmrun_spec::{DeviceSpec, HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec};
 
 pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
@@ -163,8 +163,14 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
         initramfs: options.initramfs.clone(),
         cmdline: options.kernel_params.clone(),
         console_log: options.directory.join(CONSOLE_LOG),
-        vsock: VsockSpec { cid: GUEST_CID, socket: PathBuf::from(VSOCK_SOCKET) },
-        shares: vec![ShareSpec { tag: SHARE_TAG.to_owned(), directory: options.directory.join(SHARE_DIR) }],
+        devices: vec![
+            DeviceSpec::Vsock(VsockSpec { cid: GUEST_CID, socket: PathBuf::from(VSOCK_SOCKET) }),
+            DeviceSpec::Rng,
+            DeviceSpec::Fs(ShareSpec {
+                tag: SHARE_TAG.to_owned(),
+                directory: options.directory.join(SHARE_DIR),
+            }),
+        ],
     };
     let io = process_io(bundle.spec.process().as_ref(), options.console_size);
     let shares =
