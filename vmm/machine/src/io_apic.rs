@@ -128,8 +128,7 @@ impl IoApic {
     fn route(&self) -> Result<(), RouteError> {
         let unmasked = (0..).zip(&self.entries).filter(|(_, entry)| *entry & MASKED == 0);
         let routes: Vec<_> = unmasked.map(|(gsi, &entry)| msi_route(gsi, entry)).collect();
-        let routing =
-            KvmIrqRouting::from_entries(&routes).map_err(|error| io::Error::other(format!("{error:?}")));
+        let routing = KvmIrqRouting::from_entries(&routes).map_err(io::Error::other);
         routing.and_then(|routing| (self.router)(&routing)).map_err(RouteError)
     }
 }

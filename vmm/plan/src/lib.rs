@@ -11,6 +11,7 @@
 
 mod boot_request;
 mod bundle;
+mod cgroup;
 mod cpu_affinity;
 mod cpu_list;
 mod cpuset;
@@ -46,6 +47,7 @@ use vmrun_spec::{DeviceSpec, HostPlan, Image, MachineSpec, ShareSpec, VolumeKind
 
 pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
+pub use cgroup::expand as expand_slice;
 pub use cpuset::{in_the_guest, names_processors, online_processors, processors};
 pub use exec::{ProcessChanges, changed, exec, inherit, load_process};
 pub use file_systems::kernel_mount_points;
@@ -139,7 +141,7 @@ pub const SHARE_DIR: &str = "share";
 /// A [`PlanError`] that names the field which is invalid or cannot be honoured.
 pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<SandboxPlan, PlanError> {
     validate::validate(&bundle.spec)?;
-    let cgroup = validate::cgroups_path(&bundle.spec, options.systemd_cgroup)?;
+    let cgroup = cgroup::host_cgroup(&bundle.spec, &options.id, options.systemd_cgroup)?;
     refuse::refuse(&bundle.spec, &bundle.vm)?;
     file_systems::check_mount_points(bundle, facts)?;
     network::only_loopback(&bundle.spec, &facts.interfaces)?;
@@ -149,9 +151,6 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     bundle.spec.process().iter().try_for_each(|process| cpu_affinity::check(process, size.vcpus))?;
     let sized = Machine { vcpus: size.vcpus, memory_mib: size.memory_mib };
     let limits = resources.map(|resources| host_limits(resources, sized)).unwrap_or_default();
-    if cgroup.is_none() {
-        need_no_cgroup(&limits)?;
-    }
     let volumes = volumes::volumes(bundle, facts)?;
     let (hooks, guest_hooks) = hooks::split(&bundle.spec)?;
     let spec = guest::Rewrite { bundle, facts, options, volumes: &volumes, cpus: &cpus, vcpus: size.vcpus };

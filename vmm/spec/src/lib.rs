@@ -9,8 +9,8 @@ mod slot;
 
 pub use device::{DeviceChange, DeviceSpec, Handles, NetSpec, RateSpec, ShareSpec, VsockSpec};
 pub use host::{
-    Hook, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange, NetworkNamespace, Propagation, View,
-    ViewMount, Volume, VolumeKind,
+    Hook, HostCgroup, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange, NetworkNamespace,
+    Propagation, ScopePlan, View, ViewMount, Volume, VolumeKind,
 };
 pub use launch::{FailureReport, LauncherMessage, MonitorMessage};
 pub use machine::{Image, MachineSpec};

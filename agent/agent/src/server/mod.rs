@@ -13,6 +13,7 @@
 mod connection;
 mod ending;
 mod lifecycle;
+mod names;
 mod notify;
 mod poller;
 mod process;

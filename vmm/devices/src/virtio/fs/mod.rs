@@ -6,6 +6,7 @@
 //! in another process.
 
 mod handle_file;
+mod ids;
 mod listing;
 mod lock_message;
 mod locks;
