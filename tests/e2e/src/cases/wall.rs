@@ -169,9 +169,12 @@ fn file_systems_of_the_hosts_kernel_that_are_mounted_later_go_again() {
         wait::until(&format!("no proc at {place}"), || (served(&started, place) == 0).then_some(()));
     }
     fs::write(go.join("go"), "").unwrap();
-    started.finish().prints("up\n/private/below/proc:\n\n/proc-of-host:\n\n/top:\n\n/v/proc:\n");
+    let all = "up\n/private/below/proc:\n\n/proc-of-host:\n\n/top:\n\n/v/proc:\n";
+    started.stdout.await_text(0, all);
+    // Else they would count as left behind.
     drop((later, tmp));
     drop(shared_ones);
+    started.finish().prints(all);
 }
 
 #[test]
