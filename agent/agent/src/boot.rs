@@ -85,6 +85,7 @@ pub(crate) fn boot() -> Result<Links, BootError> {
     mount_at("sysfs", "/sys", quiet)?;
     mount_at("cgroup2", "/sys/fs/cgroup", quiet)?;
     let_errors_through();
+    write_back_soon();
     if let Err(error) = sys::loopback_up() {
         log::warn(format_args!("cannot bring the loopback interface up: {error}"));
     }
@@ -103,6 +104,18 @@ fn let_errors_through() {
         && let Err(error) = std::fs::write(LEVELS, ERRORS.to_string())
     {
         log::warn(format_args!("cannot let the kernel's errors through to the console: {error}"));
+    }
+}
+
+/// What programs write through mappings is on its way to the host a second later, not half a minute: a
+/// sandbox that is killed has lost no more than that.
+fn write_back_soon() {
+    const HUNDREDTHS: &str = "100";
+    for setting in ["dirty_expire_centisecs", "dirty_writeback_centisecs"] {
+        let path = format!("/proc/sys/vm/{setting}");
+        if let Err(error) = std::fs::write(&path, HUNDREDTHS) {
+            log::warn(format_args!("cannot write {HUNDREDTHS} to {path}: {error}"));
+        }
     }
 }
 

@@ -160,6 +160,7 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
             settings::apply(settings);
             shares.iter().try_for_each(mount_share)?;
             shared_mounts::apply(mounts).map_err(|message| failed(Stage::Shares, message))?;
+            shared_mounts::come_by(order.spec);
             let offered = notify.as_ref().map(|directory| notify::offer(order.spec, directory)).transpose();
             let offered = offered.map_err(|cause| {
                 invalid(adapt::AdaptError::Build { what: "mount of the notification socket", cause })

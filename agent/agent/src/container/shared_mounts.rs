@@ -12,7 +12,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use vmrun_proto::{SharedMount, mount_attr};
+use oci_spec::runtime::Spec;
+use vmrun_proto::{SHARE_MOUNT, SharedMount, mount_attr};
 
 /// Gives each mount its attributes.
 pub(crate) fn apply(mounts: &[SharedMount]) -> Result<(), String> {
@@ -20,6 +21,16 @@ pub(crate) fn apply(mounts: &[SharedMount]) -> Result<(), String> {
         give(mount)
             .map_err(|error| format!("cannot set the attributes of the mount at {}: {error}", mount.path))
     })
+}
+
+/// Comes by what is bound from the shared tree. Else virtio-fs would make its mounts in the container's
+/// namespace alone, and with that the kernel's note that something could not be written back is gone.
+pub(crate) fn come_by(spec: &Spec) {
+    let sources = spec.mounts().iter().flatten().filter_map(|mount| mount.source().as_ref());
+    for source in sources.filter(|source| source.starts_with(SHARE_MOUNT)) {
+        // What cannot be reached, whoever binds it will find out, and tell.
+        let _ = source.to_str().map(find);
+    }
 }
 
 fn give(mount: &SharedMount) -> io::Result<()> {

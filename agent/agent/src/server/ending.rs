@@ -7,10 +7,10 @@
 //! A program can write through a mapping until its very last moment, and only when it is gone is all
 //! that it has written marked as such. So the order matters.
 
-use nix::unistd::{Pid, getpid, sync};
-use vmrun_proto::Reply;
+use nix::unistd::{Pid, getpid};
+use vmrun_proto::{ErrorKind, ErrorReply, Reply, Stage};
 
-use super::{ReplyTo, Server};
+use super::{ReplyTo, Server, write_back};
 use crate::{log, sys};
 
 /// All processes but the first.
@@ -44,10 +44,13 @@ impl Server {
             return;
         }
         if let Some(reply) = self.syncing.take() {
-            // Each mount of the host's in the shared tree is a file system of its own here, and others
-            // may lie in files on those: all of them.
-            sync();
-            self.reply(reply, Reply::Ok);
+            match write_back::everything() {
+                Ok(()) => self.reply(reply, Reply::Ok),
+                Err(message) => {
+                    let error = ErrorReply { kind: ErrorKind::Failed, stage: Stage::Running, message };
+                    self.reply_error(reply, error);
+                }
+            }
         }
     }
 }

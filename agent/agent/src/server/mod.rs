@@ -6,6 +6,7 @@
 //! * `process`, `lifecycle`: processes from the order to the exit,
 //! * `notify`: what programs say of themselves,
 //! * `ending`: the last of all,
+//! * `write_back`: what programs have written goes to the host,
 //! * `streams`: stdio connections and their relays,
 //! * `reaper`: children that have ended.
 
@@ -19,6 +20,7 @@ mod process;
 mod reaper;
 mod requests;
 mod streams;
+mod write_back;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;

@@ -27,17 +27,31 @@ fn nothing_is_left_out_when_what_is_listed_is_removed() {
     }
     let ext4 = Mounted::new(&["-t", "ext4", "-o", "loop", image.to_str().unwrap()], &scratch.join("ext4"));
     let tmpfs = Mounted::new(&["-t", "tmpfs", "tmpfs"], &scratch.join("tmpfs"));
-    // busybox's rm removes while it lists.
+    // busybox's programs remove while they list.
     let script = "for place in ext4 tmpfs; do
             cd /$place; ls -A by-rm | wc -l; rm -r by-rm; ls
-        done";
+        done
+        cd /overlay; ls -A by-find | wc -l; rm -r by-find; ls";
+    let program = "import os, shutil
+print(len(os.listdir('/tmpfs/by-python')))
+shutil.rmtree('/tmpfs/by-python')
+print(os.listdir('/tmpfs'))";
     for runtime in BOTH {
+        let layers = Mounted::new(&["-t", "tmpfs", "tmpfs"], &scratch.join("layers"));
+        let layer = |name: &str| layers.path().join(name);
+        ["lower", "upper", "work"].iter().for_each(|name| fs::create_dir(layer(name)).unwrap());
+        fill(&layer("lower").join("by-find"));
+        let options = ["lower", "upper", "work"].map(|name| format!("{name}dir={}", layer(name).display()));
+        let overlay = &["-t", "overlay", "-o", &options.join(","), "overlay"];
+        let overlay = Mounted::new(overlay, &scratch.join("overlay"));
         for place in [&ext4, &tmpfs] {
             fill(&place.path().join("by-rm"));
         }
-        let bundle = Bundle::shell(script);
-        let bundle = bundle.bind(ext4.path(), "/ext4", &[]).bind(tmpfs.path(), "/tmpfs", &[]);
-        bundle.run_on(runtime).prints("2500\nlost+found\n2500\n");
+        let bundle = Bundle::shell(script).bind(ext4.path(), "/ext4", &[]).bind(tmpfs.path(), "/tmpfs", &[]);
+        let bundle = bundle.bind(overlay.path(), "/overlay", &[]);
+        bundle.run_on(runtime).prints("2500\nlost+found\n2500\n2500\n");
+        fill(&tmpfs.path().join("by-python"));
+        Bundle::python(program).bind(tmpfs.path(), "/tmpfs", &[]).run_on(runtime).prints("2500\n[]\n");
     }
 }
 

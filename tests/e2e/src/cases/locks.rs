@@ -37,7 +37,10 @@ impl Place {
     }
 
     fn container(name: &'static str, runtime: Runtime, directory: &Path) -> Self {
-        let bundle = Bundle::python(LOCKER).bind(directory, "/data", &[]).set("/process/cwd", "/data".into());
+        let bundle = Bundle::python(LOCKER)
+            .bind(directory, "/data", &[])
+            .bind(directory, "/again", &[])
+            .set("/process/cwd", "/data".into());
         let mut started = Run::of(&bundle).on(runtime).stdin(Stdio::piped()).start();
         let (input, output) = (started.child.stdin.take(), started.stdout.clone());
         Self::new(name, input, output, Program::InContainer(Box::new((started, bundle))))
@@ -194,6 +197,82 @@ fn lock_is_free_when_its_file_is_closed_and_when_its_container_dies() {
 }
 
 #[test]
+fn lock_belongs_to_a_process_or_a_description_whatever_becomes_of_descriptors() {
+    let scratch = Scratch::new();
+    let [mut host, one, other, container] = places(scratch.path());
+    let mut both = [one, container];
+    for place in &mut both {
+        // Any close loses the process's locks.
+        place.says("posix 0 ex 0 0", "ok");
+        place.says("dup 0", "ok 1");
+        place.says("close 1", "ok");
+        host.says("posix 0 ex 0 0 nb", "ok");
+        host.says("posix 0 un 0 0", "ok");
+        // The last one those of the description.
+        for (number, lock, mine) in [(2, "ofd 2 ex 3 4", "ofd 0 ex 3 4"), (4, "flock 4 ex", "flock 0 ex")] {
+            place.says("open f", &format!("ok {number}"));
+            place.says(&format!("dup {number}"), &format!("ok {}", number + 1));
+            place.says(lock, "ok");
+            place.says(&format!("close {number}"), "ok");
+            host.says(&format!("{mine} nb"), "EAGAIN");
+            place.says(&format!("close {}", number + 1), "ok");
+            host.says(&format!("{mine} nb"), "ok");
+            host.says(&mine.replace("ex", "un"), "ok");
+        }
+        host.says("ofd 0 ex 7 2", "ok");
+        place.says("ofdget 0 0 0", "ok ex 7 2 -1");
+        place.says("get 0 0 0", "ok ex 7 2 -1");
+        host.says("ofd 0 un 0 0", "ok");
+        // By another mount of its directory it is the same file.
+        place.says("posix 0 ex 0 0", "ok");
+        place.says("open /again/f", "ok 6");
+        place.says("get 6 0 0", "ok un");
+        place.says("posix 6 ex 5 5 nb", "ok");
+        host.says("posix 0 sh 5 5 nb", "EAGAIN");
+        place.says("close 6", "ok");
+        host.says("posix 0 sh 5 5 nb", "ok");
+        host.says("posix 0 un 0 0", "ok");
+        // A new program of the same process keeps it.
+        place.says("posix 0 ex 0 0", "ok");
+        place.says("exec 0", "up");
+        host.says("posix 0 ex 0 0 nb", "EAGAIN");
+        place.says("posix 0 un 0 0", "ok");
+    }
+    end(both.into_iter().chain([host, other]));
+}
+
+#[test]
+fn of_several_processes_that_wait_one_may_be_killed_and_none_waits_for_itself() {
+    let scratch = Scratch::new();
+    let file = scratch.join("f");
+    let [mut host, one, other, container] = places(scratch.path());
+    let mut both = [one, container];
+    for place in &mut both {
+        for lock in ["posix 0 ex 0 0", "flock 0 ex"] {
+            host.says(lock, "ok");
+            place.waits(&format!("child {lock}"), &file);
+            assert_eq!(place.answer(), "ok");
+            place.says("reap kill", "ok -9");
+            assert_eq!(waiting(&file), 0);
+            host.says(&lock.replace("ex", "un"), "ok");
+            place.says(&format!("{lock} nb"), "ok");
+            place.says(&lock.replace("ex", "un"), "ok");
+        }
+        // The third of a circle is refused.
+        place.says("posix 0 ex 0 1", "ok");
+        for child in ["child posix 0 ex 2 1 ; posix 0 ex 0 1", "child posix 0 ex 1 1 ; posix 0 ex 2 1"] {
+            place.waits(child, &file);
+            assert_eq!(place.answer(), "ok");
+        }
+        place.says("posix 0 ex 1 1", "EDEADLOCK");
+        place.says("posix 0 un 0 0", "ok");
+        place.says("reap", "ok 0");
+        place.says("reap", "ok 0");
+    }
+    end(both.into_iter().chain([host, other]));
+}
+
+#[test]
 fn signal_interrupts_who_waits_for_a_lock() {
     let scratch = Scratch::new();
     let file = scratch.join("f");
@@ -285,7 +364,7 @@ def wait():
     got.append(lock)
     os.close(lock)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-threads = [threading.Thread(target=wait) for _ in range(200)]
+threads = [threading.Thread(target=wait) for _ in range(400)]
 for thread in threads:
     thread.start()
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
@@ -305,11 +384,11 @@ print(len(got))
     lock.lock().unwrap();
     let bundle = Bundle::python(program).bind(scratch.path(), "/data", &[]);
     let mut started = Run::of(&bundle).stdin(Stdio::piped()).start();
-    wait::until("as many as there is room for to wait", || (waiting(&file) >= 160).then_some(()));
+    wait::until("as many as there is room for to wait", || (waiting(&file) >= 384).then_some(()));
     writeln!(started.child.stdin.as_mut().unwrap()).unwrap();
     started.stdout.await_text(0, "interrupted\n");
     drop(lock);
-    started.finish().prints("interrupted\n200\n");
+    started.finish().prints("interrupted\n400\n");
 }
 
 #[test]

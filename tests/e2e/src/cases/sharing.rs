@@ -4,10 +4,12 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use serde_json::json;
 
-use crate::support::{BOTH, Bundle, Run, Runtime, Scratch};
+use crate::support::{BOTH, Bundle, Mounted, Run, Runtime, Scratch, wait};
 
 const FILES: &str = include_str!("../programs/files.py");
 
@@ -250,6 +252,48 @@ fn mapping_of_a_writer_that_has_left_the_cgroup_is_on_the_host_at_the_end() {
         .bind(scratch.path(), "/data", &[]);
     bundle.run().prints("");
     has_all_that_was_written(&scratch);
+}
+
+#[test]
+fn mapped_data_for_which_there_is_no_room_is_told() {
+    let program = r"
+import mmap, os
+fd = os.open('/data/file', os.O_RDWR | os.O_CREAT, 0o644)
+os.ftruncate(fd, 4 << 20)
+view = mmap.mmap(fd, 4 << 20)
+view[:] = b'x' * (4 << 20)
+print('written', flush=True)
+os._exit(0)
+";
+    let scratch = Scratch::new();
+    let small = Mounted::new(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"], &scratch.join("small"));
+    let outcome = Bundle::python(program).bind(small.path(), "/data", &[]).run();
+    let path = small.path().to_str().unwrap();
+    outcome.prints_with_errors("written\n", &["vmrun: warning: ", path, "No space left on device"]);
+    assert_eq!(outcome.err().lines().count(), 1, "{outcome:?}");
+}
+
+#[test]
+fn mapped_data_is_on_the_host_soon() {
+    let program = r"
+import mmap, os, signal
+for name in ('expire', 'writeback'):
+    print(open(f'/proc/sys/vm/dirty_{name}_centisecs').read().strip())
+fd = os.open('/data/file', os.O_RDWR | os.O_CREAT, 0o644)
+os.ftruncate(fd, 4096)
+view = mmap.mmap(fd, 4096)
+view[:6] = b'mapped'
+print('up', flush=True)
+signal.pause()
+";
+    let scratch = Scratch::new();
+    let bundle = Bundle::python(program).bind(scratch.path(), "/data", &[]);
+    let started = Run::of(&bundle).start();
+    started.stdout.await_text(0, "100\n100\nup\n");
+    wait::until("what is mapped", || scratch.text("file").starts_with("mapped").then_some(()));
+    kill(Pid::from_raw(started.monitor()), Signal::SIGKILL).unwrap();
+    started.finish().exits(137);
+    assert!(scratch.text("file").starts_with("mapped"));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! everything in its guest, and does.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
 
@@ -62,10 +64,18 @@ fn source_that_is_read_only_on_the_host_stays_so() {
     Bundle::shell(&script).capabilities(ALL).bind(source.path(), "/v", &["rw"]).run().prints(REFUSED);
 }
 
-/// How many names the file server finds in this directory of the first volume.
+/// How many names the file server finds in this directory of the shared tree.
 fn served(container: &Started, name: &str) -> usize {
     let (monitor, store, id) = (container.monitor(), container.store.display(), &container.id);
-    fs::read_dir(format!("/proc/{monitor}/root{store}/{id}/share/volumes/0/{name}")).unwrap().count()
+    fs::read_dir(format!("/proc/{monitor}/root{store}/{id}/share/{name}")).unwrap().count()
+}
+
+/// A directory bound to itself, whose peers get what is mounted in it.
+fn shared(directory: &Path) -> Mounted {
+    let bound = Mounted::new(&["--bind", directory.to_str().unwrap()], directory);
+    let shared = Command::new("mount").arg("--make-shared").arg(directory).status();
+    assert!(shared.unwrap().success());
+    bound
 }
 
 #[test]
@@ -78,7 +88,7 @@ fn file_systems_of_the_hosts_kernel_are_not_in_a_volume() {
     let container = Run::of(&bundle).detach();
     container.started.stdout.await_text(0, "cgroup\nproc\nsys\ntmp\nup\n");
     for name in ["proc", "sys", "cgroup"] {
-        assert_eq!(served(&container.started, name), 0, "{name}");
+        assert_eq!(served(&container.started, &format!("volumes/0/{name}")), 0, "{name}");
     }
     container.end().ok();
     assert!(mounted[3].path().join("made").exists());
@@ -114,21 +124,67 @@ fn file_system_of_the_hosts_kernel_is_no_volume() {
 }
 
 #[test]
-fn file_system_of_the_hosts_kernel_that_is_mounted_later_goes_again() {
+fn whole_host_as_a_volume_does_not_show_the_sandbox_once_more() {
+    let id = crate::support::new_id();
+    let share = format!("/host/run/vmrun/{id}/share");
+    let script = format!(
+        "ls -A {share}; touch {share}/rootfs/pwned {share}/volumes/0/pwned 2>/dev/null && echo written; \
+         test -d {share} && echo there"
+    );
+    let first = Scratch::new();
+    let bundle = Bundle::shell(&script).capabilities(ALL).set("/root/readonly", json!(true)).bind(
+        first.path(),
+        "/first",
+        &[],
+    );
+    let bundle = bundle.bind("/".as_ref(), "/host", &["rbind", "ro"]);
+    Run::of(&bundle).id(&id).finish().prints("there\n");
+    assert!(!bundle.rootfs().join("pwned").exists() && !first.join("pwned").exists());
+}
+
+#[test]
+fn file_systems_of_the_hosts_kernel_that_are_mounted_later_go_again() {
     let scratch = Scratch::new();
-    let source = scratch.directory("source");
-    let bound = Mounted::new(&["--bind", source.to_str().unwrap()], &source);
-    let shared = std::process::Command::new("mount").arg("--make-shared").arg(bound.path()).status();
-    assert!(shared.unwrap().success());
-    let script = "echo up; until test -e /v/tmp/there; do sleep 0.05; done; ls /v/proc";
-    let bundle = Bundle::shell(script).bind(bound.path(), "/v", &["rslave"]);
+    let script = "echo up; until test -e /go/go; do sleep 0.05; done; ls /proc-of-host /v/proc /private/below/proc /top";
+    let bundle = Bundle::shell(script);
+    let at = |name: &str| scratch.directory(name);
+    let [slave, private, top, go] = ["slave", "private", "top", "go"].map(at);
+    let rootfs = bundle.rootfs();
+    fs::create_dir(private.join("below")).unwrap();
+    let shared_ones = [shared(&slave), shared(&private.join("below")), shared(&top), shared(&rootfs)];
+    let bundle = bundle
+        .bind(&slave, "/v", &["rslave"])
+        .bind(&private, "/private", &["rbind", "private"])
+        .bind(&top, "/top", &["rbind"])
+        .bind(&go, "/go", &[]);
+    fs::create_dir(rootfs.join("proc-of-host")).unwrap();
     let started = Run::of(&bundle).start();
     started.stdout.await_text(0, "up\n");
-    let _later = [("proc", "proc"), ("tmpfs", "tmp")]
-        .map(|(kind, name)| Mounted::new(&["-t", kind, kind], &source.join(name)));
+    let places = [slave.join("proc"), private.join("below/proc"), rootfs.join("proc-of-host"), top];
+    let later = places.map(|place| Mounted::new(&["-t", "proc", "proc"], &place));
+    let tmp = Mounted::new(&["-t", "tmpfs", "tmpfs"], &slave.join("tmp"));
     let table = || fs::read_to_string(format!("/proc/{}/mountinfo", started.monitor())).unwrap();
     wait::until("the tmpfs", || table().contains("/share/volumes/0/tmp ").then_some(()));
-    wait::until("no proc", || (served(&started, "proc") == 0).then_some(()));
-    fs::write(source.join("tmp/there"), "").unwrap();
-    started.finish().prints("up\n");
+    for place in ["volumes/0/proc", "volumes/1/below/proc", "rootfs/proc-of-host", "volumes/2"] {
+        wait::until(&format!("no proc at {place}"), || (served(&started, place) == 0).then_some(()));
+    }
+    fs::write(go.join("go"), "").unwrap();
+    let all = "up\n/private/below/proc:\n\n/proc-of-host:\n\n/top:\n\n/v/proc:\n";
+    started.stdout.await_text(0, all);
+    // Else they would count as left behind.
+    drop((later, tmp));
+    drop(shared_ones);
+    started.finish().prints(all);
+}
+
+#[test]
+fn file_system_of_the_hosts_kernel_that_a_hook_mounts_goes_before_the_program_starts() {
+    let bundle = Bundle::shell("ls /mnt; ls /tmpfs");
+    let rootfs = bundle.rootfs();
+    for name in ["mnt", "tmpfs"] {
+        fs::create_dir_all(rootfs.join(name)).unwrap();
+    }
+    let script = "mount -t proc proc mnt && mount -t tmpfs tmpfs tmpfs && touch tmpfs/by-the-hook";
+    let hook = json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }]);
+    bundle.set("/hooks", json!({ "createContainer": hook })).run().prints("by-the-hook\n");
 }

@@ -6,6 +6,9 @@
     get|ofdget FILE START LENGTH                    prints who keeps it from an exclusive lock
     pread FILE; pwrite FILE TEXT; sendfile FILE; dup FILE; close FILE; alarm SECONDS
     append FILE TEXT                                prints where that ends
+    child ACT [; ACT…]                              does that in a process of its own
+    reap [kill]                                     ends the first such process or waits, and prints its code
+    exec FILE                                       goes on in a new program, where that file is number 0
     map FILE; mapread FILE; mapwrite FILE TEXT      the first two bytes, by a mapping
 """
 import errno
@@ -20,7 +23,8 @@ OFD_GETLK, OFD_SETLK, OFD_SETLKW = 36, 37, 38
 KINDS = {'sh': fcntl.F_RDLCK, 'ex': fcntl.F_WRLCK, 'un': fcntl.F_UNLCK}
 FLOCKS = {'sh': fcntl.LOCK_SH, 'ex': fcntl.LOCK_EX, 'un': fcntl.LOCK_UN}
 LAYOUT = 'hhqqi4x'
-files = []
+files = [int(fd) for fd in os.environ.get('KEPT', '').split()]
+children = []
 maps = {}
 
 
@@ -41,7 +45,22 @@ def act(word, *rest):
     if word == 'alarm':
         signal.setitimer(signal.ITIMER_REAL, float(rest[0]))
         return None
+    if word == 'child':
+        child = os.fork()
+        if not child:
+            for line in ' '.join(rest).split(';'):
+                act(*line.split())
+            os._exit(0)
+        return children.append(child)
+    if word == 'reap':
+        child = children.pop(0)
+        if 'kill' in rest:
+            os.kill(child, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     fd, rest = files[int(rest[0])], rest[1:]
+    if word == 'exec':
+        os.set_inheritable(fd, True)
+        os.execve(sys.executable, sys.orig_argv, os.environ | {'KEPT': str(fd)})
     if word == 'dup':
         files.append(os.dup(fd))
         return len(files) - 1

@@ -11,7 +11,7 @@ use vmrun_proto::{READY_PORT, SharedMount};
 use vmrun_spec::{Image, MachineSpec};
 
 use super::failure::MonitorError;
-use super::tree::TreeError;
+use super::kernels::LaterMounts;
 use super::{MonitorRequest, hook_mounts, tree};
 use crate::assets::{self, Embedded};
 use crate::pages;
@@ -26,6 +26,8 @@ pub(crate) struct Booting {
     pub(crate) ready: ReadySocket,
     /// What the guest has to be told of the shared tree's mounts.
     pub(crate) mounts: Vec<SharedMount>,
+    /// What is mounted there later.
+    pub(crate) later: Option<LaterMounts>,
 }
 
 /// Where the agent reports. It is gone with this value: any process of the guest may connect
@@ -73,13 +75,10 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     let machine = machine.start()?;
     mark("vcpus-run");
     step!("vCPUs run");
-    if let Some(later) = later {
-        later.watch(machine.failing()).map_err(TreeError::from)?;
-    }
     // While the guest boots.
     pages::release(embedded.kernel);
     pages::release(embedded.initramfs);
-    Ok(Booting { machine, ready, mounts })
+    Ok(Booting { machine, ready, mounts, later })
 }
 
 /// Says which file it is that is no kernel.

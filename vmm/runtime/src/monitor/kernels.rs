@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   tree built ──▶ all that came along with a volume go   (a volume that is one is refused)
-//!   mounted later on the host, below a volume that follows the host ──▶ goes as soon as it appears
+//!   hooks have run ──▶ what they have mounted goes
+//!   mounted later on the host, where the tree follows it ──▶ goes as soon as it appears
 //! ```
 //!
 //! Through `/proc` alone whoever has taken over a guest could get out: the file server may write
@@ -19,7 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::mount::{MoveMountFlags, move_mount};
 use vmrun_proto::{SharedMount, VOLUMES_DIR, mount_attr};
-use vmrun_spec::{HostPlan, MountChange, Propagation, Volume, VolumeKind};
+use vmrun_spec::{HostPlan, MountChange, Volume, VolumeKind};
 
 use super::mount_table::{self, Row, TABLE};
 use super::{attributes, view};
@@ -38,7 +39,7 @@ pub(crate) enum KernelsError {
         .source_path.display()
     )]
     Volume { source_path: PathBuf, kind: String },
-    #[error("cannot watch what is mounted below the volumes later")]
+    #[error("cannot watch what is mounted in the shared tree later")]
     Watch(#[source] io::Error),
 }
 
@@ -59,7 +60,10 @@ pub(super) fn keep_out(
     let mut hidden = Vec::new();
     let rows = take_out(&share, rows, &mut hidden)?;
     let told = mount_table::for_the_guest(&rows, &hidden);
-    let later = if plan.volumes.iter().any(follows_the_host) {
+    let is_hidden = |row: &Row| hidden.iter().any(|path| row.at.starts_with(path));
+    // What hooks mount comes the same way.
+    let is_open = plan.hooks.precede_creation() || rows.iter().any(|row| row.follows() && !is_hidden(row));
+    let later = if is_open {
         // What happens from here on is noticed.
         let table = File::open(TABLE).map_err(KernelsError::Watch)?;
         Some(LaterMounts { share, hidden, table })
@@ -76,10 +80,6 @@ fn volume_of<'p>(row: &Row, plan: &'p HostPlan) -> Option<&'p Volume> {
 
 fn is_directory(row: &Row, plan: &HostPlan) -> bool {
     volume_of(row, plan).is_none_or(|volume| volume.kind == VolumeKind::Directory)
-}
-
-fn follows_the_host(volume: &Volume) -> bool {
-    volume.kind == VolumeKind::Directory && volume.propagation == Propagation::Slave
 }
 
 /// Takes out all that are there, but for those at places that hide one. Gives the mounts that are
@@ -112,14 +112,9 @@ fn look(share: &Path) -> Result<Vec<Row>, KernelsError> {
     mount_table::read(share).map_err(|source| KernelsError::Look { path: share.to_owned(), source })
 }
 
-/// A single file that was asked for by its name stays, but cannot be written to; neither can
-/// directories of device nodes, which the guest could remove.
+/// Directories of device nodes stay, but cannot be written to: the guest could remove the nodes.
 fn must_go(row: &Row) -> bool {
-    match (row.is_kernels(), row.is_top()) {
-        (true, false) => true,
-        (true, true) => !row.is_readonly(),
-        (false, top) => row.is_of_devices() && !top && !row.is_readonly(),
-    }
+    row.is_kernels() || (row.is_of_devices() && !row.is_top() && !row.is_readonly())
 }
 
 /// What became of a mount that the guest must not have.
@@ -133,7 +128,8 @@ enum Taken {
 fn take_out_one(at: &Path, row: &Row) -> io::Result<Taken> {
     let mount = open(at)?;
     let is_directory = FileType::from_raw_mode(fstat(&mount)?.st_mode) == FileType::Directory;
-    if row.is_top() || row.is_of_devices() || !is_directory {
+    // A single file was asked for by its name. A volume that is a directory has come over it later.
+    if row.is_of_devices() || !is_directory {
         attributes::change(mount, READONLY, false)?;
         return Ok(Taken::Readonly);
     }
@@ -148,7 +144,7 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, flags, Mode::empty())?)
 }
 
-/// What the host mounts below a volume later.
+/// What is mounted in the tree later.
 #[derive(Debug)]
 pub(crate) struct LaterMounts {
     share: PathBuf,
@@ -157,6 +153,11 @@ pub(crate) struct LaterMounts {
 }
 
 impl LaterMounts {
+    /// Takes out what has appeared until now.
+    pub(super) fn take_out(&mut self) -> Result<(), KernelsError> {
+        take_out(&self.share, look(&self.share)?, &mut self.hidden).map(drop)
+    }
+
     /// Takes out, for as long as this process lives, what appears. What must not be there and cannot be
     /// removed is told to `failed`, which ends the machine, and with it the way there.
     pub(super) fn watch(self, failed: impl FnOnce(String) + Send + 'static) -> Result<(), KernelsError> {
@@ -167,12 +168,11 @@ impl LaterMounts {
     /// Why it cannot go on.
     fn keep_out(mut self) -> String {
         loop {
-            let taken = look(&self.share).and_then(|rows| take_out(&self.share, rows, &mut self.hidden));
-            if let Err(error) = taken {
-                return crate::error::chain(&error);
-            }
             if let Err(errno) = await_change(&self.table) {
                 return format!("cannot watch the mount table: {}", errno.desc());
+            }
+            if let Err(error) = self.take_out() {
+                return crate::error::chain(&error);
             }
         }
     }

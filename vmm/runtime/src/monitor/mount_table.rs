@@ -38,6 +38,8 @@ pub(super) struct Row {
     /// Relative to the tree's root.
     pub(super) at: PathBuf,
     kind: String,
+    /// Receives what is mounted elsewhere.
+    follows: bool,
     /// In the bits of `mount_setattr(2)`.
     attributes: u64,
 }
@@ -60,6 +62,11 @@ impl Row {
 
     pub(super) fn is_readonly(&self) -> bool {
         self.attributes & mount_attr::RDONLY != 0
+    }
+
+    /// Whether what is mounted elsewhere, on the host or by hooks, appears in it.
+    pub(super) fn follows(&self) -> bool {
+        self.follows
     }
 
     /// Name of its file system.
@@ -109,9 +116,13 @@ fn row(line: &[u8], share: &Path) -> Option<Row> {
         mount_attr::NOATIME | RELATIME => all & !mount_attr::ATIME | bit & mount_attr::ATIME,
         other => all | other,
     });
-    let kind = words.skip_while(|word| *word != b"-").nth(1)?;
+    // All of the tags, as the next word is what comes behind them.
+    let tags = words.by_ref().take_while(|word| *word != b"-");
+    let follows = tags.filter(|tag| tag.starts_with(b"master:") || tag.starts_with(b"shared:")).count() > 0;
+    let kind = words.next()?;
     Some(Row {
         at,
+        follows,
         kind: String::from_utf8_lossy(kind).into_owned(),
         attributes: attributes & mount_attr::ALL,
     })
@@ -193,6 +204,8 @@ mod tests {
         let tops: Vec<_> = rows.iter().map(Row::is_top).collect();
         assert_eq!(tops, [true, true, false, false, false, false]);
         assert!(rows[2].is_kernels() && !rows[3].is_kernels() && rows[4].is_of_devices());
+        let follow: Vec<_> = rows.iter().map(Row::follows).collect();
+        assert_eq!(follow, [true, false, true, false, false, false]);
     }
 
     #[test]

@@ -11,19 +11,23 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
-use vmrun_proto::{ConsoleSize, Network, ProcessRef, Request, SharedMount};
-use vmrun_spec::{Image, LauncherMessage, MonitorMessage};
+use vmrun_proto::{
+    ConsoleSize, Network, ProcessRef, ROOTFS_DIR, Request, SHARE_MOUNT, SharedMount, VOLUMES_DIR,
+};
+use vmrun_spec::{HostPlan, Image, LauncherMessage, MonitorMessage};
 
 use super::MonitorRequest;
 use super::boot::{Booting, ReadySocket};
 use super::control_server::ControlServer;
 use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
+use super::kernels::LaterMounts;
 use super::launcher::Launcher;
 use super::live::Live;
 use super::network::{Alone, Attached, Follower, Mirror, NetworkError, Slots};
 use super::notifier::{Notifier, Teller};
 use super::streams::{self, HostStreams, Stdio};
-use super::{hook_mounts, tree, view};
+use super::tree::{self, TreeError};
+use super::{hook_mounts, view};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
 use crate::hooks::{self, Surroundings};
@@ -73,12 +77,15 @@ pub(crate) fn run(
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<Ended, Broken> {
-    let Booting { machine, ready, mounts } = booting;
+    let Booting { machine, ready, mounts, later } = booting;
     let machine = Arc::new(machine);
     let session = Session { request, entry, machine: &machine, mounts: &mounts, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         if request.plan.host.hooks.precede_creation() {
             session.let_hooks_run()?;
+        }
+        if let Some(later) = later {
+            session.keep_out(later)?;
         }
         // Hooks may have set it up.
         let network = match alone {
@@ -199,6 +206,13 @@ impl Session<'_> {
         self.run_container_hooks(&watch)?;
         hook_mounts::nothing_is_lost(plan, &out_of_reach)?;
         self.launcher.send(&MonitorMessage::Hooked).map_err(gone)
+    }
+
+    /// What must not be in the shared tree goes: what has appeared there until now before there is a
+    /// container that could look at it.
+    fn keep_out(&self, mut later: LaterMounts) -> Result<(), MonitorError> {
+        later.take_out().map_err(TreeError::from)?;
+        Ok(later.watch(self.machine.failing()).map_err(TreeError::from)?)
     }
 
     fn run_container_hooks(&self, watch: Watch<'_>) -> Result<(), MonitorError> {
@@ -381,7 +395,8 @@ impl Session<'_> {
         let synced = agent.call(Request::Sync, SYNC, &[self.machine.ended_fd()]);
         // What cannot be written back any more is lost with the guest.
         let lost = synced.err().map(|error| {
-            let cause = chain(&self.explain(FINISHING, error));
+            let cause =
+                with_the_hosts_paths(&chain(&self.explain(FINISHING, error)), &self.request.plan.host);
             format!("{cause}; what the program wrote through mappings last may be missing in its files")
         });
         match relays.drain(OUTPUT) {
@@ -390,6 +405,17 @@ impl Session<'_> {
         }
         lost.into_iter().collect()
     }
+}
+
+/// With the host's paths for the guest's, of a volume as of the root file system.
+fn with_the_hosts_paths(text: &str, host: &HostPlan) -> String {
+    let volumes = host.volumes.iter().enumerate();
+    let volumes = volumes.map(|(number, volume)| (format!("{VOLUMES_DIR}/{number}"), &volume.source));
+    let tops: Vec<_> = volumes.chain([(ROOTFS_DIR.to_owned(), &host.rootfs)]).collect();
+    // The last of several numbers that begin alike is the longest.
+    tops.iter().rev().fold(text.to_owned(), |text, (top, path)| {
+        text.replace(&format!("{SHARE_MOUNT}/{top}"), &path.to_string_lossy())
+    })
 }
 
 fn own_identity() -> Result<ProcessIdentity, MonitorError> {

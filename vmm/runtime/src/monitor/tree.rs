@@ -1,7 +1,7 @@
 //! The shared tree: all that the guest can reach of the host.
 //!
 //! ```text
-//!   share/            a tmpfs of our own, read-only once it is built
+//!   share/            a tmpfs of our own, read-only once it is built, and in no copy of what it is mounted below
 //!     rootfs/         bind mount of the container's root file system, read-only once the
 //!                     container is made where the bundle says so
 //!     volumes/0 …     bind mounts of the volumes, with the attributes and other owners
@@ -75,6 +75,10 @@ pub(crate) fn build(
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("vmrun"), share, Some("tmpfs"), flags, Some(TMPFS_OPTIONS))
         .map_err(|errno| TreeError::Make { path: share.to_owned(), source: errno.into() })?;
+    // A volume that is a directory above, such as `/`, must not show all this once more: the root file
+    // system with the rights that it has here, and the other volumes.
+    mount(none, share, none, MsFlags::MS_UNBINDABLE, none)
+        .map_err(|errno| TreeError::Close { path: share.to_owned(), source: errno.into() })?;
     let rootfs = share.join(ROOTFS_DIR);
     make_directory(&rootfs)?;
     attach(&copy_of(&plan.rootfs, true)?, &plan.rootfs, &rootfs)?;

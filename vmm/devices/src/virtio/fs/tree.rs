@@ -150,7 +150,7 @@ impl FileSystem for SharedTree {
     }
 
     fn flush(&self, ctx: Context, node: Node, handle: Handle, lock_owner: u64) -> io::Result<()> {
-        self.locks.flush(node, lock_owner);
+        self.locks.flush(&self.host, ctx, node, handle, lock_owner);
         self.host.flush(ctx, node, handle, lock_owner)
     }
 

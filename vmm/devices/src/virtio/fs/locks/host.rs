@@ -15,10 +15,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use rustix::fs::{FlockOperation, Mode as Permissions, OFlags, openat};
+use rustix::fs::{FlockOperation, Mode as Permissions, OFlags, fstat, openat};
 
 use super::ranges::{LAST, Mode, Range};
-use super::table::NO_PROCESS;
+use super::table::{FileId, NO_PROCESS};
 
 /// Opens the files behind descriptors anew.
 #[derive(Debug)]
@@ -97,6 +97,12 @@ impl Description {
         let process = if found.l_pid < 0 { NO_PROCESS } else { 0 };
         Ok(Some((Range { start, end, mode }, process)))
     }
+}
+
+/// Which file it is.
+pub(super) fn id_of(file: &File) -> io::Result<FileId> {
+    let found = fstat(file)?;
+    Ok((found.st_dev, found.st_ino))
 }
 
 fn kind(mode: Mode) -> libc::c_int {

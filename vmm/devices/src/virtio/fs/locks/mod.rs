@@ -24,19 +24,19 @@ use virtiofsd::filesystem::Context;
 use virtiofsd::fuse::{FileLock, LK_FLOCK, LkIn};
 use virtiofsd::passthrough::PassthroughFs;
 
-use self::host::{Description, Reopener, Wanted, try_flock};
+use self::host::{Description, Reopener, Wanted, id_of, try_flock};
 use self::ranges::{LAST, Mode, Range};
 pub(super) use self::table::Ticket;
-use self::table::{NO_PROCESS, Owner, Table, Waiting};
+use self::table::{FileId, NO_PROCESS, Owner, Table, Waiting};
 pub use self::waiters::LocksError;
 use self::waiters::Waiters;
 use super::handle_file::with_file;
 use super::ids::{Handle, Node};
 use crate::thread::ThreadFailure;
 
-/// Requests that may wait at the same time: each takes three buffers of the request queue, where
-/// others need room, too.
-const MAX_WAITING: usize = 160;
+/// Requests that may wait at the same time: each takes a place of the request queue's 512, where others
+/// need room, too. (Its three buffers are a table of their own, for which the guest has memory as a rule.)
+const MAX_WAITING: usize = 384;
 
 /// What a request comes to.
 #[derive(Debug)]
@@ -62,6 +62,10 @@ impl LockRequest {
 
     fn owner(&self) -> Owner {
         self.arguments.owner
+    }
+
+    fn file(&self, host: &PassthroughFs) -> io::Result<FileId> {
+        with_file(host, self.ctx, self.node, self.handle(), id_of)
     }
 
     /// What is to be locked; no mode unlocks.
@@ -116,7 +120,7 @@ impl Locks {
         let is_flock = request.arguments.lk_flags & LK_FLOCK != 0;
         let answer = request.range().and_then(|(start, end, mode)| match mode {
             _ if is_flock => self.flock(host, request, mode, waits),
-            None => self.unlock(request, start, end),
+            None => self.unlock(host, request, start, end),
             Some(mode) => self.lock(host, request, Range { start, end, mode }, waits),
         });
         answer.unwrap_or_else(|error| Answer::Now(Err(error)))
@@ -143,15 +147,25 @@ impl Locks {
         }
     }
 
-    fn unlock(&self, request: &LockRequest, start: u64, end: u64) -> io::Result<Answer> {
+    fn unlock(
+        &self,
+        host: &PassthroughFs,
+        request: &LockRequest,
+        start: u64,
+        end: u64,
+    ) -> io::Result<Answer> {
         let mut table = self.table();
-        let (node, owner, has_room) = (request.node, request.owner(), table.has_room());
-        let Some(holding) = table.get(node, owner) else { return Ok(Answer::Now(Ok(()))) };
+        let (owner, has_room) = (request.owner(), table.has_room());
+        if !table.knows(owner) {
+            return Ok(Answer::Now(Ok(())));
+        }
+        let file = request.file(host)?;
+        let Some(holding) = table.get(file, owner) else { return Ok(Answer::Now(Ok(()))) };
         if !has_room && holding.ranges.is_split(start, end) {
             return Err(number(libc::ENOLCK));
         }
-        holding.file.unlock(start, end)?;
-        table.unlock(node, owner, start, end);
+        holding.description.unlock(start, end)?;
+        table.unlock(file, owner, start, end);
         Ok(Answer::Now(Ok(())))
     }
 
@@ -162,20 +176,21 @@ impl Locks {
         range: Range,
         waits: bool,
     ) -> io::Result<Answer> {
-        let (node, owner) = (request.node, request.owner());
+        let (file, owner) = (request.file(host)?, request.owner());
         let mut table = self.table();
         if !table.has_room() {
             return Err(number(libc::ENOLCK));
         }
-        let description = self.description(&mut table, host, request, range.mode)?;
+        let description = self.description(&mut table, host, request, file, range.mode)?;
         let process = request.arguments.lk.pid;
         let answer = match (description.try_lock(&range), waits) {
             (Ok(()), _) => {
-                table.lock(node, owner, process, range);
+                table.lock(file, owner, process, range);
                 Ok(Answer::Now(Ok(())))
             }
             (Err(error), true) if is_taken(&error) => {
-                let wait = Waiting { node, owner, range, process, handle: request.handle() };
+                let handle = request.handle();
+                let wait = Waiting { file, owner, range, process, handle, is_interrupted: false };
                 if table.is_deadlock(&wait) {
                     Err(number(libc::EDEADLK))
                 } else {
@@ -187,7 +202,7 @@ impl Locks {
             }
             (Err(error), _) => Err(error),
         };
-        table.tidy(node, owner);
+        table.tidy(file, owner);
         answer
     }
 
@@ -197,29 +212,30 @@ impl Locks {
         table: &mut Table<Arc<Description>>,
         host: &PassthroughFs,
         request: &LockRequest,
+        file: FileId,
         mode: Mode,
     ) -> io::Result<Arc<Description>> {
         let (node, owner, handle) = (request.node, request.owner(), request.handle());
         let reopen =
             || with_file(host, request.ctx, node, handle, |file| self.reopener.reopen(file)).map(Arc::new);
-        let known = table.get(node, owner).map(|holding| Arc::clone(&holding.file));
-        let file = match known {
+        let known = table.get(file, owner).map(|holding| Arc::clone(&holding.description));
+        let description = match known {
             None if table.len() >= self.max_held => return Err(number(libc::ENOLCK)),
             None => reopen()?,
             Some(known) if mode == Mode::Shared || known.is_writable => known,
             Some(_) => {
                 let writable = reopen()?;
                 // What is not writable has shared locks only, which both may have for a moment.
-                if let Some(holding) = table.get(node, owner) {
+                if let Some(holding) = table.get(file, owner) {
                     holding.ranges.iter().try_for_each(|range| writable.try_lock(range))?;
-                    let old = std::mem::replace(&mut holding.file, Arc::clone(&writable));
+                    let old = std::mem::replace(&mut holding.description, Arc::clone(&writable));
                     // Who waits keeps it, and it must not be in the way of its own owner.
                     old.unlock(0, LAST)?;
                 }
                 writable
             }
         };
-        Ok(Arc::clone(&table.hold(node, owner, handle, file).file))
+        Ok(Arc::clone(&table.hold(file, owner, handle, description).description))
     }
 
     fn wait(&self, wanted: Wanted) -> io::Result<Ticket> {
@@ -236,51 +252,59 @@ impl Locks {
     /// The lock that keeps the request's from being granted, or that there is none.
     pub(super) fn get(&self, host: &PassthroughFs, request: &LockRequest) -> io::Result<FileLock> {
         let (start, end, mode) = request.range()?;
+        let (node, owner, file) = (request.node, request.owner(), request.file(host)?);
         let mut table = self.table();
-        let (node, owner) = (request.node, request.owner());
-        let holding = table.get(node, owner);
+        let holding = table.get(file, owner);
         let Some(mode) = mode else {
             // F_OFD_GETLK asks like that for the owner's own.
             let own = holding.and_then(|holding| holding.ranges.within(start, end));
             return Ok(told(request, own, NO_PROCESS));
         };
         let wanted = Range { start, end, mode };
-        let file = match holding {
-            Some(holding) => Arc::clone(&holding.file),
+        let description = match holding {
+            Some(holding) => Arc::clone(&holding.description),
             None => with_file(host, request.ctx, node, request.handle(), |file| self.reopener.reopen(file))
                 .map(Arc::new)?,
         };
-        let found = file.conflict(&wanted)?;
+        let found = description.conflict(&wanted)?;
         // The host knows that there is one, the table whose it is.
         let Some((range, process)) = found else { return Ok(told(request, None, NO_PROCESS)) };
-        let (range, process) = table.conflict(node, owner, &wanted).unwrap_or((range, process));
+        let (range, process) = table.conflict(file, owner, &wanted).unwrap_or((range, process));
         Ok(told(request, Some(range), process))
     }
 
-    /// The guest's process `owner` has closed a descriptor of `node`: its locks go.
-    pub(super) fn flush(&self, node: Node, owner: Owner) {
+    /// The guest's process `owner` has closed a descriptor, whose handle is `handle` of `node`: its locks
+    /// of the file go.
+    pub(super) fn flush(&self, host: &PassthroughFs, ctx: Context, node: Node, handle: Handle, owner: Owner) {
         let mut table = self.table();
-        Self::unlock_all(&mut table, node, owner);
-        table.forget_handles(node, owner);
+        if !table.knows(owner) {
+            return;
+        }
+        // A handle that there is not is no descriptor of anybody's.
+        let Ok(file) = with_file(host, ctx, node, handle, id_of) else { return };
+        Self::unlock_all(&mut table, file, owner);
+        table.forget_handles(file, owner);
     }
 
-    fn unlock_all(table: &mut Table<Arc<Description>>, node: Node, owner: Owner) {
-        let Some(holding) = table.get(node, owner) else { return };
+    fn unlock_all(table: &mut Table<Arc<Description>>, file: FileId, owner: Owner) {
+        let Some(holding) = table.get(file, owner) else { return };
         // Fails on no file system that has locks; the last close unlocks as well.
-        let _ = holding.file.unlock(0, LAST);
-        table.unlock(node, owner, 0, LAST);
+        let _ = holding.description.unlock(0, LAST);
+        table.unlock(file, owner, 0, LAST);
     }
 
     /// The guest has given `handle` up: what an open file description has locked goes with it.
     pub(super) fn release(&self, handle: Handle) {
         let mut table = self.table();
-        for (node, owner) in table.release(handle) {
-            Self::unlock_all(&mut table, node, owner);
+        for (file, owner) in table.release(handle) {
+            Self::unlock_all(&mut table, file, owner);
         }
     }
 
     /// Ends a wait with `EINTR`, unless it is over.
     pub(super) fn interrupt(&self, ticket: Ticket) {
+        // It may be about to wait anew.
+        self.table().interrupt(ticket);
         // If nothing can be told to them, nobody waits.
         let _ = self.waiters.cancel(ticket);
     }
@@ -294,24 +318,31 @@ impl Locks {
     pub(super) fn take_ended(&self) -> Option<(Ticket, io::Result<()>)> {
         loop {
             let ended = self.waiters.take_ended()?;
-            if !self.waits_anew(&ended) {
-                return Some(self.end(ended));
+            let ticket = ended.ticket;
+            let result = match ended.result {
+                Ok(()) => self.confirm(ticket),
+                failed => Some(failed),
+            };
+            if let Some(result) = result {
+                return Some(self.end(waiters::Ended { ticket, result }));
             }
         }
     }
 
-    /// While it waited, its owner may have got another description, for locks that the old one cannot
-    /// have: then the lock has to be taken by that one, which somebody may have come before.
-    fn waits_anew(&self, ended: &waiters::Ended) -> bool {
+    /// What has come of a lock that was granted. While it waited, its owner may have got another
+    /// description, for locks that the old one cannot have: then the lock has to be taken by that one.
+    /// Nothing if somebody has come before, for whom it waits anew.
+    fn confirm(&self, ticket: Ticket) -> Option<io::Result<()>> {
         let mut table = self.table();
-        let Some(wait) = table.waits(ended.ticket).filter(|_| ended.result.is_ok()) else { return false };
-        let Some(holding) = table.get(wait.node, wait.owner) else { return false };
-        match holding.file.try_lock(&wait.range) {
+        let Some(wait) = table.waits(ticket) else { return Some(Ok(())) };
+        let Some(holding) = table.get(wait.file, wait.owner) else { return Some(Ok(())) };
+        match holding.description.try_lock(&wait.range) {
+            Err(error) if is_taken(&error) && wait.is_interrupted => Some(Err(number(libc::EINTR))),
             Err(error) if is_taken(&error) => {
-                let wanted = Wanted::Range(Arc::clone(&holding.file), wait.range);
-                self.waiters.wait(ended.ticket, wanted).is_ok()
+                let wanted = Wanted::Range(Arc::clone(&holding.description), wait.range);
+                self.waiters.wait(ticket, wanted).err().map(Err)
             }
-            _ => false,
+            taken => Some(taken),
         }
     }
 
@@ -322,7 +353,7 @@ impl Locks {
             if ended.result.is_ok() {
                 table.granted(&wait);
             }
-            table.tidy(wait.node, wait.owner);
+            table.tidy(wait.file, wait.owner);
         }
         (ended.ticket, ended.result)
     }

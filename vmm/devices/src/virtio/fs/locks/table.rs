@@ -6,11 +6,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::super::ids::{Handle, Node};
+use super::super::ids::Handle;
 use super::ranges::{Range, Ranges};
 
 /// An owner of locks: a process, or an open file description.
 pub(super) type Owner = u64;
+
+/// A file of the host's, by its device and its number there. Where the guest has the directory of a file
+/// by two mounts, the file is two nodes of virtiofsd's, but its locks are the same.
+pub(super) type FileId = (u64, u64);
 
 /// The number of a wait.
 pub(in super::super) type Ticket = u64;
@@ -25,7 +29,7 @@ pub(super) const NO_PROCESS: u32 = u32::MAX;
 /// What one owner has of one file, and what it has it by.
 #[derive(Debug)]
 pub(super) struct Holding<F> {
-    pub(super) file: F,
+    pub(super) description: F,
     pub(super) ranges: Ranges,
     /// The process that locked last.
     process: u32,
@@ -38,27 +42,37 @@ pub(super) struct Holding<F> {
 /// A request that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Waiting {
-    pub(super) node: Node,
+    pub(super) file: FileId,
     pub(super) owner: Owner,
     pub(super) range: Range,
     pub(super) process: u32,
     /// Through which it asks.
     pub(super) handle: Handle,
+    /// Its process has a signal.
+    pub(super) is_interrupted: bool,
 }
 
 /// Locks and waits, where `F` is by what the host is asked.
 #[derive(Debug)]
 pub(super) struct Table<F> {
-    holdings: HashMap<(Node, Owner), Holding<F>>,
-    by_handle: HashMap<Handle, HashSet<(Node, Owner)>>,
+    holdings: HashMap<(FileId, Owner), Holding<F>>,
+    by_handle: HashMap<Handle, HashSet<(FileId, Owner)>>,
     waiting: HashMap<Ticket, Waiting>,
+    /// Of how many files each owner has something, or waits for it.
+    owners: HashMap<Owner, usize>,
     /// Ranges of all holdings.
     ranges: usize,
 }
 
 impl<F> Default for Table<F> {
     fn default() -> Self {
-        Self { holdings: HashMap::new(), by_handle: HashMap::new(), waiting: HashMap::new(), ranges: 0 }
+        Self {
+            holdings: HashMap::new(),
+            by_handle: HashMap::new(),
+            waiting: HashMap::new(),
+            owners: HashMap::new(),
+            ranges: 0,
+        }
     }
 }
 
@@ -67,8 +81,8 @@ impl<F> Table<F> {
         self.holdings.len()
     }
 
-    pub(super) fn get(&mut self, node: Node, owner: Owner) -> Option<&mut Holding<F>> {
-        self.holdings.get_mut(&(node, owner))
+    pub(super) fn get(&mut self, file: FileId, owner: Owner) -> Option<&mut Holding<F>> {
+        self.holdings.get_mut(&(file, owner))
     }
 
     /// Whether there is room for a range more, or for two of one.
@@ -76,36 +90,45 @@ impl<F> Table<F> {
         self.ranges + 2 <= MAX_RANGES
     }
 
-    /// Notes that `owner`, which has something of `node` or is about to, has locked a range of it.
-    pub(super) fn lock(&mut self, node: Node, owner: Owner, process: u32, range: Range) {
-        self.change(node, owner, |holding| {
+    /// Notes that `owner`, which has something of `file` or is about to, has locked a range of it.
+    pub(super) fn lock(&mut self, file: FileId, owner: Owner, process: u32, range: Range) {
+        self.change(file, owner, |holding| {
             holding.process = process;
             holding.ranges.lock(range);
         });
     }
 
-    /// Notes that `owner` has unlocked a range of `node`.
-    pub(super) fn unlock(&mut self, node: Node, owner: Owner, start: u64, end: u64) {
-        self.change(node, owner, |holding| holding.ranges.unlock(start, end));
-        self.tidy(node, owner);
+    /// Notes that `owner` has unlocked a range of `file`.
+    pub(super) fn unlock(&mut self, file: FileId, owner: Owner, start: u64, end: u64) {
+        self.change(file, owner, |holding| holding.ranges.unlock(start, end));
+        self.tidy(file, owner);
     }
 
-    fn change(&mut self, node: Node, owner: Owner, change: impl FnOnce(&mut Holding<F>)) {
-        let Some(holding) = self.holdings.get_mut(&(node, owner)) else { return };
+    fn change(&mut self, file: FileId, owner: Owner, change: impl FnOnce(&mut Holding<F>)) {
+        let Some(holding) = self.holdings.get_mut(&(file, owner)) else { return };
         let before = holding.ranges.len();
         change(holding);
         self.ranges = (self.ranges + holding.ranges.len()).saturating_sub(before);
     }
 
-    /// What `owner` has of `node`, which it asks for through `handle`: `file` unless it has something.
-    pub(super) fn hold(&mut self, node: Node, owner: Owner, handle: Handle, file: F) -> &mut Holding<F> {
-        let key = (node, owner);
-        let holding = self.holdings.entry(key).or_insert_with(|| Holding {
-            file,
-            ranges: Ranges::default(),
-            process: NO_PROCESS,
-            waiting: 0,
-            handles: Vec::new(),
+    /// What `owner` has of `file`, which it asks for through `handle`: `description` unless it has something.
+    pub(super) fn hold(
+        &mut self,
+        file: FileId,
+        owner: Owner,
+        handle: Handle,
+        description: F,
+    ) -> &mut Holding<F> {
+        let key = (file, owner);
+        let holding = self.holdings.entry(key).or_insert_with(|| {
+            *self.owners.entry(owner).or_default() += 1;
+            Holding {
+                description,
+                ranges: Ranges::default(),
+                process: NO_PROCESS,
+                waiting: 0,
+                handles: Vec::new(),
+            }
         });
         if !holding.handles.contains(&handle) {
             holding.handles.push(handle);
@@ -116,8 +139,8 @@ impl<F> Table<F> {
 
     /// What has waited is granted, through the handle by which it was asked for.
     pub(super) fn granted(&mut self, wait: &Waiting) {
-        let key = (wait.node, wait.owner);
-        self.lock(wait.node, wait.owner, wait.process, wait.range);
+        let key = (wait.file, wait.owner);
+        self.lock(wait.file, wait.owner, wait.process, wait.range);
         let Some(holding) = self.holdings.get_mut(&key) else { return };
         if !holding.handles.contains(&wait.handle) {
             holding.handles.push(wait.handle);
@@ -125,22 +148,37 @@ impl<F> Table<F> {
         }
     }
 
-    /// Forgets what `owner` has of `node` if it has nothing and waits for nothing.
-    pub(super) fn tidy(&mut self, node: Node, owner: Owner) {
+    /// Forgets what `owner` has of `file` if it has nothing and waits for nothing.
+    pub(super) fn tidy(&mut self, file: FileId, owner: Owner) {
         let idle = |holding: &Holding<F>| holding.ranges.is_empty() && holding.waiting == 0;
-        if self.get(node, owner).is_some_and(|holding| idle(holding)) {
-            self.forget_handles(node, owner);
-            self.holdings.remove(&(node, owner));
+        if self.get(file, owner).is_some_and(|holding| idle(holding)) {
+            self.forget_handles(file, owner);
+            self.holdings.remove(&(file, owner));
+            self.disown(owner);
         }
     }
 
-    /// Forgets through which handles `owner` has locked `node`: those locks are gone, and what it gets
+    fn disown(&mut self, owner: Owner) {
+        if let Some(files) = self.owners.get_mut(&owner) {
+            *files = files.saturating_sub(1);
+            if *files == 0 {
+                self.owners.remove(&owner);
+            }
+        }
+    }
+
+    /// Whether `owner` has something of any file.
+    pub(super) fn knows(&self, owner: Owner) -> bool {
+        self.owners.contains_key(&owner)
+    }
+
+    /// Forgets through which handles `owner` has locked `file`: those locks are gone, and what it gets
     /// later is not theirs.
-    pub(super) fn forget_handles(&mut self, node: Node, owner: Owner) {
-        let handles = self.get(node, owner).map(|holding| std::mem::take(&mut holding.handles));
+    pub(super) fn forget_handles(&mut self, file: FileId, owner: Owner) {
+        let handles = self.get(file, owner).map(|holding| std::mem::take(&mut holding.handles));
         for handle in handles.unwrap_or_default() {
             if let Some(keys) = self.by_handle.get_mut(&handle) {
-                keys.remove(&(node, owner));
+                keys.remove(&(file, owner));
                 if keys.is_empty() {
                     self.by_handle.remove(&handle);
                 }
@@ -149,7 +187,7 @@ impl<F> Table<F> {
     }
 
     /// What has been locked through `handle`, which the guest gives up.
-    pub(super) fn release(&mut self, handle: Handle) -> Vec<(Node, Owner)> {
+    pub(super) fn release(&mut self, handle: Handle) -> Vec<(FileId, Owner)> {
         if self.by_handle.is_empty() {
             return Vec::new();
         }
@@ -157,19 +195,19 @@ impl<F> Table<F> {
     }
 
     /// The first lock of another owner of the guest that keeps `owner` from `wanted`, and whose it is.
-    pub(super) fn conflict(&self, node: Node, owner: Owner, wanted: &Range) -> Option<(Range, u32)> {
-        self.blockers(node, owner, wanted)
+    pub(super) fn conflict(&self, file: FileId, owner: Owner, wanted: &Range) -> Option<(Range, u32)> {
+        self.blockers(file, owner, wanted)
             .filter_map(|(_, holding)| Some((holding.ranges.conflict(wanted)?, holding.process)))
             .min_by_key(|(range, _)| range.start)
     }
 
     fn blockers<'t>(
         &'t self,
-        node: Node,
+        file: FileId,
         owner: Owner,
         wanted: &'t Range,
     ) -> impl Iterator<Item = (Owner, &'t Holding<F>)> {
-        let others = self.holdings.iter().filter(move |((of, holder), _)| *of == node && *holder != owner);
+        let others = self.holdings.iter().filter(move |((of, holder), _)| *of == file && *holder != owner);
         others
             .filter(|(_, holding)| holding.ranges.conflict(wanted).is_some())
             .map(|((_, holder), holding)| (*holder, holding))
@@ -177,7 +215,7 @@ impl<F> Table<F> {
 
     /// Notes that a request waits, under the number `ticket`.
     pub(super) fn wait(&mut self, ticket: Ticket, wait: Waiting) {
-        if let Some(holding) = self.get(wait.node, wait.owner) {
+        if let Some(holding) = self.get(wait.file, wait.owner) {
             holding.waiting += 1;
         }
         self.waiting.insert(ticket, wait);
@@ -188,10 +226,17 @@ impl<F> Table<F> {
         self.waiting.get(&ticket).copied()
     }
 
+    /// The process of the request that waits under that number has a signal.
+    pub(super) fn interrupt(&mut self, ticket: Ticket) {
+        if let Some(wait) = self.waiting.get_mut(&ticket) {
+            wait.is_interrupted = true;
+        }
+    }
+
     /// The request does not wait any more.
     pub(super) fn end_wait(&mut self, ticket: Ticket) -> Option<Waiting> {
         let wait = self.waiting.remove(&ticket)?;
-        if let Some(holding) = self.get(wait.node, wait.owner) {
+        if let Some(holding) = self.get(wait.file, wait.owner) {
             holding.waiting = holding.waiting.saturating_sub(1);
         }
         Some(wait)
@@ -206,7 +251,7 @@ impl<F> Table<F> {
         let mut seen = HashSet::new();
         let mut waits = vec![*wait];
         while let Some(blocked) = waits.pop() {
-            for (holder, holding) in self.blockers(blocked.node, blocked.owner, &blocked.range) {
+            for (holder, holding) in self.blockers(blocked.file, blocked.owner, &blocked.range) {
                 if holding.process == NO_PROCESS {
                     continue;
                 }
@@ -231,22 +276,27 @@ mod tests {
 
     const ALL: Range = Range { start: 0, end: LAST, mode: Exclusive };
 
-    fn locked(locks: &[(Node, Owner)]) -> Table<()> {
+    fn file(number: u64) -> FileId {
+        (8, number)
+    }
+
+    fn locked(locks: &[(u64, Owner)]) -> Table<()> {
         let mut table = Table::default();
         for &(node, owner) in locks {
-            table.hold(node, owner, node * 100 + owner, ());
-            table.lock(node, owner, u32::try_from(owner).unwrap(), ALL);
+            table.hold(file(node), owner, node * 100 + owner, ());
+            table.lock(file(node), owner, u32::try_from(owner).unwrap(), ALL);
         }
         table
     }
 
-    fn wait(node: Node, owner: Owner) -> Waiting {
+    fn wait(node: u64, owner: Owner) -> Waiting {
         Waiting {
-            node,
+            file: file(node),
             owner,
             range: ALL,
             process: u32::try_from(owner).unwrap(),
             handle: node * 100 + owner,
+            is_interrupted: false,
         }
     }
 
@@ -257,11 +307,11 @@ mod tests {
     #[test]
     fn conflict_is_told_with_its_process_and_never_with_oneself() {
         let mut table = locked(&[(1, 7)]);
-        assert_eq!(table.conflict(1, 8, &byte(3, Shared)), Some((ALL, 7)));
-        assert_eq!(table.conflict(1, 7, &byte(3, Shared)), None);
-        assert_eq!(table.conflict(2, 8, &byte(3, Shared)), None);
-        table.unlock(1, 7, 3, 3);
-        assert_eq!(table.conflict(1, 8, &byte(3, Shared)), None);
+        assert_eq!(table.conflict(file(1), 8, &byte(3, Shared)), Some((ALL, 7)));
+        assert_eq!(table.conflict(file(1), 7, &byte(3, Shared)), None);
+        assert_eq!(table.conflict(file(2), 8, &byte(3, Shared)), None);
+        table.unlock(file(1), 7, 3, 3);
+        assert_eq!(table.conflict(file(1), 8, &byte(3, Shared)), None);
     }
 
     #[test]
@@ -290,21 +340,21 @@ mod tests {
         let mut by_description = wait(1, 8);
         by_description.process = NO_PROCESS;
         assert!(!table.is_deadlock(&by_description));
-        table.get(1, 7).unwrap().process = NO_PROCESS;
+        table.get(file(1), 7).unwrap().process = NO_PROCESS;
         assert!(!table.is_deadlock(&wait(1, 8)));
     }
 
     #[test]
     fn holding_lives_while_it_is_locked_or_waits() {
         let mut table = locked(&[(1, 7)]);
-        table.tidy(1, 7);
+        table.tidy(file(1), 7);
         assert_eq!(table.len(), 1);
         table.wait(50, wait(1, 7));
-        table.unlock(1, 7, 0, LAST);
+        table.unlock(file(1), 7, 0, LAST);
         assert_eq!(table.len(), 1);
         table.end_wait(50);
-        table.tidy(1, 7);
-        assert_eq!((table.len(), table.by_handle.len()), (0, 0));
+        table.tidy(file(1), 7);
+        assert_eq!((table.len(), table.by_handle.len(), table.knows(7)), (0, 0, false));
     }
 
     #[test]
@@ -312,12 +362,12 @@ mod tests {
         let mut table = locked(&[(1, 7)]);
         let wait = Waiting { handle: 200, ..wait(1, 7) };
         table.wait(50, wait);
-        table.unlock(1, 7, 0, LAST);
-        table.forget_handles(1, 7);
+        table.unlock(file(1), 7, 0, LAST);
+        table.forget_handles(file(1), 7);
         assert_eq!(table.end_wait(50), Some(wait));
         table.granted(&wait);
         assert_eq!(table.release(107), []);
-        assert_eq!(table.release(200), [(1, 7)]);
+        assert_eq!(table.release(200), [(file(1), 7)]);
     }
 
     proptest! {
@@ -330,11 +380,11 @@ mod tests {
             for (node, owner, start, more, act) in acts {
                 let (end, before) = (start + more, table.ranges);
                 match act {
-                    0 => table.unlock(node, owner, start, end),
+                    0 => table.unlock(file(node), owner, start, end),
                     _ => {
-                        table.hold(node, owner, 1, ());
+                        table.hold(file(node), owner, 1, ());
                         let mode = if act == 1 { Shared } else { Exclusive };
-                        table.lock(node, owner, 1, Range { start, end, mode });
+                        table.lock(file(node), owner, 1, Range { start, end, mode });
                     }
                 }
                 let there: usize = table.holdings.values().map(|holding| holding.ranges.len()).sum();
@@ -347,23 +397,23 @@ mod tests {
     #[test]
     fn there_is_room_for_so_many_ranges_and_again_when_they_are_gone() {
         let mut table = Table::default();
-        // Every other byte; no owner has many, which would be slow.
+        // Every other byte.
         let locks = (1..).flat_map(|owner| (0..128).map(move |at| (owner, 2 * at)));
         for (owner, at) in locks.take(MAX_RANGES - 1) {
             assert!(table.has_room());
-            table.hold(1, owner, owner, ());
-            table.lock(1, owner, 7, byte(at, Shared));
+            table.hold(file(1), owner, owner, ());
+            table.lock(file(1), owner, 7, byte(at, Shared));
         }
         assert!(!table.has_room());
-        table.unlock(1, 1, 0, LAST);
+        table.unlock(file(1), 1, 0, LAST);
         assert!(table.has_room());
     }
 
     #[test]
     fn released_handle_tells_what_was_locked_through_it() {
         let mut table = locked(&[(1, 7), (1, 8)]);
-        assert_eq!(table.release(108), [(1, 8)]);
+        assert_eq!(table.release(108), [(file(1), 8)]);
         assert_eq!(table.release(108), []);
-        assert_eq!(table.release(107), [(1, 7)]);
+        assert_eq!(table.release(107), [(file(1), 7)]);
     }
 }

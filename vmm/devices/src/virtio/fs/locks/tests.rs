@@ -8,6 +8,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use tempfile::TempDir;
 use virtiofsd::filesystem::FileSystem;
 use virtiofsd::fuse::{FileLock, InHeader, LK_FLOCK, LkIn, ROOT_ID};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::super::server::pass_through;
 use super::*;
@@ -62,6 +63,10 @@ impl Guest {
         let mut request = self.request(handle, 0, kind, (0, LAST));
         request.arguments.lk_flags = LK_FLOCK;
         errno(self.locks.set(&self.host, &request, false))
+    }
+
+    fn flush(&self, handle: Handle, owner: Owner) {
+        self.locks.flush(&self.host, context(), self.node, handle, owner);
     }
 
     fn wait(&self, request: &LockRequest) -> Ticket {
@@ -147,9 +152,9 @@ fn close_loses_what_the_process_has_locked_and_no_other() {
     let other = guest.other();
     assert_eq!(guest.lock(handle, 7, SHARED, (0, 9)), 0);
     assert_eq!(guest.lock(handle, 8, SHARED, (0, 9)), 0);
-    guest.locks.flush(guest.node, 7);
+    guest.flush(handle, 7);
     assert_eq!(other.lock(EXCLUSIVE, 0, 10), libc::EAGAIN);
-    guest.locks.flush(guest.node, 8);
+    guest.flush(handle, 8);
     assert_eq!(other.lock(EXCLUSIVE, 0, 10), 0);
     assert_eq!(guest.locks.table().len(), 0);
 }
@@ -232,7 +237,7 @@ fn processes_that_would_wait_for_each_other_are_refused() {
     let first = guest.wait(&guest.request(handle, 7, EXCLUSIVE, (1, 1)));
     let second = guest.request(handle, 8, EXCLUSIVE, (0, 0));
     assert_eq!(errno(guest.locks.set(&guest.host, &second, true)), libc::EDEADLK);
-    guest.locks.flush(guest.node, 8);
+    guest.flush(handle, 8);
     assert_eq!(guest.ended(), (first, 0));
 }
 
@@ -244,7 +249,7 @@ fn locks_take_no_more_descriptors_than_they_may() {
         assert_eq!(guest.lock(handle, owner, SHARED, (0, 0)), 0);
     }
     assert_eq!(guest.lock(handle, 4, SHARED, (0, 0)), libc::ENOLCK);
-    guest.locks.flush(guest.node, 1);
+    guest.flush(handle, 1);
     assert_eq!(guest.lock(handle, 4, SHARED, (0, 0)), 0);
 }
 
@@ -257,4 +262,36 @@ fn nonsense_is_refused() {
     assert_eq!(guest.lock(handle, 7, 77, (0, 1)), libc::EINVAL);
     assert_eq!(guest.lock(handle + 9, 7, EXCLUSIVE, (0, 1)), libc::EBADF);
     assert_eq!(guest.lock(guest.open(libc::O_RDONLY), 7, EXCLUSIVE, (0, 1)), libc::EBADF);
+}
+
+#[test]
+fn signal_between_two_waits_for_one_lock_ends_the_second() {
+    for is_interrupted_before in [true, false] {
+        let guest = Guest::new();
+        let [reading, writing] = [guest.open(libc::O_RDONLY), guest.open(libc::O_RDWR)];
+        let [first, second] = [guest.other(), guest.other()];
+        assert_eq!(first.lock(EXCLUSIVE, 0, 1), 0);
+        let ticket = guest.wait(&guest.request(reading, 7, SHARED, (0, 0)));
+        // Which the description that waits cannot have.
+        assert_eq!(guest.lock(writing, 7, EXCLUSIVE, (5, 5)), 0);
+        assert_eq!(first.lock(UNLOCK, 0, 1), 0);
+        await_event(&guest.locks);
+        assert_eq!(second.lock(EXCLUSIVE, 0, 1), 0);
+        if is_interrupted_before {
+            guest.locks.interrupt(ticket);
+        } else {
+            assert!(guest.locks.take_ended().is_none());
+            guest.locks.interrupt(ticket);
+            await_event(&guest.locks);
+        }
+        let (ended, result) = guest.locks.take_ended().unwrap();
+        assert_eq!((ended, errno(Answer::Now(result))), (ticket, libc::EINTR));
+    }
+}
+
+fn await_event(locks: &Locks) {
+    let epoll = Epoll::new().unwrap();
+    let event = EpollEvent::new(EventSet::IN, 0);
+    epoll.ctl(ControlOperation::Add, locks.event(), event).unwrap();
+    epoll.wait(-1, &mut [EpollEvent::default()]).unwrap();
 }

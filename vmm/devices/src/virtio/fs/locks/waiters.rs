@@ -15,7 +15,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle, ThreadId};
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -37,8 +37,8 @@ const SIGNAL_AGAIN: Duration = Duration::from_millis(1);
 enum Order {
     Wait(Ticket, Wanted),
     Cancel(Ticket),
-    /// This waiter's thread is about to end.
-    Ended(Ticket),
+    /// This thread, which has waited for that, is about to end. The next may wait for it already.
+    Ended(Ticket, ThreadId),
     End,
 }
 
@@ -64,7 +64,7 @@ impl std::fmt::Debug for Order {
         match self {
             Self::Wait(ticket, wanted) => write!(f, "Wait({ticket}, {wanted:?})"),
             Self::Cancel(ticket) => write!(f, "Cancel({ticket})"),
-            Self::Ended(ticket) => write!(f, "Ended({ticket})"),
+            Self::Ended(ticket, thread) => write!(f, "Ended({ticket}, {thread:?})"),
             Self::End => f.write_str("End"),
         }
     }
@@ -183,10 +183,10 @@ impl Dispatcher {
             match order {
                 Order::Wait(ticket, wanted) => self.start(ticket, wanted),
                 Order::Cancel(ticket) => self.cancel(ticket),
-                Order::Ended(ticket) => {
-                    if let Some(running) = self.running.remove(&ticket) {
-                        // It has nothing left to do, and does not panic.
-                        let _ = running.thread.join();
+                Order::Ended(ticket, thread) => {
+                    if self.running.get(&ticket).is_some_and(|running| running.thread.thread().id() == thread)
+                    {
+                        self.join(ticket);
                     }
                 }
                 Order::End => break,
@@ -198,7 +198,17 @@ impl Dispatcher {
         }
     }
 
+    /// Of a thread that has waited.
+    fn join(&mut self, ticket: Ticket) {
+        if let Some(running) = self.running.remove(&ticket) {
+            // It has nothing left to do, and does not panic.
+            let _ = running.thread.join();
+        }
+    }
+
     fn start(&mut self, ticket: Ticket, wanted: Wanted) {
+        // Who waits anew under its number has been told of the end of the wait before.
+        self.join(ticket);
         let cancelled = Arc::new(AtomicBool::new(false));
         let (open, over) = mpsc::channel();
         let (flag, results) = (Arc::clone(&cancelled), self.results.clone());
@@ -207,7 +217,7 @@ impl Dispatcher {
             drop((wanted, open));
             results.tell(ticket, result);
             // Nobody is left to join this thread once the machine ends.
-            let _ = results.orders.send(Order::Ended(ticket));
+            let _ = results.orders.send(Order::Ended(ticket, thread::current().id()));
         };
         match Builder::new().name("vmm-lock".to_owned()).stack_size(STACK_BYTES).spawn(wait) {
             Ok(thread) => drop(self.running.insert(ticket, Running { thread, cancelled, over })),
@@ -246,6 +256,28 @@ fn wait(wanted: &Wanted, cancelled: &AtomicBool) -> io::Result<()> {
         match wanted.wait() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ranges::Mode;
+    use super::*;
+
+    #[test]
+    fn end_of_a_wait_is_not_taken_for_that_of_the_next_under_its_number() {
+        let waiters = Waiters::start(|why| panic!("{why}")).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let locked = file.reopen().unwrap();
+        locked.lock().unwrap();
+        for _ in 0..2 {
+            waiters.wait(1, Wanted::Flock(file.reopen().unwrap(), Mode::Exclusive)).unwrap();
+            // What a thread before may say late.
+            waiters.order(Order::Ended(1, thread::current().id())).unwrap();
+            waiters.cancel(1).unwrap();
+            let ended = waiters.next_ended().unwrap();
+            assert_eq!((ended.ticket, ended.result.unwrap_err().raw_os_error()), (1, Some(libc::EINTR)));
         }
     }
 }
