@@ -72,3 +72,19 @@ with_python() {
     bundle_set '.mounts += [("/usr", "/lib", "/lib64") | {
         destination: ., type: "bind", source: ., options: ["rbind", "ro"] }]'
 }
+
+# systemd: a manager for `--systemd-cgroup`. The testbed has none; a user's, which root may have, stands in
+# for the host's: it listens where that would.
+systemd() {
+    export XDG_RUNTIME_DIR=$PWD/runtime
+    mkdir -p "$XDG_RUNTIME_DIR" /run/systemd/system "/sys/fs/cgroup/manager-$id"
+    chmod 700 "$XDG_RUNTIME_DIR"
+    (
+        echo "$BASHPID" >"/sys/fs/cgroup/manager-$id/cgroup.procs"
+        exec /lib/systemd/systemd --user --log-target=null
+    ) </dev/null >/dev/null 2>&1 &
+    # shellcheck disable=SC2064  # this process
+    trap "kill $!; wait $! || true; rm -rf /run/systemd/private /run/systemd/system" EXIT
+    until_true systemctl --user show --property Version
+    ln -sf "$XDG_RUNTIME_DIR/systemd/private" /run/systemd/private
+}

@@ -7,7 +7,6 @@ import ctypes
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import probe
 import traces
+from place import QUIET, Place
 
 # Seconds that one verb may take, and that what is left may take to vanish.
 VERB_LIMIT = 40
@@ -35,39 +35,16 @@ class GuestDied(Failed):
 
 
 class Host:
-    """The place in which everything happens: binary, bundle, store, scratch files."""
+    """The verbs, carried out in their place."""
 
     def __init__(self, vmrun: Path, rootfs: Path) -> None:
-        self.place = Path(tempfile.mkdtemp(prefix="leaks."))
-        self.vmrun = Path(shutil.copy2(vmrun, self.place / "vmrun"))
-        self.store = self.place / "store"
-        self.store.mkdir(mode=0o700)
-        self.volume = self.place / "volume"
-        self.volume.mkdir()
-        self.bundle = self.place / "bundle"
-        self.bundle.mkdir()
-        subprocess.run(["cp", "-a", rootfs, self.bundle / "rootfs"], check=True)
-        self.write_bundle()
-
-    def write_bundle(self) -> None:
-        subprocess.run([self.vmrun, "spec", "--bundle", self.bundle], check=True, stdin=subprocess.DEVNULL)
-        path = self.bundle / "config.json"
-        config = json.loads(path.read_text())
-        config["process"]["terminal"] = False
-        config["process"]["args"] = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done"]
-        config["root"]["readonly"] = False
-        config["mounts"].append(
-            {"destination": "/volume", "type": "bind", "source": str(self.volume), "options": ["rbind", "rw"]}
-        )
-        config["linux"]["cgroupsPath"] = "/leaks/container"
-        config["linux"]["resources"]["memory"] = {"limit": 64 << 20}
-        path.write_text(json.dumps(config))
+        self.place = Place(vmrun, rootfs, QUIET, {"cgroupsPath": "/leaks/container"})
+        self.bundle = self.place.bundle
 
     def start(self, *words: str) -> subprocess.Popen:
         """Starts a verb. Its outputs go to a file without a name: what lives on would hold a pipe open."""
-        err = tempfile.TemporaryFile(dir=self.place)
-        command = [str(self.vmrun), "--root", str(self.store), *words]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=err, stderr=err)
+        err = tempfile.TemporaryFile(dir=self.place.path)
+        process = subprocess.Popen(self.place.command(*words), stdin=subprocess.DEVNULL, stdout=err, stderr=err)
         process.said = err
         process.words = " ".join(words)
         return process
@@ -123,7 +100,7 @@ def nothing_is_left(before: traces.Traces, host: Host) -> None:
     deadline = time.monotonic() + VANISH_LIMIT
     while True:
         reap()
-        left = traces.new_since(before, traces.look(host.place))
+        left = traces.new_since(before, traces.look(host.place.path))
         if not left:
             return
         if time.monotonic() > deadline:
@@ -227,10 +204,10 @@ def main() -> int:
     # The first one loads modules and fills caches; it also tells how long verbs take here.
     took = whole_life(host, "first")
     reap()
-    if unseen := probe.unseen(host.place):
+    if unseen := probe.unseen(host.place.path):
         print(f"FAILED: what is left on purpose is not found: {', '.join(sorted(unseen))}", flush=True)
         return 1
-    before = traces.look(host.place)
+    before = traces.look(host.place.path)
     print("verbs take " + ", ".join(f"{verb} {seconds:.2f} s" for verb, seconds in took.items()), flush=True)
 
     failures = deaths = 0
@@ -267,11 +244,11 @@ def main() -> int:
             host.end(host.start("delete", "--force", name))
             reap()
             # What is left is told once.
-            before = traces.look(host.place)
+            before = traces.look(host.place.path)
         if done % 10 == 0 or done == len(plan):
             elapsed = time.monotonic() - begun
             print(f"{done} of {len(plan)} rounds, {failures} failed, {elapsed:.0f} s", flush=True)
-    shutil.rmtree(host.place)
+    host.place.remove()
     # An emulated CPU is not quite a real one, see the testbed's README; but not so bad.
     bearable = 1 + len(plan) // 100
     if deaths > bearable:

@@ -4,20 +4,19 @@ import ctypes
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from place import QUIET, Place
+
 # Seconds that one verb may take, and that a killed container may take to stop.
 VERB_LIMIT = 60
 STOP_LIMIT = 30
 
 PR_SET_CHILD_SUBREAPER = 36
-
-QUIET = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 
 # Every way in which the guest reads from the host: data, programs, directories, links; nothing cached.
 BUSY = """
@@ -47,42 +46,19 @@ class Lives:
     """The place in which they happen, and what became of them."""
 
     def __init__(self, vmrun: Path, rootfs: Path, kept: Path, kind: str, kernel: list[str]) -> None:
-        self.place = Path(tempfile.mkdtemp(prefix="lives."))
+        # The caches are dropped through a path that is read-only otherwise.
+        program, linux = (BUSY, {"readonlyPaths": []}) if kind == "busy" else (QUIET, {})
+        self.place = Place(vmrun, rootfs, program, linux)
         self.kept, self.kind = kept, kind
         self.machine = [word for file in kernel for word in ("--kernel", file, "--memory", MEMORY_TO_DEBUG)]
-        self.vmrun = Path(shutil.copy2(vmrun, self.place / "vmrun"))
-        self.store = self.place / "store"
-        self.store.mkdir(mode=0o700)
-        self.volume = self.place / "volume"
-        self.volume.mkdir()
-        self.bundle = self.place / "bundle"
-        self.bundle.mkdir()
-        subprocess.run(["cp", "-a", rootfs, self.bundle / "rootfs"], check=True)
-        self.write_bundle()
         self.lived = self.died = self.rounds = 0
-
-    def write_bundle(self) -> None:
-        subprocess.run([self.vmrun, "spec", "--bundle", self.bundle], check=True, stdin=subprocess.DEVNULL)
-        path = self.bundle / "config.json"
-        config = json.loads(path.read_text())
-        config["process"]["terminal"] = False
-        config["process"]["args"] = ["sh", "-c", BUSY if self.kind == "busy" else QUIET]
-        config["root"]["readonly"] = False
-        config["mounts"].append(
-            {"destination": "/volume", "type": "bind", "source": str(self.volume), "options": ["rbind", "rw"]}
-        )
-        config["linux"]["resources"]["memory"] = {"limit": 64 << 20}
-        # The caches are dropped through it.
-        config["linux"]["readonlyPaths"] = []
-        path.write_text(json.dumps(config))
 
     def verb(self, *words: str) -> str:
         """What went wrong, if anything did."""
-        command = [self.vmrun, "--root", self.store, *words]
-        with tempfile.TemporaryFile(dir=self.place) as said:
+        with tempfile.TemporaryFile(dir=self.place.path) as said:
             try:
                 ended = subprocess.run(
-                    command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, timeout=VERB_LIMIT, check=False
+                    self.place.command(*words), stdin=subprocess.DEVNULL, stdout=said, stderr=said, timeout=VERB_LIMIT, check=False
                 )
             except subprocess.TimeoutExpired:
                 return f"`{words[0]}` did not end in {VERB_LIMIT} s"
@@ -91,13 +67,12 @@ class Lives:
         return f"`{words[0]}` ended with {ended.returncode}: {text}" if ended.returncode else ""
 
     def is_stopped(self, name: str) -> bool:
-        command = [self.vmrun, "--root", self.store, "state", name]
-        state = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        state = subprocess.run(self.place.command("state", name), capture_output=True, text=True, check=False).stdout
         return not state or json.loads(state)["status"] == "stopped"
 
     def carry_out(self, name: str) -> str:
         """A life; what went wrong in it, if anything did."""
-        create = ("create", *self.machine, "--bundle", str(self.bundle), name)
+        create = ("create", *self.machine, "--bundle", str(self.place.bundle), name)
         verbs = [create, ("start", name), ("exec", name, "true")]
         for words in verbs:
             if wrong := self.verb(*words):
@@ -119,7 +94,7 @@ class Lives:
         self.lived += 1
         name = f"life-{self.lived}"
         wrong = self.carry_out(name)
-        log = self.store / name / "console.log"
+        log = self.place.store / name / "console.log"
         console = log.read_text(errors="replace") if log.exists() else ""
         if wrong or any(mark in console for mark in MARKS):
             self.died += 1
@@ -131,7 +106,7 @@ class Lives:
         self.reap()
 
     def count_rounds(self) -> None:
-        counter = self.volume / "rounds"
+        counter = self.place.volume / "rounds"
         if counter.exists() and (text := counter.read_text().strip()):
             self.rounds += int(text)
             counter.unlink()
@@ -159,7 +134,7 @@ def main() -> int:
         if lives.lived % 20 == 0:
             lives.tell(elapsed)
     lives.tell(elapsed)
-    shutil.rmtree(lives.place)
+    lives.place.remove()
     return 1 if lives.died else 0
 
 

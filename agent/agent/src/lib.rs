@@ -19,6 +19,7 @@ mod boot;
 mod container;
 mod descriptors;
 mod log;
+mod removal;
 mod report;
 mod server;
 mod stdio;

@@ -16,6 +16,8 @@
 mod args;
 #[path = "../src/embedded.rs"]
 mod embedded;
+#[path = "../src/globals.rs"]
+mod globals;
 #[path = "../src/ps/mod.rs"]
 mod ps;
 #[path = "../src/verbs/mod.rs"]

@@ -6,6 +6,7 @@
 
 mod args;
 mod embedded;
+mod globals;
 mod ps;
 mod report;
 mod verbs;
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main, oom_main, step};
+use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main, oom_main, refuse_sockets, step};
 
 use args::{Args, Verb};
 use embedded::embedded;
@@ -34,6 +35,8 @@ fn main() -> ExitCode {
     }
     let args = Args::parse();
     let report = Report::new(&args);
+    // Before the log is opened, which would be taken for one of them.
+    let sockets = if args.verb.starts_a_program() { refuse_sockets() } else { Ok(()) };
     if let Err(code) = report.open() {
         return code;
     }
@@ -45,10 +48,12 @@ fn main() -> ExitCode {
     let failure_code =
         if matches!(args.verb, Verb::Exec(_)) { Error::exec_exit_code } else { Error::exit_code };
     let (act, result) = match args.verb {
-        Verb::Create(create) => (create.act(), verbs::create::create(&store, create, &args.globals)),
+        Verb::Create(create) => {
+            (create.act(), sockets.and_then(|()| verbs::create::create(&store, create, &args.globals)))
+        }
         Verb::Start(start) => (start.act(), verbs::start::start(&store, &start)),
-        Verb::Exec(exec) => (exec.act(), verbs::exec::exec(&store, exec)),
-        Verb::Run(run) => (run.act(), verbs::run::run(&store, run, &args.globals)),
+        Verb::Exec(exec) => (exec.act(), sockets.and_then(|()| verbs::exec::exec(&store, exec))),
+        Verb::Run(run) => (run.act(), sockets.and_then(|()| verbs::run::run(&store, run, &args.globals))),
         Verb::State(state) => (state.act(), verbs::state::state(&store, &state)),
         Verb::Kill(kill) => (kill.act(), verbs::kill::kill(&store, &kill)),
         Verb::Delete(delete) => (delete.act(), verbs::delete::delete(&store, &delete)),

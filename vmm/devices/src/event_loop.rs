@@ -7,9 +7,16 @@ use event_manager::{EventManager, MutEventSubscriber, RemoteEndpoint, Subscriber
 
 use crate::confine::ThreadClass;
 use crate::thread::{ThreadError, Worker};
+use crate::virtio::ActiveQueue;
 
-/// What runs on the loop.
-pub type LoopSubscriber = Box<dyn MutEventSubscriber + Send>;
+/// What runs on the loop: one activation of a device.
+pub type LoopSubscriber = Box<dyn LoopWorker>;
+
+/// The worker of a device, which has the device's queues while it is on the loop.
+pub trait LoopWorker: MutEventSubscriber + Send {
+    /// Gives them back.
+    fn into_queues(self: Box<Self>) -> Vec<ActiveQueue>;
+}
 
 /// The loop's thread; it ends when this is dropped.
 #[derive(Debug)]
@@ -99,11 +106,11 @@ impl LoopHandle {
             .map_err(LoopError::Events)
     }
 
-    /// Removes a subscriber and drops it.
-    pub fn remove(&self, id: SubscriberId) -> Result<(), LoopError> {
+    /// Removes a subscriber and gives back its queues.
+    pub fn remove(&self, id: SubscriberId) -> Result<Vec<ActiveQueue>, LoopError> {
         self.remote
             .call_blocking(move |ops: &mut dyn SubscriberOps<Subscriber = LoopSubscriber>| {
-                ops.remove_subscriber(id).map(drop)
+                ops.remove_subscriber(id).map(LoopWorker::into_queues)
             })
             .map_err(LoopError::Events)
     }

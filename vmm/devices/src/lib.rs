@@ -1,7 +1,7 @@
 //! Virtio devices and the transport that carries them.
 //!
 //! ```text
-//!   vCPU thread        MmioTransport (registers, status machine)
+//!   vCPU thread        Slot, MmioTransport (registers, status machine)
 //!     MMIO exit  --->    | activate(queues, interrupt)
 //!                        v
 //!                      VirtioDevice  --- its worker --->  event loop (rng, vsock)
@@ -21,7 +21,6 @@ mod confine;
 mod event_loop;
 mod failure;
 pub mod heap;
-mod interrupt;
 mod memory;
 mod mmio_bus;
 mod thread;
@@ -31,7 +30,6 @@ pub mod virtio;
 pub use confine::{Call, ConfineError, ThreadClass};
 pub use event_loop::{EventLoop, LoopError, LoopHandle, LoopSubscriber};
 pub use failure::FailureSink;
-pub use interrupt::Interrupt;
 pub use memory::{GuestRegion, Memory};
 pub use mmio_bus::{MmioBus, MmioDevice};
 pub use thread::{ThreadError, ThreadFailure, Worker};

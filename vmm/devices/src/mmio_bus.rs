@@ -15,7 +15,7 @@ pub trait MmioDevice: Send {
 pub struct MmioBus {
     base: u64,
     slot_bytes: u64,
-    slots: Vec<Arc<Mutex<dyn MmioDevice>>>,
+    slots: Vec<Option<Arc<Mutex<dyn MmioDevice>>>>,
 }
 
 impl std::fmt::Debug for MmioBus {
@@ -33,11 +33,14 @@ impl MmioBus {
         Self { base, slot_bytes, slots: Vec::new() }
     }
 
-    /// Puts a device into the next slot and returns the slot's address.
-    pub fn add(&mut self, device: Arc<Mutex<dyn MmioDevice>>) -> u64 {
-        let slot = u64::try_from(self.slots.len()).unwrap_or(u64::MAX);
-        self.slots.push(device);
-        self.base.saturating_add(slot.saturating_mul(self.slot_bytes))
+    /// Puts a device into slot `slot` and returns the slot's address.
+    pub fn put(&mut self, slot: u8, device: Arc<Mutex<dyn MmioDevice>>) -> u64 {
+        let index = usize::from(slot);
+        if self.slots.len() <= index {
+            self.slots.resize(index + 1, None);
+        }
+        self.slots[index] = Some(device);
+        self.base.saturating_add(u64::from(slot).saturating_mul(self.slot_bytes))
     }
 
     /// The guest reads from `address`.
@@ -58,7 +61,7 @@ impl MmioBus {
     fn find(&self, address: u64) -> Option<(&Mutex<dyn MmioDevice>, u64)> {
         let distance = address.checked_sub(self.base)?;
         let slot = usize::try_from(distance / self.slot_bytes).ok()?;
-        Some((self.slots.get(slot)?, distance % self.slot_bytes))
+        Some((self.slots.get(slot)?.as_deref()?, distance % self.slot_bytes))
     }
 }
 
@@ -81,8 +84,8 @@ mod tests {
     fn access_reaches_the_slot_with_its_offset() {
         let mut bus = MmioBus::new(0x1000, 0x100);
         let echo = Arc::new(Mutex::new(Echo(Vec::new())));
-        assert_eq!(bus.add(Arc::new(Mutex::new(Echo(Vec::new())))), 0x1000);
-        assert_eq!(bus.add(Arc::<Mutex<Echo>>::clone(&echo)), 0x1100);
+        assert_eq!(bus.put(3, Arc::new(Mutex::new(Echo(Vec::new())))), 0x1300);
+        assert_eq!(bus.put(1, Arc::<Mutex<Echo>>::clone(&echo)), 0x1100);
         bus.write(0x1104, &[7]);
         assert_eq!(echo.lock().unwrap().0, [(4, vec![7])]);
         let mut data = [0; 2];
@@ -97,5 +100,10 @@ mod tests {
         bus.read(0, &mut data);
         assert_eq!(data, [0; 4]);
         bus.write(u64::MAX, &[1]);
+        let mut bus = bus;
+        bus.put(1, Arc::new(Mutex::new(Echo(Vec::new()))));
+        data = [9; 4];
+        bus.read(0x1000, &mut data);
+        assert_eq!(data, [0; 4], "a slot without a device");
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use vmrun_machine::{BootImages, Built};
-use vmrun_spec::{Image, MachineSpec, VsockSpec};
+use vmrun_spec::{DeviceSpec, Image, MachineSpec, VsockSpec};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -23,8 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         initramfs: Image::File(initramfs.clone().into()),
         cmdline: arguments.collect(),
         console_log: directory.join("console.log"),
-        vsock: VsockSpec { cid: 3, socket: directory.join("vsock.sock") },
-        shares: Vec::new(),
+        devices: vec![
+            DeviceSpec::Vsock(VsockSpec { cid: 3, socket: directory.join("vsock.sock") }),
+            DeviceSpec::Rng,
+        ],
     };
     let start = Instant::now();
     let (kernel, initramfs) = (std::fs::read(kernel)?, std::fs::read(initramfs)?);

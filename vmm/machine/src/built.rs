@@ -7,11 +7,11 @@ use std::thread;
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
-use vmrun_devices::{ConsoleLog, EventLoop, Memory, heap};
+use vmrun_devices::{ConsoleLog, Memory, heap};
 use vmrun_spec::MachineSpec;
 
 use crate::boot::{Initramfs, Kernel, cmdline, mp_table, write_params};
-use crate::devices::{Devices, attach, check_count, device_count};
+use crate::devices::{Devices, check_count};
 use crate::end::EndSignal;
 use crate::error::{BootError, DeviceError, KvmError, MachineError, SpecError};
 use crate::io_apic::IoApic;
@@ -49,7 +49,7 @@ impl BootImages<'_> {
 pub struct Built {
     vcpus: Vec<VcpuFd>,
     bus: IoBus,
-    events: EventLoop,
+    devices: Devices,
     console: ConsoleLog,
     end: EndSignal,
     vm: Arc<VmFd>,
@@ -73,12 +73,11 @@ impl Built {
             return Err(SpecError::Vcpus { asked: spec.vcpus, most }.into());
         }
         let cpuid = kvm::supported_cpuid(&kvm)?;
-        let inputs = u8::try_from(layout::FIRST_IRQ).unwrap_or(0).saturating_add(device_count(spec));
         let memory = memory::map(spec.memory_mib)?;
         // The host's kernel makes a virtual machine in a while, most of which it waits.
         let (vm, loaded) = thread::scope(|scope| {
             let loading = scope.spawn(|| images.load(&memory, spec.memory_bytes()));
-            (kvm::create_vm(&kvm, inputs), loading.join())
+            (kvm::create_vm(&kvm, layout::IRQS), loading.join())
         });
         let vm = Arc::new(vm?);
         let (kernel, initramfs) = loaded.unwrap_or_else(|panic| resume_unwind(panic))?;
@@ -87,13 +86,13 @@ impl Built {
         let console = ConsoleLog::create(&spec.console_log)
             .map_err(|source| DeviceError::Console { path: spec.console_log.clone(), source })?;
         let end = EndSignal::new(console.clone()).map_err(DeviceError::Event)?;
-        let Devices { bus, windows, events } = attach(spec, &vm, &memory, &end)?;
+        let (devices, bus) = Devices::attach(spec, &vm, &memory, &end)?;
 
-        let cmdline = cmdline(&windows, &spec.cmdline)?;
+        let cmdline = cmdline(&devices.windows(), &spec.cmdline)?;
         linux_loader::loader::load_cmdline(&memory, GuestAddress(layout::CMDLINE), &cmdline)
             .map_err(BootError::Kernel)?;
         memory
-            .write_slice(&mp_table(spec.vcpus, &windows), GuestAddress(layout::MP_TABLE))
+            .write_slice(&mp_table(spec.vcpus, devices.irqs()), GuestAddress(layout::MP_TABLE))
             .map_err(BootError::Write)?;
         write_tables(&memory).map_err(BootError::Write)?;
         write_params(&memory, &kernel, initramfs, spec.memory_bytes())?;
@@ -103,18 +102,19 @@ impl Built {
             set_boot_state(first, Entry { rip: kernel.entry, rsi: layout::ZERO_PAGE })?;
         }
         let routed = Arc::clone(&vm);
-        let io_apic = IoApic::new(inputs, move |routing| Ok(routed.set_gsi_routing(routing)?));
-        Ok(Self { vcpus, bus: IoBus::new(bus, io_apic, console.clone()), events, console, end, vm, memory })
+        let io_apic = IoApic::new(layout::IRQS, move |routing| Ok(routed.set_gsi_routing(routing)?));
+        let bus = IoBus::new(bus, io_apic, console.clone());
+        Ok(Self { vcpus, bus, devices, console, end, vm, memory })
     }
 
     /// Starts the vCPUs.
     pub fn start(self) -> Result<Running, MachineError> {
-        let Self { vcpus, bus, events, console, end, vm, memory } = self;
+        let Self { vcpus, bus, devices, console, end, vm, memory } = self;
         let mut threads = Vec::with_capacity(vcpus.len());
         for (id, vcpu) in (0..).zip(vcpus) {
             threads.push(VcpuThread::start(id, vcpu, bus.clone(), end.clone())?);
         }
-        Ok(Running::new(threads, bus, console, end, (events, vm, memory)))
+        Ok(Running::new(threads, (bus, devices), console, end, (vm, memory)))
     }
 }
 

@@ -1,115 +1,156 @@
-//! The devices of a machine and their wiring into KVM.
+//! The devices of a machine: those that it boots with, and those that come and go while it runs.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use kvm_ioctls::{IoEventAddress, VmFd};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use kvm_ioctls::VmFd;
+use vmrun_devices::virtio::VirtioDevice;
 use vmrun_devices::virtio::fs::Fs;
+use vmrun_devices::virtio::net::Net;
 use vmrun_devices::virtio::rng::Rng;
 use vmrun_devices::virtio::vsock::Vsock;
-use vmrun_devices::virtio::{ACKNOWLEDGE_USED, MmioTransport, NOTIFY_OFFSET, TRANSPORT_BYTES, VirtioDevice};
-use vmrun_devices::{EventLoop, FailureSink, LoopHandle, Memory, MmioBus, MmioDevice};
-use vmrun_spec::MachineSpec;
+use vmrun_devices::{EventLoop, FailureSink, LoopHandle, Memory, MmioBus};
+use vmrun_spec::{DeviceChange, DeviceSpec, Handles, MachineSpec, NicSlot};
 
+use crate::board::{Board, Place};
 use crate::boot::Window;
 use crate::end::{EndSignal, MachineEnd};
-use crate::error::{DeviceError, KvmError, SpecError};
-use crate::{kvm, layout};
+use crate::error::{DeviceError, PlugError, SpecError};
+use crate::layout;
 
-/// What runs the devices. The transports hold the devices, and so their workers,
-/// and are dropped before the loop that the workers run on.
+/// The windows with the devices, and what runs those. The windows hold the devices, and so their
+/// workers, and are dropped before the loop that the workers run on.
 #[derive(Debug)]
 pub(crate) struct Devices {
-    pub(crate) bus: MmioBus,
-    pub(crate) windows: Vec<Window>,
-    pub(crate) events: EventLoop,
+    board: Board,
+    maker: Maker,
+    /// Held, not used.
+    _events: EventLoop,
 }
 
-/// Makes the devices of `spec` and ties their events to `vm`.
-pub(crate) fn attach(
-    spec: &MachineSpec,
-    vm: &VmFd,
-    memory: &Memory,
-    end: &EndSignal,
-) -> Result<Devices, DeviceError> {
-    let (failed, device_failed) = (end.clone(), end.clone());
-    let failures = FailureSink::new(move |why| device_failed.set(MachineEnd::Device(why)));
-    let events = EventLoop::start(move |why| {
-        failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")));
-    })?;
-    let unread = EventFd::new(EFD_NONBLOCK).map_err(DeviceError::Event)?;
-    let bus = MmioBus::new(layout::MMIO, TRANSPORT_BYTES);
-    let mut attached = Attacher { vm, memory, bus, windows: Vec::new(), unread, failures: failures.clone() };
-    for device in devices(spec, &events.handle(), &failures)? {
-        attached.add(device)?;
-    }
-    Ok(Devices { bus: attached.bus, windows: attached.windows, events })
+/// What a device has counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceCounters {
+    /// What failures call it.
+    pub device: &'static str,
+    /// The slot that it was plugged into, if it was not there from the start.
+    pub slot: Option<u8>,
+    /// Its figures, each with its name.
+    pub figures: Vec<(&'static str, u64)>,
 }
 
-/// Devices of every machine: vsock and rng.
-const ALWAYS: usize = 2;
-
-/// There is an interrupt for each device.
-pub(crate) fn check_count(spec: &MachineSpec) -> Result<(), SpecError> {
-    let most = layout::LAST_IRQ - layout::FIRST_IRQ + 1;
-    let asked = spec.shares.len() + ALWAYS;
-    match u32::try_from(asked) {
-        Ok(count) if count <= most => Ok(()),
-        _ => Err(SpecError::Devices { asked, most }),
-    }
-}
-
-/// How many devices `spec` makes, once [`check_count`] has let it pass.
-pub(crate) fn device_count(spec: &MachineSpec) -> u8 {
-    u8::try_from(spec.shares.len() + ALWAYS).unwrap_or(u8::MAX)
-}
-
-/// The one list of devices. The guest's kernel probes them in this order.
-fn devices(
-    spec: &MachineSpec,
-    events: &LoopHandle,
-    failures: &FailureSink,
-) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
-    let mut devices: Vec<Box<dyn VirtioDevice>> =
-        vec![Box::new(Vsock::new(&spec.vsock, events.clone())?), Box::new(Rng::new(events.clone()))];
-    for share in &spec.shares {
-        devices.push(Box::new(Fs::new(share, failures.clone())?));
-    }
-    Ok(devices)
-}
-
-struct Attacher<'a> {
-    vm: &'a VmFd,
-    memory: &'a Memory,
-    bus: MmioBus,
-    windows: Vec<Window>,
-    /// Takes the writes that mean nothing to anybody, inside KVM: nobody reads it.
-    unread: EventFd,
+/// What devices are made with.
+#[derive(Debug)]
+struct Maker {
+    events: LoopHandle,
     failures: FailureSink,
 }
 
-impl Attacher<'_> {
-    fn add(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), DeviceError> {
-        let irq = layout::FIRST_IRQ + u32::try_from(self.windows.len()).unwrap_or(layout::LAST_IRQ);
-        let line = EventFd::new(EFD_NONBLOCK).map_err(DeviceError::Event)?;
-        self.vm.register_irqfd(&line, irq).map_err(KvmError::call("tie an event to an interrupt"))?;
-        let transport = MmioTransport::new(device, self.memory.clone(), line, self.failures.clone())?;
-        let transport = Arc::new(Mutex::new(transport));
-        let address =
-            self.bus.add(Arc::<Mutex<MmioTransport>>::clone(&transport) as Arc<Mutex<dyn MmioDevice>>);
-        let transport = transport.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        kvm::set_registers(self.vm, self.windows.len(), address, transport.registers())?;
-        let (register, used) = ACKNOWLEDGE_USED;
-        self.vm
-            .register_ioevent(&self.unread, &IoEventAddress::Mmio(address + register), used)
-            .map_err(KvmError::call("swallow the writes to a register"))?;
-        for (queue, kick) in (0u32..).zip(transport.kicks()) {
-            let notify = IoEventAddress::Mmio(address + NOTIFY_OFFSET);
-            self.vm
-                .register_ioevent(kick, &notify, queue)
-                .map_err(KvmError::call("tie an event to a register"))?;
+const NO_TAP: DeviceError = DeviceError::Handle { device: "network interface", handle: "tap" };
+
+impl Maker {
+    /// The one list of devices.
+    fn make(&self, spec: &DeviceSpec, handles: Handles) -> Result<Box<dyn VirtioDevice>, DeviceError> {
+        let (events, failures) = (self.events.clone(), self.failures.clone());
+        Ok(match spec {
+            DeviceSpec::Vsock(spec) => Box::new(Vsock::new(spec, events)?),
+            DeviceSpec::Rng => Box::new(Rng::new(events)),
+            DeviceSpec::Fs(spec) => Box::new(Fs::new(spec, failures)?),
+            DeviceSpec::Net(spec) => Box::new(Net::new(spec, handles.tap.ok_or(NO_TAP)?, failures)?),
+        })
+    }
+}
+
+/// There is an interrupt for each device.
+pub(crate) fn check_count(spec: &MachineSpec) -> Result<(), SpecError> {
+    let (asked, most) = (spec.devices.len(), layout::MAX_DEVICES);
+    if asked <= usize::from(most) { Ok(()) } else { Err(SpecError::Devices { asked, most }) }
+}
+
+impl Devices {
+    /// Makes the devices of `spec` and ties their events to `vm`; the slots for others are empty.
+    pub(crate) fn attach(
+        spec: &MachineSpec,
+        vm: &Arc<VmFd>,
+        memory: &Memory,
+        end: &EndSignal,
+    ) -> Result<(Self, MmioBus), DeviceError> {
+        let (failed, device_failed) = (end.clone(), end.clone());
+        let failures = FailureSink::new(move |why| device_failed.set(MachineEnd::Device(why)));
+        let events = EventLoop::start(move |why| {
+            failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")));
+        })?;
+        let fixed = (0..).zip(layout::FIRST_IRQ..NicSlot::IRQ).take(spec.devices.len());
+        let slots = NicSlot::all().map(|slot| (slot.window(), NicSlot::IRQ));
+        let (board, bus) = Board::new(Arc::clone(vm), memory.clone(), failures.clone(), slots.chain(fixed))?;
+        let maker = Maker { events: events.handle(), failures };
+        let devices = Self { board, maker, _events: events };
+        for (place, spec) in devices.fixed().iter().zip(&spec.devices) {
+            let device = devices.maker.make(spec, Handles::default())?;
+            devices.board.put(place.enter(), device)?;
         }
-        self.windows.push(Window { address, bytes: TRANSPORT_BYTES, irq });
+        Ok((devices, bus))
+    }
+
+    /// The windows of the devices that the guest boots with, in the order of the specification.
+    pub(crate) fn windows(&self) -> Vec<Window> {
+        self.fixed().iter().map(|place| place.window).collect()
+    }
+
+    /// The interrupts of all windows; the slots share one.
+    pub(crate) fn irqs(&self) -> impl Iterator<Item = u8> + '_ {
+        self.fixed().iter().map(|place| place.window.irq).chain([NicSlot::IRQ])
+    }
+
+    /// Puts a device into an empty slot.
+    pub(crate) fn plug(&self, slot: u8, spec: &DeviceSpec, handles: Handles) -> Result<(), PlugError> {
+        let entry = self.place(slot)?.enter();
+        if !entry.is_empty() {
+            return Err(PlugError::Occupied(slot));
+        }
+        self.maker
+            .make(spec, handles)
+            .and_then(|device| self.board.put(entry, device))
+            .map_err(|source| PlugError::Device { slot, source })
+    }
+
+    /// Takes the device out of a slot, and waits until it is gone.
+    pub(crate) fn unplug(&self, slot: u8) -> Result<(), PlugError> {
+        let entry = self.place(slot)?.enter();
+        if entry.is_empty() {
+            return Err(PlugError::Empty(slot));
+        }
+        self.board.take(entry);
         Ok(())
+    }
+
+    /// Changes the device in a slot.
+    pub(crate) fn change(&self, slot: u8, change: DeviceChange) -> Result<(), PlugError> {
+        let entry = self.place(slot)?.enter();
+        let changed = entry.with_device(|device| device.change(change)).ok_or(PlugError::Empty(slot))?;
+        changed.map_err(|source| PlugError::Change { slot, source })
+    }
+
+    /// What all devices have counted.
+    pub(crate) fn counters(&self) -> Vec<DeviceCounters> {
+        let numbers = NicSlot::all().map(|slot| Some(slot.number())).chain(std::iter::repeat(None));
+        let places = numbers.zip(self.board.places());
+        let occupied = places.filter_map(|(slot, place)| Some((slot, place.occupant()?)));
+        occupied
+            .map(|(slot, occupant)| DeviceCounters {
+                device: occupant.name,
+                slot,
+                figures: occupant.counters.read(),
+            })
+            .collect()
+    }
+
+    fn fixed(&self) -> &[Place] {
+        self.board.places().get(usize::from(NicSlot::COUNT)..).unwrap_or_default()
+    }
+
+    fn place(&self, slot: u8) -> Result<&Place, PlugError> {
+        let slot = NicSlot::try_from(slot)?;
+        let place = self.board.places().get(usize::from(slot.number()));
+        place.ok_or_else(|| vmrun_spec::NoSuchSlot(slot.number()).into())
     }
 }

@@ -3,6 +3,8 @@
 use std::io;
 
 use vmrun_devices::ThreadError;
+use vmrun_devices::virtio::ChangeError;
+use vmrun_spec::NoSuchSlot;
 
 /// Building or starting a machine failed.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +54,7 @@ pub enum SpecError {
         /// What was asked for.
         asked: usize,
         /// The limit.
-        most: u32,
+        most: u8,
     },
 }
 
@@ -174,11 +176,55 @@ pub enum DeviceError {
     Fs(#[from] vmrun_devices::virtio::fs::FsError),
     /// Registers.
     #[error(transparent)]
-    Transport(#[from] vmrun_devices::virtio::TransportError),
+    Transport(#[from] vmrun_devices::virtio::mmio::TransportError),
+    /// The pages of the registers.
+    #[error("cannot make the pages of the registers: {0}")]
+    Registers(#[source] io::Error),
+    /// virtio-net.
+    #[error(transparent)]
+    Net(#[from] vmrun_devices::virtio::net::NetError),
+    /// A descriptor that did not come with the specification.
+    #[error("a {device} needs a {handle}, and none was handed in")]
+    Handle {
+        /// For what.
+        device: &'static str,
+        /// Which.
+        handle: &'static str,
+    },
     /// An event.
     #[error("cannot make a device's interrupt: {0}")]
     Event(#[source] io::Error),
     /// KVM.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+}
+
+/// A device could not be plugged in, unplugged or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PlugError {
+    /// There is no such slot.
+    #[error(transparent)]
+    NoSlot(#[from] NoSuchSlot),
+    /// It has one.
+    #[error("slot {0} has a device already; unplug it first")]
+    Occupied(u8),
+    /// It has none.
+    #[error("slot {0} has no device; plug one in first")]
+    Empty(u8),
+    /// The device could not be made.
+    #[error("cannot plug a device into slot {slot}")]
+    Device {
+        /// Where.
+        slot: u8,
+        /// Why.
+        source: DeviceError,
+    },
+    /// The device is not of that kind.
+    #[error("cannot change the device in slot {slot}")]
+    Change {
+        /// Where.
+        slot: u8,
+        /// Why.
+        source: ChangeError,
+    },
 }

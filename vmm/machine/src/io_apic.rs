@@ -1,4 +1,4 @@
-//! The I/O APIC (Intel 82093AA), with as many inputs as the machine has devices.
+//! The I/O APIC (Intel 82093AA).
 //!
 //! The local APICs are KVM's; the I/O APIC is here ("split irqchip", KVM API
 //! §7.5), and there is no 8259 PIC. A kernel that finds no PIC does not clear and
@@ -128,8 +128,7 @@ impl IoApic {
     fn route(&self) -> Result<(), RouteError> {
         let unmasked = (0..).zip(&self.entries).filter(|(_, entry)| *entry & MASKED == 0);
         let routes: Vec<_> = unmasked.map(|(gsi, &entry)| msi_route(gsi, entry)).collect();
-        let routing =
-            KvmIrqRouting::from_entries(&routes).map_err(|error| io::Error::other(format!("{error:?}")));
+        let routing = KvmIrqRouting::from_entries(&routes).map_err(io::Error::other);
         routing.and_then(|routing| (self.router)(&routing)).map_err(RouteError)
     }
 }

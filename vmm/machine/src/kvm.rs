@@ -8,7 +8,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{Address, GuestMemory, GuestMemoryRegion};
 use vmrun_devices::Memory;
-use vmrun_devices::virtio::{RegisterPage, TRANSPORT_BYTES};
+use vmrun_devices::virtio::mmio::RegisterBoard;
 
 use crate::error::KvmError;
 use crate::layout;
@@ -76,27 +76,20 @@ pub(crate) fn set_memory(vm: &VmFd, memory: &Memory) -> Result<(), KvmError> {
     Ok(())
 }
 
-/// The slots of register pages come behind those of memory.
-const FIRST_REGISTER_SLOT: u32 = 8;
+/// Where the registers are among KVM's slots of memory: behind the guest's.
+const REGISTERS_SLOT: u32 = 8;
 
-/// Shows the guest the registers of device number `device` at `address`: reads
-/// are loads, writes are exits.
-pub(crate) fn set_registers(
-    vm: &VmFd,
-    device: usize,
-    address: u64,
-    page: &RegisterPage,
-) -> Result<(), KvmError> {
-    let slot = u32::try_from(device).ok().and_then(|device| FIRST_REGISTER_SLOT.checked_add(device));
+/// Shows the guest the registers of all devices from `address` on: reads are loads, writes are exits.
+pub(crate) fn set_registers(vm: &VmFd, address: u64, board: &RegisterBoard) -> Result<(), KvmError> {
     let region = kvm_userspace_memory_region {
-        slot: slot.ok_or(KvmError::Capability("a memory slot for each device"))?,
+        slot: REGISTERS_SLOT,
         guest_phys_addr: address,
-        memory_size: TRANSPORT_BYTES,
-        userspace_addr: u64::try_from(page.host_address()).unwrap_or(u64::MAX),
+        memory_size: u64::try_from(board.bytes()).unwrap_or(0),
+        userspace_addr: u64::try_from(board.host_address()).unwrap_or(u64::MAX),
         flags: KVM_MEM_READONLY,
     };
-    // SAFETY: the page belongs to a transport, which the vCPUs' own bus keeps until they are gone;
-    // the guest can only read it, and nothing in it is secret.
+    // SAFETY: the mapping is kept by its pages in the slots, and those by the vCPUs' own bus until they
+    // are gone; the guest can only read it, and nothing in it is secret.
     unsafe { vm.set_user_memory_region(region) }
-        .map_err(KvmError::call("show the guest a device's registers"))
+        .map_err(KvmError::call("show the guest the devices' registers"))
 }

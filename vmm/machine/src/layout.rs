@@ -8,10 +8,13 @@
 //!  0x000f_0000  MP table
 //!  0x0010_0000  RAM: kernel from its own load address on, initramfs at the end
 //!  0xc000_0000  end of RAM below 4 GiB at most
-//!  0xd000_0000  virtio-mmio register windows, 4 KiB a device
+//!  0xd000_0000  virtio-mmio register windows, 4 KiB each: devices, from the 16th on slots for network
+//!               interfaces
 //!  0xfec0_0000  I/O APIC      0xfee0_0000  local APICs
 //!  0x1_0000_0000  the rest of RAM
 //! ```
+
+use vmrun_spec::NicSlot;
 
 /// Boot GDT.
 pub(crate) const GDT: u64 = 0x500;
@@ -38,7 +41,7 @@ pub(crate) const HIGH_RAM: u64 = 0x10_0000;
 /// RAM below 4 GiB ends here at the latest.
 pub(crate) const RAM_GAP: u64 = 0xc000_0000;
 /// virtio-mmio register windows.
-pub(crate) const MMIO: u64 = 0xd000_0000;
+pub(crate) const MMIO: u64 = NicSlot::WINDOWS;
 /// RAM goes on here.
 pub(crate) const RAM_ABOVE_4G: u64 = 1 << 32;
 pub(crate) const IO_APIC: u32 = 0xfec0_0000;
@@ -46,10 +49,12 @@ pub(crate) const LOCAL_APIC: u32 = 0xfee0_0000;
 /// Three pages that KVM needs on Intel processors (KVM API, §4.28).
 pub(crate) const KVM_TSS: usize = 0xfffb_d000;
 
-/// Interrupt of the first virtio-mmio device; 0 is a PC's timer.
-pub(crate) const FIRST_IRQ: u32 = 1;
-/// An I/O APIC has 24 inputs at most.
-pub(crate) const LAST_IRQ: u32 = 23;
+/// Interrupt of the first device that the guest boots with; 0 is a PC's timer.
+pub(crate) const FIRST_IRQ: u8 = 1;
+/// Most devices that it boots with: behind their interrupts comes that of the slots, and there is a window for each.
+pub(crate) const MAX_DEVICES: u8 = NicSlot::IRQ - FIRST_IRQ;
+/// Inputs of the I/O APIC.
+pub(crate) const IRQS: u8 = NicSlot::IRQ + 1;
 
 /// I/O ports of the first serial port of a PC.
 pub(crate) const UART_PORT: u16 = 0x3f8;

@@ -4,12 +4,13 @@
 //!  MachineSpec --Built::new--> Built --start--> Running --stop--> gone
 //!                 memory        vCPU threads     ended_fd, end,
 //!                 devices       run              console_tail
-//!                 boot state
+//!                 boot state                     plug, unplug
 //! ```
 //!
 //! A machine knows nothing of containers. It boots a kernel with a boot image
 //! and serves devices; when it ends by itself, it says how.
 
+mod board;
 mod boot;
 mod built;
 mod check;
@@ -28,7 +29,8 @@ mod vcpu;
 
 pub use built::{BootImages, Built};
 pub use check::{CheckReport, Verdict, check};
+pub use devices::DeviceCounters;
 pub use end::MachineEnd;
-pub use error::{BootError, DeviceError, KvmError, MachineError, MemoryError, SpecError};
+pub use error::{BootError, DeviceError, KvmError, MachineError, MemoryError, PlugError, SpecError};
 pub use mapped::MappedPages;
 pub use running::{Console, Running};

@@ -5,24 +5,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvm_ioctls::VmFd;
-use vmrun_devices::{ConsoleLog, EventLoop, Memory};
+use vmrun_devices::{ConsoleLog, Memory};
+use vmrun_spec::{DeviceChange, DeviceSpec, Handles};
 
+use crate::devices::{DeviceCounters, Devices};
 use crate::end::{EndSignal, MachineEnd};
+use crate::error::PlugError;
 use crate::io_bus::IoBus;
 use crate::vcpu::VcpuThread;
 
 /// A machine whose vCPUs run. Dropping it stops it.
 ///
 /// The order of the fields is the order of the end: first the vCPUs, then the
-/// devices and their workers, then the loop, and the memory last.
+/// devices with their workers, and the memory last.
 #[derive(Debug)]
 pub struct Running {
     vcpus: Vec<VcpuThread>,
-    bus: Option<IoBus>,
+    /// Held, not used: the vCPUs have clones.
+    _bus: IoBus,
+    devices: Devices,
     console: Console,
     end: EndSignal,
-    /// Held, not used: the devices run on the first, the vCPUs in the others.
-    _held: (EventLoop, Arc<VmFd>, Memory),
+    /// Held, not used: the vCPUs run in them.
+    _held: (Arc<VmFd>, Memory),
 }
 
 /// The guest's console; outlives the machine.
@@ -41,12 +46,12 @@ impl Console {
 impl Running {
     pub(crate) fn new(
         vcpus: Vec<VcpuThread>,
-        bus: IoBus,
+        (bus, devices): (IoBus, Devices),
         console: ConsoleLog,
         end: EndSignal,
-        held: (EventLoop, Arc<VmFd>, Memory),
+        held: (Arc<VmFd>, Memory),
     ) -> Self {
-        Self { vcpus, bus: Some(bus), console: Console { log: console }, end, _held: held }
+        Self { vcpus, _bus: bus, devices, console: Console { log: console }, end, _held: held }
     }
 
     /// Readable once the machine has ended by itself: for `poll`.
@@ -57,6 +62,12 @@ impl Running {
     /// How it ended, once it has.
     pub fn end(&self) -> Option<MachineEnd> {
         self.end.get().cloned()
+    }
+
+    /// Ends the machine for a reason that its owner has found, from any thread.
+    pub fn failing(&self) -> impl FnOnce(String) + Send + 'static {
+        let end = self.end.clone();
+        move |why| end.set(MachineEnd::Failed(why))
     }
 
     /// The guest's console.
@@ -80,9 +91,36 @@ impl Running {
         self.vcpus.iter().for_each(VcpuThread::release);
     }
 
+    /// Puts a device into an empty slot (`vmrun_spec::NicSlot`). The guest does not see it by itself:
+    /// somebody in it has to announce the slot, or to bind it again.
+    pub fn plug(&self, slot: u8, device: &DeviceSpec, handles: Handles) -> Result<(), PlugError> {
+        self.devices.plug(slot, device, handles)
+    }
+
+    /// Takes the device out of a slot. When this returns its thread has ended and its descriptors are
+    /// closed, whether or not the guest has unbound its driver: it is the guest's own affair when that finds
+    /// nothing any more.
+    pub fn unplug(&self, slot: u8) -> Result<(), PlugError> {
+        self.devices.unplug(slot)
+    }
+
+    /// Sets the link of the network interface in a slot up or down; the guest's driver is told.
+    pub fn set_link(&self, slot: u8, up: bool) -> Result<(), PlugError> {
+        self.devices.change(slot, DeviceChange::Link(up))
+    }
+
+    /// Has the network interface in a slot announced by the guest where it is now.
+    pub fn announce(&self, slot: u8) -> Result<(), PlugError> {
+        self.devices.change(slot, DeviceChange::Announce)
+    }
+
+    /// What the devices have counted by now. Waits for none of them.
+    pub fn counters(&self) -> Vec<DeviceCounters> {
+        self.devices.counters()
+    }
+
     /// Stops the vCPUs and the devices and joins every thread.
-    pub fn stop(mut self) {
-        self.vcpus.clear();
-        self.bus = None;
+    pub fn stop(self) {
+        drop(self);
     }
 }

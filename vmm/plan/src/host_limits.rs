@@ -49,8 +49,7 @@ const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 /// The largest weight of cgroup v2.
 const MAX_WEIGHT: u32 = 10_000;
 
-const NO_CGROUP: &str =
-    "a cgroup on the host holds it, which takes a linux.cgroupsPath that is a path; leave the field out";
+const NO_CGROUP: &str = "only a cgroup on the host holds it, and the container has none; leave the field out";
 
 /// The limits for a container's cgroup in the order in which they are set.
 pub fn host_limits(resources: &LinuxResources, machine: Machine) -> Vec<HostLimit> {

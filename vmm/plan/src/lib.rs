@@ -11,6 +11,7 @@
 
 mod boot_request;
 mod bundle;
+mod cgroup;
 mod cpu_affinity;
 mod cpu_list;
 mod cpuset;
@@ -42,10 +43,11 @@ use std::path::PathBuf;
 use oci_spec::runtime::{PosixRlimit, Process};
 use serde::{Deserialize, Serialize};
 use vmrun_proto::{ConsoleSize, ContainerPlan, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share};
-use vmrun_spec::{HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec};
+use vmrun_spec::{DeviceSpec, HostPlan, Image, MachineSpec, ShareSpec, VolumeKind, VsockSpec};
 
 pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
+pub use cgroup::expand as expand_slice;
 pub use cpuset::{in_the_guest, names_processors, online_processors, processors};
 pub use exec::{ProcessChanges, changed, exec, inherit, load_process};
 pub use file_systems::kernel_mount_points;
@@ -139,7 +141,7 @@ pub const SHARE_DIR: &str = "share";
 /// A [`PlanError`] that names the field which is invalid or cannot be honoured.
 pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<SandboxPlan, PlanError> {
     validate::validate(&bundle.spec)?;
-    let cgroup = validate::cgroups_path(&bundle.spec, options.systemd_cgroup)?;
+    let cgroup = cgroup::host_cgroup(&bundle.spec, &options.id, options.systemd_cgroup)?;
     refuse::refuse(&bundle.spec, &bundle.vm)?;
     file_systems::check_mount_points(bundle, facts)?;
     network::only_loopback(&bundle.spec, &facts.interfaces)?;
@@ -149,9 +151,6 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     bundle.spec.process().iter().try_for_each(|process| cpu_affinity::check(process, size.vcpus))?;
     let sized = Machine { vcpus: size.vcpus, memory_mib: size.memory_mib };
     let limits = resources.map(|resources| host_limits(resources, sized)).unwrap_or_default();
-    if cgroup.is_none() {
-        need_no_cgroup(&limits)?;
-    }
     let volumes = volumes::volumes(bundle, facts)?;
     let (hooks, guest_hooks) = hooks::split(&bundle.spec)?;
     let spec = guest::Rewrite { bundle, facts, options, volumes: &volumes, cpus: &cpus, vcpus: size.vcpus };
@@ -163,8 +162,14 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
         initramfs: options.initramfs.clone(),
         cmdline: options.kernel_params.clone(),
         console_log: options.directory.join(CONSOLE_LOG),
-        vsock: VsockSpec { cid: GUEST_CID, socket: PathBuf::from(VSOCK_SOCKET) },
-        shares: vec![ShareSpec { tag: SHARE_TAG.to_owned(), directory: options.directory.join(SHARE_DIR) }],
+        devices: vec![
+            DeviceSpec::Vsock(VsockSpec { cid: GUEST_CID, socket: PathBuf::from(VSOCK_SOCKET) }),
+            DeviceSpec::Rng,
+            DeviceSpec::Fs(ShareSpec {
+                tag: SHARE_TAG.to_owned(),
+                directory: options.directory.join(SHARE_DIR),
+            }),
+        ],
     };
     let io = process_io(bundle.spec.process().as_ref(), options.console_size);
     let shares =

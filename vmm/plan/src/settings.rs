@@ -1,11 +1,7 @@
 //! Settings of the host's kernel that programs depend on and administrators change: the guest's kernel
-//! gets the same. Those that a namespace has for itself are not here: a new one begins with the kernel's
-//! own, in the guest as on the host, and `linux.sysctl` changes them.
-//!
-//! Left out with reasons: `vm.nr_hugepages` (the pool would be taken from the machine's memory),
-//! `vm.swappiness`, `vm.dirty_*` and the like (how the host's kernel works, not what programs may do),
-//! `kernel.sched_rt_*` (the agent needs a share of the CPU, too), `kernel.perf_event_*` and
-//! `kernel.yama.*` (the guest's kernel has neither).
+//! gets the same. Those that a namespace has for itself are not here unless a new one begins with those of
+//! the first: others begin with the kernel's own, in the guest as on the host, and `linux.sysctl` changes
+//! them. What is left out, and why, is in `docs/configuration.md`.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +17,7 @@ pub const KERNEL_SETTINGS: &[&str] = &[
     "fs/inotify/max_user_instances",
     "fs/inotify/max_user_watches",
     "fs/lease-break-time",
+    "fs/leases-enable",
     "fs/mount-max",
     "fs/nr_open",
     "fs/pipe-max-size",
@@ -30,13 +27,16 @@ pub const KERNEL_SETTINGS: &[&str] = &[
     "fs/protected_hardlinks",
     "fs/protected_regular",
     "fs/protected_symlinks",
+    "fs/suid_dumpable",
     CORE_PATTERN,
     "kernel/core_uses_pid",
+    "kernel/dmesg_restrict",
     "kernel/io_uring_disabled",
     "kernel/keys/maxbytes",
     "kernel/keys/maxkeys",
     "kernel/keys/root_maxbytes",
     "kernel/keys/root_maxkeys",
+    "kernel/kptr_restrict",
     "kernel/pid_max",
     "kernel/pty/max",
     "kernel/randomize_va_space",
@@ -49,8 +49,11 @@ pub const KERNEL_SETTINGS: &[&str] = &[
     "user/max_time_namespaces",
     "user/max_user_namespaces",
     "user/max_uts_namespaces",
+    ADMIN_RESERVE,
+    "vm/hugetlb_shm_group",
     "vm/legacy_va_layout",
     "vm/max_map_count",
+    "vm/memfd_noexec",
     "vm/mmap_min_addr",
     "vm/mmap_rnd_bits",
     "vm/mmap_rnd_compat_bits",
@@ -59,17 +62,28 @@ pub const KERNEL_SETTINGS: &[&str] = &[
     OVERCOMMIT,
     OVERCOMMIT_RATIO,
     "vm/unprivileged_userfaultfd",
+    USER_RESERVE,
 ];
 
 /// Of the whole kernel, too, but only seen from its first network namespace.
-pub const NETWORK_SETTINGS: &[&str] =
-    &["net/core/rmem_default", "net/core/rmem_max", "net/core/wmem_default", "net/core/wmem_max"];
+pub const NETWORK_SETTINGS: &[&str] = &[
+    "net/core/optmem_max",
+    "net/core/rmem_default",
+    "net/core/rmem_max",
+    "net/core/wmem_default",
+    "net/core/wmem_max",
+    // A new namespace begins with those of the first one.
+    "net/ipv4/tcp_rmem",
+    "net/ipv4/tcp_wmem",
+];
 
+const ADMIN_RESERVE: &str = "vm/admin_reserve_kbytes";
 const CORE_PATTERN: &str = "kernel/core_pattern";
 const OVERCOMMIT: &str = "vm/overcommit_memory";
 const OVERCOMMIT_GUESS_KBYTES: &str = "vm/overcommit_guess_kbytes";
 const OVERCOMMIT_KBYTES: &str = "vm/overcommit_kbytes";
 const OVERCOMMIT_RATIO: &str = "vm/overcommit_ratio";
+const USER_RESERVE: &str = "vm/user_reserve_kbytes";
 
 /// How much memory the host may promise, in KiB.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +113,11 @@ pub fn for_the_guest(
     // Setting one of these unsets the other.
     let in_kbytes = hosts.get(OVERCOMMIT_KBYTES).is_some_and(|kbytes| kbytes != "0");
     hosts.remove(if in_kbytes { OVERCOMMIT_RATIO } else { OVERCOMMIT_KBYTES });
+    if hosts.get(OVERCOMMIT).is_none_or(|mode| mode != "2") {
+        // They count nowhere else, and the guest's own fit its size.
+        hosts.remove(ADMIN_RESERVE);
+        hosts.remove(USER_RESERVE);
+    }
     match (hosts.get(OVERCOMMIT).map(String::as_str), promises) {
         (Some("0"), Some(promises)) => {
             hosts.insert(OVERCOMMIT_GUESS_KBYTES.to_owned(), promises.memory.to_string());
@@ -153,6 +172,16 @@ mod tests {
         assert_eq!(
             guests(&hosts),
             [owned("vm/overcommit_kbytes", "4096"), owned("vm/overcommit_memory", "2")]
+        );
+    }
+
+    #[test]
+    fn reserves_are_the_hosts_where_promises_are_kept() {
+        let reserve = ("vm/user_reserve_kbytes", "131072");
+        assert_eq!(guests(&[reserve, ("vm/overcommit_memory", "1")]), [owned(OVERCOMMIT, "1")]);
+        assert_eq!(
+            guests(&[reserve, ("vm/overcommit_memory", "2")]),
+            [owned(OVERCOMMIT_KBYTES, "4096"), owned(OVERCOMMIT, "2"), owned(USER_RESERVE, "131072")]
         );
     }
 

@@ -266,8 +266,6 @@ fn options_that_would_be_dropped_are_refused_by_field() {
 
 #[test]
 fn limits_that_the_guest_has_not_are_refused_and_no_limit_is_none() {
-    let device = json!([{"major": 8, "minor": 0, "rate": 1000}]);
-    let weight = json!([{"major": 8, "minor": 0, "weight": 100}]);
     let table = [
         (json!({"memory": {"kernel": 1}}), "memory.kernel"),
         (json!({"memory": {"kernelTCP": 1}}), "memory.kernelTCP"),
@@ -279,11 +277,6 @@ fn limits_that_the_guest_has_not_are_refused_and_no_limit_is_none() {
         (json!({"cpu": {"realtimePeriod": 1}}), "cpu.realtimePeriod"),
         (json!({"cpu": {"mems": "0-1"}}), "cpu.mems"),
         (json!({"blockIO": {"leafWeight": 10}}), "blockIO.leafWeight"),
-        (json!({"blockIO": {"weightDevice": weight}}), "blockIO.weightDevice"),
-        (json!({"blockIO": {"throttleReadBpsDevice": device}}), "blockIO.throttleReadBpsDevice"),
-        (json!({"blockIO": {"throttleWriteBpsDevice": device}}), "blockIO.throttleWriteBpsDevice"),
-        (json!({"blockIO": {"throttleReadIOPSDevice": device}}), "blockIO.throttleReadIOPSDevice"),
-        (json!({"blockIO": {"throttleWriteIOPSDevice": device}}), "blockIO.throttleWriteIOPSDevice"),
         (json!({"network": {"classID": 1}}), "network.classID"),
         (json!({"network": {"priorities": [{"name": "eth0", "priority": 1}]}}), "network.priorities"),
         (json!({"rdma": {"mlx5_1": {"hcaHandles": 3}}}), "rdma"),

@@ -1,7 +1,7 @@
 //! What a configuration must have, one rule a function. Types were checked
 //! when it was parsed; what cannot be honoured is refused in `refuse`.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
@@ -187,26 +187,6 @@ fn namespaces_are_unique(spec: &Spec) -> Result<(), PlanError> {
         }
     }
     Ok(())
-}
-
-/// The monitor's cgroup on the host, below the root of the hierarchy. Only systemd can make what
-/// its form of the path names: then the monitor stays where the engine has started it.
-pub(crate) fn cgroups_path(spec: &Spec, systemd: bool) -> Result<Option<PathBuf>, PlanError> {
-    let invalid = |problem| Err(PlanError::invalid("linux.cgroupsPath", problem));
-    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
-    let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else { return Ok(None) };
-    let text = path.to_string_lossy();
-    if systemd {
-        return match text.split(':').count() {
-            3 => Ok(None),
-            _ => invalid(format!("{text:?} is not SLICE:PREFIX:NAME, which --systemd-cgroup asks for")),
-        };
-    }
-    if path.components().any(|part| part == Component::ParentDir) {
-        return invalid(format!("{text:?} has a `..` in it"));
-    }
-    let below: PathBuf = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
-    Ok(Some(below).filter(|below| !below.as_os_str().is_empty()))
 }
 
 /// Whether `linux.namespaces` has an entry of this type.

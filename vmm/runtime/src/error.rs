@@ -178,6 +178,9 @@ impl Error {
             Self::Cgroup(HostCgroupError::Frozen { .. }) => {
                 Some("write 0 to its cgroup.freeze, or name another cgroup in linux.cgroupsPath")
             }
+            Self::Cgroup(HostCgroupError::Systemd { .. }) => {
+                Some("see what `systemctl status` says, or leave --systemd-cgroup out")
+            }
             Self::Cgroup(HostCgroupError::Limit { .. } | HostCgroupError::None { .. }) => {
                 Some("correct the limit, or leave it out")
             }

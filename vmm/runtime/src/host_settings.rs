@@ -1,16 +1,25 @@
 //! What the host's kernel is set to, for the guest's.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+
+/// More than any of them has.
+const MOST_BYTES: usize = 1024;
 
 /// Reads settings by their paths below `/proc/sys`. One that this kernel does not have, or does
 /// not show, is left out.
 pub(crate) fn read(names: &[&str]) -> BTreeMap<String, String> {
-    let read = |name: &&str| {
-        let value = fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
-        Some(((*name).to_owned(), value.trim().to_owned()))
-    };
-    names.iter().filter_map(read).collect()
+    names.iter().filter_map(|name| Some(((*name).to_owned(), value(name)?))).collect()
+}
+
+/// The kernel gives all of one at the first read: no look at the size before, and none for the end after.
+fn value(name: &str) -> Option<String> {
+    let mut bytes = [0; MOST_BYTES];
+    let length = File::open(format!("/proc/sys/{name}")).ok()?.read(&mut bytes).ok()?;
+    // One that may go on is none that we know.
+    let value = bytes.get(..length).filter(|value| value.len() < MOST_BYTES)?;
+    Some(std::str::from_utf8(value).ok()?.trim().to_owned())
 }
 
 /// All that the guest's kernel gets. It takes a while of which the guest needs more to boot.

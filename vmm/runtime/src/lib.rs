@@ -33,8 +33,10 @@ mod signals;
 mod status;
 mod stdio;
 mod store;
+mod systemd;
 pub mod timeline;
 mod timestamp;
+mod user_namespace;
 mod verbs;
 
 pub use assets::{AssetError, AssetOptions, Embedded};
@@ -44,12 +46,13 @@ pub use fds::keep_from_children;
 pub use hooks::HookError;
 pub use host_cgroup::{HostCgroupError, oom_main};
 pub use id::{ContainerId, IdError};
-pub use launch::{Console, LaunchMode, LaunchOptions, launch};
+pub use launch::{Console, LaunchMode, LaunchOptions, launch, refuse_sockets};
 pub use log::{Log, LogFormat};
 pub use monitor::{MonitorFds, monitor_main};
 pub use policy::PolicyError;
 pub use status::{Act, Status};
 pub use store::{Store, StoreError};
+pub use systemd::SystemdError;
 pub use verbs::{
     DeleteOptions, Happening, Happenings, KillTarget, Limits, LimitsError, OciState, SignalError, SpecError,
     delete, figures, happenings, kill, list, logs, parse_signal, pause, processes, resume, start, state,

@@ -17,9 +17,8 @@ pub struct HostPlan {
     /// What those find who enter the monitor's mount namespace.
     #[serde(default)]
     pub view: View,
-    /// The monitor's cgroup, below the root of the hierarchy; without one it stays in the caller's.
-    #[serde(default)]
-    pub cgroup: Option<PathBuf>,
+    /// The monitor's cgroup; where there is none to be had it stays in the caller's.
+    pub cgroup: HostCgroup,
     /// That cgroup's limits.
     #[serde(default)]
     pub limits: Vec<HostLimit>,
@@ -35,6 +34,28 @@ pub struct HostPlan {
     /// The processors that the monitor may use; none for all that the caller may.
     #[serde(default)]
     pub cpus: BTreeSet<u32>,
+}
+
+/// Where the container's cgroup on the host is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostCgroup {
+    /// Below the root of the hierarchy.
+    Absolute(PathBuf),
+    /// Below the parent of the caller's.
+    BesideCaller(PathBuf),
+    /// That of a scope, which systemd makes where it runs.
+    Scope(ScopePlan),
+}
+
+/// A scope of systemd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScopePlan {
+    /// In which slice; none for the one that systemd has for the like.
+    pub slice: Option<String>,
+    /// Its full name.
+    pub unit: String,
 }
 
 /// One limit of the container's cgroup on the host.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::DeviceSpec;
+
 /// Everything that is needed to build and boot one virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,10 +23,8 @@ pub struct MachineSpec {
     pub cmdline: Vec<String>,
     /// File that takes the guest's kernel log; made if missing, its size is capped.
     pub console_log: PathBuf,
-    /// The link to the agent.
-    pub vsock: VsockSpec,
-    /// Directories that the guest sees through virtio-fs.
-    pub shares: Vec<ShareSpec>,
+    /// The devices that it boots with; the guest probes them in this order.
+    pub devices: Vec<DeviceSpec>,
 }
 
 impl MachineSpec {
@@ -48,27 +48,4 @@ pub enum Image {
     Embedded,
     /// A file on the host.
     File(PathBuf),
-}
-
-/// A virtio-vsock device (virtio 1.2, §5.10).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VsockSpec {
-    /// Context id of the guest, at least 3.
-    pub cid: u32,
-    /// Unix socket that the device listens on. A client writes `CONNECT <port>\n`
-    /// and reads `OK <host port>\n`; then the bytes go to the guest's listener on
-    /// that port. A guest that connects to port P of the host reaches whoever
-    /// listens on this path with `_P` behind it.
-    pub socket: PathBuf,
-}
-
-/// A virtio-fs device (virtio 1.2, §5.11).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ShareSpec {
-    /// The tag by which the guest mounts it, at most 36 bytes.
-    pub tag: String,
-    /// The directory on the host.
-    pub directory: PathBuf,
 }

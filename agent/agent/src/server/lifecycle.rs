@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use vmrun_proto::{ErrorKind, ErrorReply, Event, ProcessRef, Reply, Share, Stage, StreamKind};
+use vmrun_proto::{ErrorKind, ErrorReply, Event, Reply, Share, Stage, StreamKind};
 
+use super::names::{describe, stream_name};
 use super::poller::Token;
 use super::process::{ContainerEntry, Exec, State};
 use super::{ReplyTo, Server};
@@ -17,7 +18,7 @@ use crate::container::{
 };
 use crate::report::{self, Received, Report};
 use crate::stdio::{ChildStdio, Endpoint, make_pipes};
-use crate::{log, sys};
+use crate::{log, removal, sys};
 
 /// Name of the directory, in a process's, with the socket on which it says how it is.
 const NOTIFY_DIRECTORY: &str = "notify";
@@ -305,9 +306,11 @@ impl Server {
         for id in expired {
             let Some(process) = self.processes.get_mut(&id) else { continue };
             let missing = process.missing_streams();
+            let missing: Vec<_> = missing.into_iter().map(stream_name).collect();
             let message = format!(
-                "the host announced streams of {} and did not connect them in time: {missing:?}",
+                "the host announced streams of {} and did not connect them in time: {}",
                 describe(&process.reference),
+                missing.join(", ")
             );
             let error = ErrorReply { kind: ErrorKind::Failed, stage: Stage::Io, message };
             match std::mem::replace(&mut process.state, State::Created) {
@@ -360,7 +363,7 @@ impl Server {
 
     fn remove_cgroup(&mut self, cgroup: Cgroup) {
         if let Err(error) = cgroup.kill() {
-            log::warn(format_args!("cannot kill the processes in {:?}: {error}", cgroup.directory()));
+            log::warn(format_args!("cannot kill the processes in {}: {error}", cgroup.directory().display()));
         }
         self.dying_cgroups.push(cgroup);
         self.remove_dying_cgroups();
@@ -372,7 +375,7 @@ impl Server {
         self.dying_cgroups.retain(|cgroup| match cgroup.remove() {
             Ok(removed) => !removed,
             Err(error) => {
-                log::warn(format_args!("cannot remove the cgroup {:?}: {error}", cgroup.directory()));
+                log::warn(format_args!("cannot remove the cgroup {}: {error}", cgroup.directory().display()));
                 false
             }
         });
@@ -412,20 +415,9 @@ impl Server {
     }
 }
 
-/// How messages call a process.
-pub(super) fn describe(process: &ProcessRef) -> String {
-    match &process.exec {
-        Some(exec) => format!("process {exec:?} of container {:?}", process.container),
-        None => format!("container {:?}", process.container),
-    }
-}
-
 fn remove_directory(directory: &Path) {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            log::warn(format_args!("cannot remove {directory:?}: {error}"));
-        }
-        _ => {}
+    if let Err(error) = removal::remove(directory) {
+        log::warn(format_args!("cannot remove {}: {error}", directory.display()));
     }
 }
 

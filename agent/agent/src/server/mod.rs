@@ -12,6 +12,7 @@
 mod connection;
 mod ending;
 mod lifecycle;
+mod names;
 mod notify;
 mod poller;
 mod process;

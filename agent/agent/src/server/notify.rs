@@ -12,6 +12,7 @@ use std::path::Path;
 use vmrun_proto::{Event, Message};
 
 use super::Server;
+use super::names::describe;
 use super::poller::Token;
 use crate::container::NOTIFY_SOCKET;
 use crate::log;
@@ -54,7 +55,8 @@ impl Server {
             Ok(length) => Some(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) => {
-                log::warn(format_args!("cannot read what {:?} notifies of: {error}", process.reference));
+                let who = describe(&process.reference);
+                log::warn(format_args!("cannot read what {who} notifies of: {error}"));
                 // It would be ready for ever.
                 process.notify = None;
                 None

@@ -10,7 +10,8 @@ use vmrun_proto::{
     StreamKind,
 };
 
-use super::lifecycle::{cgroup_of, describe};
+use super::lifecycle::cgroup_of;
+use super::names::describe;
 use super::process::{ContainerEntry, Exec, ManagedProcess, State};
 use super::{ReplyTo, Server};
 use crate::container::{Members, describe_processes, figures};

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use vmrun_proto::{ProcessRef, Stream, StreamKind};
 
 use super::Server;
+use super::names::describe_stream;
 use super::poller::{Event, Token};
 use crate::log;
 use crate::stdio::{Progress, Relay, kinds};
@@ -27,12 +28,11 @@ impl Server {
         if let Some(process) = known.and_then(|id| self.processes.get_mut(&id)) {
             let announced = kinds(&process.io).contains(&stream.kind);
             if !announced || !process.connected.insert(stream.kind) {
-                return log::warn(format_args!(
-                    "the host opened a stream that was not announced: {stream:?}"
-                ));
+                return log::warn(format_args!("the host opened {} unannounced", describe_stream(&stream)));
             }
         } else if self.waiting_streams.len() >= MAX_WAITING_STREAMS {
-            return log::warn(format_args!("too many streams wait for their process; refused: {stream:?}"));
+            let refused = describe_stream(&stream);
+            return log::warn(format_args!("too many streams wait for their process; refused {refused}"));
         }
         self.waiting_streams.insert(stream, (socket, first));
         if let Some(id) = known {
@@ -80,7 +80,7 @@ impl Server {
             .watch_changes(connection, Token::StreamConnection(id))
             .and_then(|()| self.poller.watch_changes(guest, Token::StreamGuest(id)));
         if let Err(error) = watched {
-            return log::warn(format_args!("cannot watch {:?}: {error}", stream.stream));
+            return log::warn(format_args!("cannot watch {}: {error}", describe_stream(&stream.stream)));
         }
         self.streams.insert(id, stream);
         self.advance_stream(id);

@@ -1,13 +1,14 @@
 //! `create`, `start` and what may be done between and after them.
 
 use std::fs;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::support::{Bundle, Detached, Run, Scratch, end_of, new_id, vmrun};
+use crate::support::{Bundle, Detached, Run, Scratch, end_of, new_id, place, vmrun};
 
 /// Asserts the exit code of the process that stands for the container, and its status afterwards.
 #[track_caller]
@@ -159,6 +160,17 @@ fn hooks_run_with_the_verb_they_belong_to() {
     ends_with(&container, pid, 0);
     container.delete();
     assert_eq!(scratch.text("log").lines().nth(4), Some("poststop stopped"));
+}
+
+#[test]
+fn log_is_not_taken_for_a_socket_of_a_service_manager() {
+    let scratch = Scratch::new();
+    let bundle = Bundle::shell("true");
+    let mut command = Command::new(&place().vmrun);
+    command.arg("--log").arg(scratch.join("log")).args(["run", "--bundle"]).arg(bundle.path()).arg(new_id());
+    // The second is looked at after the first.
+    command.env_remove("LISTEN_PID").env("LISTEN_FDS", "1").env("NOTIFY_SOCKET", "/nowhere");
+    end_of(&mut command).fails_with(1, &["cannot run", "NOTIFY_SOCKET"]);
 }
 
 #[test]

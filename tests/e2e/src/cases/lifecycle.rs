@@ -247,6 +247,18 @@ fn hooks_run_on_the_host_in_order_with_the_state() {
 }
 
 #[test]
+fn hook_after_the_start_has_run_when_a_detached_one_is_left_and_ends_it_if_it_fails() {
+    let scratch = Scratch::new();
+    let with_hook = |hook: Value| Bundle::shell("sleep 1000").push("/hooks/poststart", hook);
+    let container = Run::of(&with_hook(hook("poststart", &scratch))).detach();
+    let log = scratch.text("log");
+    assert!(log.starts_with("poststart ") && log.ends_with(" running word\n"), "{log}");
+    container.verb("delete", &["--force"]).prints("");
+    let failing = with_hook(json!({ "path": "/bin/false" }));
+    Run::of(&failing).option("--detach").finish().fails_with(1, &["cannot run", "poststart"]);
+}
+
+#[test]
 fn hooks_after_the_end_run_once_however_many_delete() {
     let scratch = Scratch::new();
     let bundle = Bundle::shell("echo ready; sleep 1000").push("/hooks/poststop", hook("poststop", &scratch));

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::support::{BOTH, Bundle, Mounted, Scratch};
 
 /// More than is listed at once, on any file system.
-const FILES: usize = 800;
+const FILES: usize = 2500;
 
 fn fill(directory: &Path) {
     fs::create_dir(directory).unwrap();
@@ -37,7 +37,7 @@ fn nothing_is_left_out_when_what_is_listed_is_removed() {
         }
         let bundle = Bundle::shell(script);
         let bundle = bundle.bind(ext4.path(), "/ext4", &[]).bind(tmpfs.path(), "/tmpfs", &[]);
-        bundle.run_on(runtime).prints("800\nlost+found\n800\n");
+        bundle.run_on(runtime).prints("2500\nlost+found\n2500\n");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{Bundle, Mounted, Outcome, Run, Scratch, end_of, place};
@@ -38,26 +38,47 @@ fn store_that_another_user_has_made_is_refused() {
     refused("is not a directory");
 }
 
+/// A store in `directory` that is that user's, with a container that is not one: whoever looks into it
+/// complains.
+fn store_of(uid: u32, directory: &Path) {
+    let entry = directory.join("vmrun/mine");
+    fs::create_dir_all(&entry).unwrap();
+    fs::write(entry.join("state.json"), "{").unwrap();
+    fs::set_permissions(directory.join("vmrun"), Permissions::from_mode(0o700)).unwrap();
+    for path in [directory, &directory.join("vmrun"), &entry, &entry.join("state.json")] {
+        chown(path, Some(uid), Some(uid)).unwrap();
+    }
+}
+
 #[test]
 fn root_of_a_user_namespace_has_the_store_of_its_user() {
     let scratch = Scratch::new();
     let (uid, own) = (61_235, scratch.directory("own"));
-    chown(&own, Some(uid), Some(uid)).unwrap();
-    let store = own.join("vmrun");
-    fs::create_dir(&store).unwrap();
-    fs::set_permissions(&store, Permissions::from_mode(0o700)).unwrap();
-    chown(&store, Some(uid), Some(uid)).unwrap();
-    // A container that is not one: whoever looks into the right store complains.
-    let entry = store.join("mine");
-    fs::create_dir(&entry).unwrap();
-    fs::write(entry.join("state.json"), "{").unwrap();
-    for path in [&entry, &entry.join("state.json")] {
-        chown(path, Some(uid), Some(uid)).unwrap();
-    }
+    store_of(uid, &own);
     let variables = [("XDG_RUNTIME_DIR", own.as_path())];
     for wrapper in [&[][..], &["unshare", "--user", "--map-root-user"]] {
         let outcome = vmrun_as(uid, &variables, wrapper, &["state", "mine"]);
         outcome.fails_with(1, &["cannot read", "own/vmrun/mine/state.json"]);
+    }
+}
+
+#[test]
+fn users_store_is_in_their_runtime_directory_also_when_no_variable_names_it() {
+    let uid = 61_236;
+    let own = Owned(format!("/run/user/{uid}").into());
+    store_of(uid, &own.0);
+    for wrapper in [&[][..], &["unshare", "--user", "--map-root-user"]] {
+        let outcome = vmrun_as(uid, &[], wrapper, &["state", "mine"]);
+        outcome.fails_with(1, &["cannot read", "/run/user/61236/vmrun/mine/state.json"]);
+    }
+}
+
+/// A directory outside of a scratch place.
+struct Owned(PathBuf);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -4,7 +4,7 @@ use clap::Args;
 use vmrun_runtime::{Error, LaunchMode, Store};
 
 use super::launch::LaunchArgs;
-use crate::args::Globals;
+use crate::globals::Globals;
 
 /// Make a container whose program waits for `vmrun start`
 ///

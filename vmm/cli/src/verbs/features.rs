@@ -106,7 +106,7 @@ fn all() -> Value {
         "linux": {
             "namespaces": NAMESPACES,
             "capabilities": CAPABILITIES,
-            "cgroup": { "v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
+            "cgroup": { "v1": false, "v2": true, "systemd": true, "systemdUser": true, "rdma": false },
             "seccomp": {
                 "enabled": true,
                 "actions": SECCOMP_ACTIONS,

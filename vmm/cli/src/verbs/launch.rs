@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 use vmrun_runtime::{AssetOptions, Error, LaunchMode, LaunchOptions, Store};
 
-use crate::args::Globals;
 use crate::embedded::embedded;
+use crate::globals::Globals;
 
 /// Options of both verbs.
 #[derive(Debug, Args)]

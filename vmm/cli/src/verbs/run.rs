@@ -4,7 +4,7 @@ use clap::Args;
 use vmrun_runtime::{Error, LaunchMode, Store};
 
 use super::launch::LaunchArgs;
-use crate::args::Globals;
+use crate::globals::Globals;
 
 /// Run a container and wait for its end
 ///

@@ -16,6 +16,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::calls::{EVENT_LOOP, EVERYWHERE, LOCKS};
 use super::{Call, ThreadClass, file_server};
 use crate::thread::{ThreadFailure, Worker};
+use crate::virtio::net::NET;
 
 const ACT: &str = "VMRUN_CONFINED_ACT";
 
@@ -89,7 +90,7 @@ fn panic_is_told_and_reported_and_ends_nothing_else() {
 fn no_class_starts_programs_or_threads() {
     let name = "no_class_starts_programs_or_threads";
     for (class, which) in
-        [(BARE, "bare"), (ThreadClass::EVENT_LOOP, "loop"), (ThreadClass::FILE_SERVER, "files")]
+        [(BARE, "bare"), (ThreadClass::EVENT_LOOP, "loop"), (ThreadClass::FILE_SERVER, "files"), (NET, "net")]
     {
         kills(name, &format!("{which} program"), class, || drop(Command::new("true").status()));
         kills(name, &format!("{which} thread"), class, || drop(thread::Builder::new().spawn(|| {})));
@@ -104,6 +105,16 @@ fn event_loop_has_unix_sockets_and_no_others_and_no_files() {
     kills(name, "listen", ThreadClass::EVENT_LOOP, || drop(UnixListener::bind("/nonexistent/socket")));
     survives(name, "connect", ThreadClass::EVENT_LOOP, || {
         assert!(UnixStream::connect("/nonexistent/socket").is_err());
+    });
+}
+
+#[test]
+fn network_interface_has_its_descriptors_and_opens_none() {
+    let name = "network_interface_has_its_descriptors_and_opens_none";
+    kills(name, "tap", NET, || drop(File::open("/dev/net/tun")));
+    kills(name, "socket", NET, || drop(UnixStream::pair()));
+    kills(name, "request", NET, || {
+        let _ = rustix::io::ioctl_fionbio(std::io::stdin(), true);
     });
 }
 

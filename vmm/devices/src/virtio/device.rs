@@ -1,20 +1,26 @@
 //! What a device is to its transport.
 
+use vmrun_spec::DeviceChange;
+
 use crate::event_loop::LoopError;
-use crate::interrupt::Interrupt;
 use crate::memory::Memory;
 use crate::thread::ThreadError;
+use crate::virtio::config_space::ConfigSpace;
+use crate::virtio::counters::Counters;
+use crate::virtio::notify::Interrupt;
 use crate::virtio::queue::{ActiveQueue, QueueError};
+use crate::virtio::state::{DeviceState, StateError, Suspended};
 
 /// A virtio device, without the transport that carries it.
 ///
 /// ```text
-///            activate(queues)                 reset()
-///  inactive -----------------> active (worker) -------> inactive
+///            activate(queues)                 suspend()
+///  inactive -----------------> active (worker) ---------> inactive, queues and state are back
 /// ```
 ///
 /// The queues move into the device when the driver is ready, so a device that
-/// is not active has none.
+/// is not active has none. What `suspend` gives back is dropped when the driver resets the
+/// device: then it has forgotten everything about that driver.
 pub trait VirtioDevice: Send {
     /// Device id (virtio 1.2, §5).
     fn device_type(&self) -> u32;
@@ -30,23 +36,43 @@ pub trait VirtioDevice: Send {
     /// Largest size of each queue, a power of two each.
     fn queue_sizes(&self) -> &[u16];
 
-    /// The device-specific configuration space (virtio 1.2, §2.5).
-    fn config(&self) -> &[u8] {
-        &[]
+    /// The device-specific configuration space.
+    fn config(&self) -> &ConfigSpace;
+
+    /// The driver writes `data` at `at` of the configuration space. Few devices have fields for that.
+    fn write_config(&mut self, at: u64, data: &[u8]) {
+        let _ = (at, data);
     }
 
     /// The driver is ready: take the queues and start to serve.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
 
-    /// The driver gives up: stop and forget everything about it.
-    fn reset(&mut self);
+    /// Stops, and gives back what it was activated with; nothing if it was not active.
+    fn suspend(&mut self) -> Option<Suspended>;
+
+    /// Takes over what another device of its kind knew, before it is activated with that one's queues.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        let _ = state;
+        Err(StateError::NotImplemented(self.name()))
+    }
+
+    /// What it has counted since it was made, besides kicks and interrupts.
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+
+    /// Changes what the device is to its driver.
+    fn change(&mut self, change: DeviceChange) -> Result<(), ChangeError> {
+        let _ = change;
+        Err(ChangeError(self.name()))
+    }
 }
 
 /// What a device gets when its driver is ready.
 #[derive(Debug)]
 pub struct Activation {
-    /// The queues, in the order of [`VirtioDevice::queue_sizes`].
-    pub queues: Vec<ActiveQueue>,
+    /// The queues, in the order of [`VirtioDevice::queue_sizes`]; none where the driver has set up none.
+    pub queues: Vec<Option<ActiveQueue>>,
     /// Guest memory.
     pub memory: Memory,
     /// The interrupt.
@@ -80,11 +106,15 @@ pub enum ActivateError {
     Io(#[from] std::io::Error),
 }
 
+/// The device is of a kind that knows no such change.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} knows no such change")]
+pub struct ChangeError(pub &'static str);
+
 impl Activation {
-    /// The queues as an array of the number that the device has.
+    /// The queues as an array of the number that the device has; the driver must have set up all.
     pub fn take_queues<const N: usize>(&mut self) -> Result<[ActiveQueue; N], ActivateError> {
-        std::mem::take(&mut self.queues)
-            .try_into()
-            .map_err(|queues: Vec<_>| ActivateError::Queues { expected: N, found: queues.len() })
+        let queues: Vec<_> = std::mem::take(&mut self.queues).into_iter().flatten().collect();
+        queues.try_into().map_err(|queues: Vec<_>| ActivateError::Queues { expected: N, found: queues.len() })
     }
 }

@@ -1,17 +1,25 @@
 //! Virtio: what all devices share, the mmio transport, and a folder a device.
 
+mod config_space;
+mod counters;
 mod device;
 pub mod fs;
-mod mmio;
+pub mod mmio;
+pub mod net;
+mod notify;
 mod queue;
-mod register_page;
 pub mod rng;
+mod session;
+mod state;
 pub mod vsock;
 
-pub use device::{ActivateError, Activation, VirtioDevice};
-pub use mmio::{ACKNOWLEDGE_USED, MmioTransport, NOTIFY_OFFSET, TransportError};
+pub use config_space::ConfigSpace;
+pub use counters::{Counter, Counters, QueueCounters};
+pub use device::{ActivateError, Activation, ChangeError, VirtioDevice};
+pub use notify::{Interrupt, Notify};
 pub use queue::{ActiveQueue, QueueError};
-pub use register_page::{RegisterPage, TRANSPORT_BYTES};
+pub use session::SessionError;
+pub use state::{DeviceState, StateError, Suspended};
 
 #[cfg(test)]
 mod test_queue;

@@ -1,19 +1,24 @@
 //! A virtqueue in the hands of the device that serves it.
 
 use std::error::Error;
+use std::num::Wrapping;
+use std::sync::atomic::{Ordering, fence};
 
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{DescriptorChain, Error as RingError, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::interrupt::Interrupt;
 use crate::memory::Memory;
+use crate::virtio::counters::QueueCounters;
+use crate::virtio::notify::Interrupt;
 
 /// The guest broke the rules of a queue.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// Those of the ring, or it gave addresses outside its memory.
     #[error("the guest's virtqueue is broken: {0}")]
-    Ring(#[from] virtio_queue::Error),
+    Ring(#[from] RingError),
     /// A chain of descriptors that is nothing that the device knows.
     #[error("the guest sent {0}")]
     Nonsense(&'static str),
@@ -23,15 +28,27 @@ pub enum QueueError {
 #[derive(Debug)]
 pub struct ActiveQueue {
     queue: Queue,
+    number: u16,
     kick: EventFd,
     interrupt: Interrupt,
     memory: Memory,
+    counters: QueueCounters,
+    /// How many buffers had been used when the driver was told last, or needed not be.
+    told: Wrapping<u16>,
 }
 
 impl ActiveQueue {
-    /// Takes a queue that the driver has set up.
-    pub fn new(queue: Queue, kick: EventFd, interrupt: Interrupt, memory: Memory) -> Self {
-        Self { queue, kick, interrupt, memory }
+    /// Takes a queue that the driver has set up as its number `number`.
+    pub fn new(
+        queue: Queue,
+        number: u16,
+        kick: EventFd,
+        interrupt: Interrupt,
+        memory: Memory,
+        counters: QueueCounters,
+    ) -> Self {
+        let told = Wrapping(queue.next_used());
+        Self { queue, number, kick, interrupt, memory, counters, told }
     }
 
     /// Readable when the driver has put buffers into the queue.
@@ -47,7 +64,9 @@ impl ActiveQueue {
     /// Swallows the kicks so far.
     pub fn clear_kick(&self) {
         // Fails only when there was no kick, which is what is wanted.
-        let _ = self.kick.read();
+        if self.kick.read().is_ok() {
+            self.counters.kicks.count();
+        }
     }
 
     /// The next chain that the driver made available, and the memory it points into.
@@ -61,17 +80,77 @@ impl ActiveQueue {
         self.queue.go_to_previous_position();
     }
 
+    /// Gives the last `count` chains back likewise.
+    pub fn undo_pops(&mut self, count: u16) {
+        self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
+    }
+
+    /// How many descriptors it has.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
     /// Returns a chain to the driver with `written` bytes in it.
     pub fn push_used(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
         Ok(self.queue.add_used(&self.memory, head, written)?)
     }
 
+    /// Returns chains to the driver, each with so many bytes in it, so that it sees all of them or none.
+    pub fn push_used_together(&mut self, chains: &[(u16, u32)]) -> Result<(), QueueError> {
+        let Some((&(last_head, last_length), others)) = chains.split_last() else { return Ok(()) };
+        let ring = self.queue.used_ring();
+        let mut next = self.queue.next_used();
+        for &(head, length) in others {
+            // Behind the header, elements of 8 bytes each.
+            let place = 4 + 8 * u64::from(next % self.queue.size());
+            let place = ring.checked_add(place).ok_or(RingError::AddressOverflow)?;
+            let element = u64::from(head) | u64::from(length) << 32;
+            self.memory.write_obj(element.to_le(), GuestAddress(place)).map_err(RingError::GuestMemory)?;
+            next = next.wrapping_add(1);
+        }
+        // The last one, and with it the index that shows them all.
+        self.queue.set_next_used(next);
+        self.push_used(last_head, last_length)
+    }
+
     /// Interrupts the driver if it wants to know of the buffers used so far.
     pub fn notify(&mut self) -> Result<(), QueueError> {
-        if self.queue.needs_notification(&self.memory)? {
-            self.interrupt.signal_used();
+        if self.driver_waits()? {
+            self.counters.interrupts.count();
+            self.interrupt.used(self.number);
         }
         Ok(())
+    }
+
+    /// Whether the driver wants an interrupt for what has been used since it was asked last (virtio
+    /// 1.2, §2.7.7.2).
+    fn driver_waits(&mut self) -> Result<bool, QueueError> {
+        let used = Wrapping(self.queue.next_used());
+        let before = std::mem::replace(&mut self.told, used);
+        if used == before {
+            return Ok(false);
+        }
+        // The driver sees the buffers before its wish is read: it looks again when it has changed that.
+        fence(Ordering::SeqCst);
+        let ring = self.queue.avail_ring();
+        if self.queue.event_idx_enabled() {
+            let event: u16 = self.load(ring, 4 + 2 * u64::from(self.queue.size()))?;
+            let event = Wrapping(u16::from_le(event));
+            Ok(used - event - Wrapping(1) < used - before)
+        } else {
+            let flags: u16 = self.load(ring, 0)?;
+            Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+        }
+    }
+
+    fn load(&self, ring: u64, offset: u64) -> Result<u16, QueueError> {
+        let place = ring.checked_add(offset).ok_or(RingError::AddressOverflow)?;
+        Ok(self.memory.load(GuestAddress(place), Ordering::Relaxed).map_err(RingError::GuestMemory)?)
+    }
+
+    /// Tells the driver that kicks are of no use for now: the queue is looked at anyway.
+    pub fn disarm(&mut self) -> Result<(), QueueError> {
+        Ok(self.queue.disable_notification(&self.memory)?)
     }
 
     /// Asks the driver for a kick at the next buffer; `true` if there is one already.
@@ -100,7 +179,7 @@ impl ActiveQueue {
     {
         let mut turns = self.queue.size();
         loop {
-            self.queue.disable_notification(&self.memory).map_err(QueueError::from)?;
+            self.disarm()?;
             while turns > 0
                 && let Some(chain) = self.queue.iter(&self.memory).map_err(QueueError::from)?.next()
             {
@@ -148,5 +227,36 @@ mod tests {
         test.queue.drain(&mut serve).unwrap();
         assert_eq!(served, 16);
         assert!(test.queue.kick().read().is_err(), "an empty queue is not kicked");
+    }
+
+    #[test]
+    fn chains_returned_together_are_seen_in_order_and_told_of_once() {
+        let memory = memory();
+        let chain = [(BUFFERS, 8, 0)];
+        let mut test = queue_with_chains(&memory, &[&chain[..]; 3]);
+        let heads: Vec<u16> =
+            std::iter::from_fn(|| test.queue.pop().unwrap().map(|(_, chain)| chain.head_index())).collect();
+        let used: Vec<(u16, u32)> = heads.iter().copied().zip([10, 20, 30]).collect();
+        test.queue.push_used_together(&[]).unwrap();
+        test.queue.notify().unwrap();
+        assert_eq!(test.counters.interrupts.get(), 0);
+        test.queue.push_used_together(&used).unwrap();
+        test.queue.notify().unwrap();
+        test.queue.notify().unwrap();
+        assert_eq!(test.counters.interrupts.get(), 1);
+        let expected: Vec<(u32, u32)> = used.iter().map(|&(head, length)| (head.into(), length)).collect();
+        assert_eq!(test.used(), expected);
+    }
+
+    #[test]
+    fn chains_given_back_come_again() {
+        let memory = memory();
+        let chain = [(BUFFERS, 8, 0)];
+        let mut test = queue_with_chains(&memory, &[&chain[..]; 3]);
+        let pop = |queue: &mut ActiveQueue| queue.pop().unwrap().map(|(_, chain)| chain.head_index());
+        let first = pop(&mut test.queue);
+        pop(&mut test.queue);
+        test.queue.undo_pops(2);
+        assert_eq!(pop(&mut test.queue), first);
     }
 }

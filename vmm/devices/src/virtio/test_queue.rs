@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
+use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::failure::FailureSink;
-use crate::interrupt::Interrupt;
 use crate::memory::Memory;
-use crate::virtio::RegisterPage;
+use crate::virtio::counters::QueueCounters;
+use crate::virtio::device::Activation;
+use crate::virtio::notify::{Interrupt, Notify};
 use crate::virtio::queue::ActiveQueue;
 
 /// Where the test's buffers lie.
@@ -37,6 +39,7 @@ pub(crate) struct TestQueue {
     memory: Memory,
     used: GuestAddress,
     failures: Failures,
+    pub(crate) counters: QueueCounters,
 }
 
 /// What devices have said that they cannot go on for.
@@ -54,6 +57,20 @@ impl Failures {
     pub(crate) fn told(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
+}
+
+/// A driver that listens to nothing.
+struct Deaf;
+
+impl Notify for Deaf {
+    fn used(&self, _queue: u16) {}
+    fn config(&self) {}
+    fn needs_reset(&self) {}
+}
+
+/// A device's way to a driver that does not listen, and to `failures`.
+pub(crate) fn interrupt(failures: &Failures) -> Interrupt {
+    Interrupt::new(Arc::new(Deaf), failures.sink())
 }
 
 /// A queue in which the driver has made `chain` available.
@@ -76,18 +93,38 @@ pub(crate) fn queue_with_chains(memory: &Memory, chains: &[&[Buffer]]) -> TestQu
         driver.build_multiple_desc_chains(&descriptors).unwrap();
     }
     let failures = Failures::default();
-    let line = EventFd::new(EFD_NONBLOCK).unwrap();
-    let interrupt = Interrupt::new(line, Arc::new(RegisterPage::new().unwrap()), failures.sink());
+    let interrupt = interrupt(&failures);
     let kick = EventFd::new(EFD_NONBLOCK).unwrap();
-    let used = driver.used_addr();
-    let queue = ActiveQueue::new(driver.create_queue().unwrap(), kick, interrupt, memory.clone());
-    TestQueue { queue, memory: memory.clone(), used, failures }
+    let counters = QueueCounters::default();
+    let mut queue: Queue = driver.create_queue().unwrap();
+    // The mock's own overlaps a ring of available chains that is full.
+    let used = GuestAddress(0x4000);
+    queue.set_used_ring_address(Some(0x4000), Some(0));
+    let queue = ActiveQueue::new(queue, 0, kick, interrupt, memory.clone(), counters.clone());
+    TestQueue { queue, memory: memory.clone(), used, failures, counters }
 }
 
 impl TestQueue {
+    /// What a device with this one queue gets.
+    pub(crate) fn activation(self) -> Activation {
+        let interrupt = interrupt(&self.failures);
+        Activation { queues: vec![Some(self.queue)], memory: self.memory, interrupt, features: 0 }
+    }
+
     /// What the device says that it cannot go on for.
     pub(crate) fn failures(&self) -> Failures {
         self.failures.clone()
+    }
+
+    /// What is in the used ring: heads and lengths.
+    pub(crate) fn used(&self) -> Vec<(u32, u32)> {
+        used(&self.memory, self.used)
+    }
+
+    /// The queue for a device, and what the driver sees of it.
+    pub(crate) fn split(self) -> (ActiveQueue, Seen) {
+        let seen = Seen { memory: self.memory, used: self.used, counters: self.counters };
+        (self.queue, seen)
     }
 
     /// Length of the first element of the used ring, once there is one.
@@ -95,4 +132,24 @@ impl TestQueue {
         let index: u16 = self.memory.read_obj(GuestAddress(self.used.0 + 2)).unwrap();
         (index > 0).then(|| self.memory.read_obj(GuestAddress(self.used.0 + 8)).unwrap())
     }
+}
+
+/// What the driver sees of a queue that a device has.
+pub(crate) struct Seen {
+    memory: Memory,
+    used: GuestAddress,
+    pub(crate) counters: QueueCounters,
+}
+
+impl Seen {
+    /// What is in the used ring: heads and lengths.
+    pub(crate) fn used(&self) -> Vec<(u32, u32)> {
+        used(&self.memory, self.used)
+    }
+}
+
+fn used(memory: &Memory, ring: GuestAddress) -> Vec<(u32, u32)> {
+    let count: u16 = memory.read_obj(GuestAddress(ring.0 + 2)).unwrap();
+    let word = |at| memory.read_obj(GuestAddress(ring.0 + at)).unwrap();
+    (0..u64::from(count)).map(|index| (word(4 + 8 * index), word(8 + 8 * index))).collect()
 }

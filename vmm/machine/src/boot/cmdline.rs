@@ -14,7 +14,7 @@ const BASE: &str = include_str!("../../../../guest-kernel/cmdline");
 pub(crate) struct Window {
     pub(crate) address: u64,
     pub(crate) bytes: u64,
-    pub(crate) irq: u32,
+    pub(crate) irq: u8,
 }
 
 /// Built-in parameters, then the devices, then the user's: a later one wins.
@@ -25,7 +25,7 @@ pub(crate) fn cmdline(windows: &[Window], user: &[String]) -> Result<Cmdline, Bo
         line.insert_str(parameter).map_err(BootError::Cmdline)?;
     }
     for window in windows {
-        line.add_virtio_mmio_device(window.bytes, GuestAddress(window.address), window.irq, None)
+        line.add_virtio_mmio_device(window.bytes, GuestAddress(window.address), window.irq.into(), None)
             .map_err(BootError::Cmdline)?;
     }
     for parameter in user {

@@ -1,7 +1,6 @@
 //! The MP table: how a kernel without ACPI learns of its CPUs and of the I/O
 //! APIC (Intel MultiProcessor Specification 1.4, chapter 4).
 
-use crate::boot::Window;
 use crate::layout;
 
 const SPEC_REVISION: u8 = 4;
@@ -26,9 +25,8 @@ const EXT_INT: u8 = 3;
 /// The table for `vcpus` CPUs, to be put at [`layout::MP_TABLE`]: the floating
 /// pointer, then the configuration table.
 ///
-/// Only interrupts that exist are in it, those of `devices`: the kernel programs
-/// the I/O APIC for each, and every access to it is an exit.
-pub(crate) fn mp_table(vcpus: u8, devices: &[Window]) -> Vec<u8> {
+/// Only interrupts that exist are in it: the kernel remembers something of each.
+pub(crate) fn mp_table(vcpus: u8, irqs: impl IntoIterator<Item = u8>) -> Vec<u8> {
     let mut entries = Vec::new();
     let mut count: u16 = 0;
     let mut add = |bytes: &[u8]| {
@@ -48,8 +46,7 @@ pub(crate) fn mp_table(vcpus: u8, devices: &[Window]) -> Vec<u8> {
     add(&[entry::BUS, 0, b'I', b'S', b'A', b' ', b' ', b' ']);
     let address = layout::IO_APIC.to_le_bytes();
     add(&[entry::IO_APIC, io_apic, IO_APIC_VERSION, 1, address[0], address[1], address[2], address[3]]);
-    for irq in devices.iter().map(|device| device.irq) {
-        let irq = irq.to_le_bytes()[0];
+    for irq in irqs {
         add(&[entry::IO_INTERRUPT, INT, 0, 0, 0, irq, io_apic, irq]);
     }
     add(&[entry::LOCAL_INTERRUPT, EXT_INT, 0, 0, 0, 0, 0, 0]);
@@ -102,9 +99,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn table_is_consistent_for_any_machine(vcpus in 1u8..=64, devices in 0u32..19) {
-            let windows: Vec<_> = (0..devices).map(|device| Window { address: 0, bytes: 0, irq: 5 + device }).collect();
-            let table = mp_table(vcpus, &windows);
+        fn table_is_consistent_for_any_machine(vcpus in 1u8..=64, devices in 0u8..19) {
+            let table = mp_table(vcpus, 5..5 + devices);
             let (pointer, config) = table.split_at(16);
             prop_assert!(pointer.starts_with(b"_MP_") && sum(pointer) == 0);
             prop_assert_eq!(u32::from_le_bytes(pointer[4..8].try_into().unwrap()), 0xf0010);

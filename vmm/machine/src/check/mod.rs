@@ -9,6 +9,7 @@
 mod probe;
 
 use std::arch::x86_64::__cpuid;
+use std::fs;
 
 use serde::Serialize;
 
@@ -42,6 +43,8 @@ pub struct CheckReport {
 pub enum Verdict {
     /// All is well.
     Good,
+    /// The host's kernel is too old.
+    OldKernel,
     /// No `/dev/kvm`.
     Missing,
     /// No permission to open it.
@@ -56,8 +59,18 @@ pub enum Verdict {
 
 const OTHER_HOST: &str = "use a host with hardware virtualization (Intel VT-x or AMD-V), or enable nested virtualization for this virtual machine";
 
-/// Looks at this host's KVM; takes milliseconds, on an interpreting KVM tenths of a second.
+const RELEASE: &str = "/proc/sys/kernel/osrelease";
+
+/// The oldest kernel: attributes of mounts, which keep a guest to what it may write, came with it.
+const OLDEST_KERNEL: (u32, u32) = (5, 12);
+
+/// Looks at this host's kernel and KVM; takes milliseconds, on an interpreting KVM tenths of a second.
 pub fn check() -> CheckReport {
+    // Without the file there is no procfs, of which a run will complain.
+    let release = fs::read_to_string(RELEASE).unwrap_or_default();
+    if let Some(report) = of_release(release.trim()) {
+        return report;
+    }
     match kvm::open().and_then(|kvm| kvm::supported_cpuid(&kvm).map(|cpuid| (kvm, cpuid))) {
         Err(error) => of_kvm_error(&error),
         Ok((kvm, cpuid)) => match run_probe(&kvm, &cpuid) {
@@ -97,6 +110,19 @@ fn report(verdict: Verdict, reason: String, next_step: Option<&str>) -> CheckRep
         next_step: next_step.map(str::to_owned),
         guest_minstr_per_s: None,
     }
+}
+
+/// A release that is too old. One that is no number is nobody's kernel, and left to itself.
+fn of_release(release: &str) -> Option<CheckReport> {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return None };
+    if (major, minor) >= OLDEST_KERNEL {
+        return None;
+    }
+    let (oldest, since) = OLDEST_KERNEL;
+    let reason =
+        format!("the host's kernel is Linux {release}, and a sandbox needs {oldest}.{since} or a newer one");
+    Some(report(Verdict::OldKernel, reason, Some("use a host with a newer kernel")))
 }
 
 fn of_kvm_error(error: &KvmError) -> CheckReport {
@@ -153,6 +179,18 @@ mod tests {
             assert_eq!((report.verdict, report.usable), (verdict, false));
             assert!(report.next_step.is_some_and(|step| !step.contains("vmrun check")), "{error}");
             assert!(!report.reason.contains(';'), "{}", report.reason);
+        }
+    }
+
+    #[test]
+    fn kernel_is_old_by_its_numbers() {
+        for old in ["5.11.0", "5.10.0-28-amd64", "4.18.0-553.el8.x86_64"] {
+            let report = of_release(old).unwrap();
+            assert_eq!((report.verdict, report.usable), (Verdict::OldKernel, false));
+            assert!(report.reason.contains(old) && report.reason.contains("5.12"), "{}", report.reason);
+        }
+        for good in ["5.12.0-rc1", "5.14.0-427.el9", "6.1.0-18-amd64", "10.0", "custom", "6"] {
+            assert!(of_release(good).is_none(), "{good}");
         }
     }
 

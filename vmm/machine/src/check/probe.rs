@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, KVM_EXIT_INTERNAL_ERROR};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmrun_devices::Memory;
@@ -95,13 +95,16 @@ pub(super) fn run_probe(kvm: &Kvm, supported: &CpuId) -> Result<f64, ProbeError>
 }
 
 fn finish(vcpu: &mut VcpuFd) -> Result<(), ProbeError> {
-    let exit = match vcpu.run() {
+    match vcpu.run() {
         Ok(VcpuExit::IoOut(DONE_PORT, [DONE])) => return Ok(()),
-        Ok(VcpuExit::InternalError) => None,
-        Ok(exit) => Some(format!("ended the probe with the unexpected exit {exit:?}")),
+        Ok(_) => {}
         Err(error) => return Err(KvmError::call("run a vCPU")(error).into()),
-    };
-    Err(ProbeError::Stopped(exit.unwrap_or_else(|| stopped_at(vcpu))))
+    }
+    let reason = vcpu.get_kvm_run().exit_reason;
+    Err(ProbeError::Stopped(match reason {
+        KVM_EXIT_INTERNAL_ERROR => stopped_at(vcpu),
+        _ => format!("leaves it before its end (exit reason {reason})"),
+    }))
 }
 
 /// KVM gave up at an instruction: name it.

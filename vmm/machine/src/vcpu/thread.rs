@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use kvm_bindings::KVM_EXIT_INTERNAL_ERROR;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::Killable;
 use vmrun_devices::Worker;
@@ -156,7 +157,7 @@ fn step(vcpu: &mut VcpuFd, bus: &IoBus) -> Outcome {
             _ => Some(Outcome::End(MachineEnd::Failed(format!("KVM cannot run a vCPU: {error}")))),
         },
     };
-    outcome.unwrap_or_else(|| Outcome::End(internal_error(vcpu)))
+    outcome.unwrap_or_else(|| Outcome::End(unexpected(vcpu)))
 }
 
 /// `None` is an exit that only `kvm_run` can explain.
@@ -169,25 +170,30 @@ fn handle(exit: VcpuExit<'_>, bus: &IoBus) -> Option<Outcome> {
         // A triple fault is how this kernel resets; a machine that is reset is done.
         VcpuExit::Shutdown | VcpuExit::SystemEvent(..) => Outcome::End(MachineEnd::Reset),
         VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen => Outcome::Continue,
-        VcpuExit::InternalError => return None,
         VcpuExit::FailEntry(reason, cpu) => Outcome::End(MachineEnd::Failed(format!(
             "the processor refuses to enter the guest (KVM_EXIT_FAIL_ENTRY, reason {reason:#x}, CPU {cpu})"
         ))),
-        other => Outcome::End(MachineEnd::Failed(format!("KVM gave the unexpected exit {other:?}"))),
+        _ => return None,
     })
 }
 
-/// `KVM_EXIT_INTERNAL_ERROR` with the reason and the place.
-fn internal_error(vcpu: &mut VcpuFd) -> MachineEnd {
+/// An exit after which nothing goes on, with the reason and the place.
+fn unexpected(vcpu: &mut VcpuFd) -> MachineEnd {
     /// `KVM_INTERNAL_ERROR_EMULATION`
     const EMULATION: u32 = 1;
+    let place = vcpu.get_regs().map(|regs| format!(" at {:#x}", regs.rip)).unwrap_or_default();
+    let reason = vcpu.get_kvm_run().exit_reason;
+    if reason != KVM_EXIT_INTERNAL_ERROR {
+        let why =
+            format!("KVM left the guest{place} for a reason that is unknown here (exit reason {reason})");
+        return MachineEnd::Failed(why);
+    }
     let suberror = crate::kvm_run::internal_suberror(vcpu);
     let what = if suberror == EMULATION {
         "cannot emulate an instruction of the guest kernel"
     } else {
         "had an internal error"
     };
-    let place = vcpu.get_regs().map(|regs| format!(" at {:#x}", regs.rip)).unwrap_or_default();
     MachineEnd::Failed(format!("KVM {what} (KVM_EXIT_INTERNAL_ERROR, suberror {suberror}{place})"))
 }
 

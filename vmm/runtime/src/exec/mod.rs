@@ -26,7 +26,7 @@ pub use self::detached::exec_main;
 use crate::control::{self, ControlRequest};
 use crate::error::Error;
 use crate::launch::pid_file::PidFile;
-use crate::launch::{LaunchError, facts, pidfd_socket, service};
+use crate::launch::{LaunchError, facts, pidfd_socket};
 use crate::monitor::ConsoleMode;
 use crate::signals::Signals;
 use crate::status::{Act, Status};
@@ -87,7 +87,6 @@ struct Order {
 /// # Errors
 /// It could not be started.
 pub fn exec(store: &Store, options: &ExecOptions) -> Result<u8, Error> {
-    service::refuse_sockets()?;
     let (_, entry, state) = crate::verbs::find_with_state(store, &options.id)?;
     await_turn(&entry, &state, options)?;
     let base = ExecBase::read(entry.directory())?;

@@ -6,19 +6,39 @@ use std::path::Path;
 use vmrun_spec::HostLimit;
 
 use super::tree::{put, read};
-use super::{HostCgroupError, is_forbidden, on_this_host};
+use super::{HostCgroupError, OwnCgroup, is_forbidden, on_this_host};
+use crate::error::chain;
+use crate::step;
 
 /// Sets those limits that hold from the beginning.
-pub(crate) fn limit(path: &Path, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
+pub(super) fn limit(path: &Path, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
     limits.iter().filter(|limit| !limit.late).try_for_each(|limit| write(path, limit))
 }
 
 /// Sets the others, when the container is made.
-pub(crate) fn limit_late(below: Option<&Path>, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
-    let Some(path) = below.filter(|_| limits.iter().any(|limit| limit.late)).and_then(on_this_host) else {
-        return Ok(());
-    };
-    limits.iter().filter(|limit| limit.late).try_for_each(|limit| write(&path, limit))
+pub(crate) fn limit_late(cgroup: Option<OwnCgroup<'_>>, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
+    set(cgroup, limits.iter().filter(|limit| limit.late))
+}
+
+/// Sets limits of a container that runs.
+pub(crate) fn change(cgroup: Option<OwnCgroup<'_>>, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
+    set(cgroup, limits.iter())
+}
+
+fn set<'a>(
+    cgroup: Option<OwnCgroup<'_>>,
+    mut limits: impl Iterator<Item = &'a HostLimit> + Clone,
+) -> Result<(), HostCgroupError> {
+    let Some(own) = cgroup.filter(|_| limits.clone().next().is_some()) else { return Ok(()) };
+    let Some(path) = on_this_host(own.below) else { return Ok(()) };
+    if let Some(scope) = own.scope {
+        match scope.set(limits.clone()) {
+            // There may be none: see `enter`.
+            Err(error) if scope.is_the_users() => step!("limits not told to systemd: {}", chain(&error)),
+            other => other.map_err(|source| own.systemd(source))?,
+        }
+    }
+    limits.try_for_each(|limit| write(&path, limit))
 }
 
 /// A limit that the guest holds, too, may fail here for want of its controller or of the right to

@@ -1,7 +1,8 @@
-//! The container's cgroup on the host: the one that the configuration names.
+//! The container's cgroup on the host: the one that the configuration names, or one beside the caller's.
 //!
 //! ```text
 //!   launcher: make ─▶ is it frozen, is it empty? ─▶ limits ─▶ monitor: enter ─▶ … made ─▶ late limits
+//!             locate, where systemd makes it ───────────────▶ start, limits ──▶ … made ─▶ late limits
 //! ```
 //!
 //! It holds the whole sandbox, guest memory included, so what an engine reads there is what the
@@ -14,16 +15,19 @@ mod tree;
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use vmrun_spec::HostLimit;
+use vmrun_spec::{HostCgroup, HostLimit};
 
-use crate::log;
+use crate::error::chain;
+use crate::systemd::{self, Scope, SystemdError};
+use crate::{log, step};
 
-pub(crate) use self::limits::{current_quota, limit, limit_late};
+use self::limits::limit;
+pub(crate) use self::limits::{change, current_quota, limit_late};
 pub(crate) use self::oom::count_kill;
 pub use self::oom::oom_main;
 use self::tree::{enable_controllers, event, frozen, make_directory, processes, put, remove_below};
@@ -68,6 +72,14 @@ pub enum HostCgroupError {
         /// Why not.
         source: io::Error,
     },
+    /// systemd does not make it, or not change it.
+    #[error("cannot have the scope of the container's cgroup {}", .path.display())]
+    Systemd {
+        /// The cgroup, below the root of the hierarchy.
+        path: PathBuf,
+        /// Why.
+        source: SystemdError,
+    },
     /// A limit that only the host can hold.
     #[error(
         "{field} needs a cgroup on the host, and the container has none: there is no cgroup v2, or this user may not make one"
@@ -84,9 +96,40 @@ pub(crate) struct Origin(PathBuf);
 
 /// The caller's cgroup, where there is cgroup v2.
 pub(crate) fn current() -> Option<Origin> {
+    ours().map(|below| Origin(Path::new(HIERARCHY).join(below)))
+}
+
+fn ours() -> Option<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = table.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(Origin(Path::new(HIERARCHY).join(path)))
+    table.lines().find_map(|line| line.strip_prefix("0::/")).map(PathBuf::from)
+}
+
+/// The cgroup above ours, below the root of the hierarchy: there a new one has no processes above it.
+/// None if it cannot be seen from here.
+fn parent_of_ours() -> Option<PathBuf> {
+    let ours = ours()?;
+    // What is outside of a cgroup namespace has a name that begins with `/..`.
+    let is_seen = ours.components().all(|part| matches!(part, Component::Normal(_)));
+    is_seen.then(|| ours.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+/// A container's cgroup.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnCgroup<'a> {
+    /// Below the root of the hierarchy.
+    below: &'a Path,
+    /// What it is to systemd.
+    scope: Option<&'a Scope>,
+}
+
+impl<'a> OwnCgroup<'a> {
+    pub(crate) fn of(below: Option<&'a Path>, scope: Option<&'a Scope>) -> Option<Self> {
+        below.map(|below| Self { below, scope })
+    }
+
+    fn systemd(self, source: SystemdError) -> HostCgroupError {
+        HostCgroupError::Systemd { path: self.below.to_owned(), source }
+    }
 }
 
 /// A cgroup for a container to be made. One that was not there before goes with this value.
@@ -94,6 +137,8 @@ pub(crate) fn current() -> Option<Origin> {
 pub(crate) struct NewCgroup {
     /// Below the root of the hierarchy; none where there is no such cgroup to be had.
     below: Option<PathBuf>,
+    /// What it will be to systemd.
+    scope: Option<Scope>,
     created: bool,
 }
 
@@ -101,7 +146,7 @@ impl NewCgroup {
     fn none(limits: &[HostLimit]) -> Result<Self, HostCgroupError> {
         match limits.iter().find(|limit| limit.host_only) {
             Some(limit) => Err(HostCgroupError::None { field: limit.field.clone() }),
-            None => Ok(Self { below: None, created: false }),
+            None => Ok(Self { below: None, scope: None, created: false }),
         }
     }
 
@@ -109,9 +154,23 @@ impl NewCgroup {
         self.below.clone()
     }
 
+    pub(crate) fn scope(&self) -> Option<Scope> {
+        self.scope.clone()
+    }
+
     /// Leaves it to whoever removes the container.
     pub(crate) fn keep(mut self) {
         self.created = false;
+    }
+}
+
+impl fmt::Display for NewCgroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.below, &self.scope) {
+            (None, _) => f.write_str("no cgroup on the host"),
+            (Some(below), None) => write!(f, "cgroup /{} made", below.display()),
+            (Some(below), Some(_)) => write!(f, "systemd is to make the cgroup /{}", below.display()),
+        }
     }
 }
 
@@ -128,9 +187,26 @@ impl Drop for NewCgroup {
 ///
 /// Where the host has no cgroup v2, or the caller may not use it, there is none, and the monitor
 /// stays where it is started: the limits hold in the guest, those excepted that only the host can hold.
-pub(crate) fn make(below: Option<&Path>, limits: &[HostLimit]) -> Result<NewCgroup, HostCgroupError> {
-    let Some(below) = below else { return NewCgroup::none(limits) };
-    let Some(path) = on_this_host(below) else { return NewCgroup::none(limits) };
+pub(crate) fn make(planned: &HostCgroup, limits: &[HostLimit]) -> Result<NewCgroup, HostCgroupError> {
+    if !is_unified() {
+        return NewCgroup::none(limits);
+    }
+    match planned {
+        HostCgroup::Absolute(below) => make_directories(below, limits),
+        HostCgroup::BesideCaller(name) => match parent_of_ours() {
+            Some(parent) => make_directories(&parent.join(name), limits),
+            None => NewCgroup::none(limits),
+        },
+        HostCgroup::Scope(plan) => match systemd::locate(plan) {
+            Ok(located) if located.scope.is_none() => make_directories(&located.below, limits),
+            Ok(located) => Ok(NewCgroup { below: Some(located.below), scope: located.scope, created: false }),
+            Err(source) => Err(HostCgroupError::Systemd { path: plan.unit.clone().into(), source }),
+        },
+    }
+}
+
+fn make_directories(below: &Path, limits: &[HostLimit]) -> Result<NewCgroup, HostCgroupError> {
+    let path = Path::new(HIERARCHY).join(below);
     let failed = |act| {
         let path = path.clone();
         move |source| HostCgroupError::Io { act, path, source }
@@ -139,7 +215,7 @@ pub(crate) fn make(below: Option<&Path>, limits: &[HostLimit]) -> Result<NewCgro
         Err(error) if is_forbidden(&error) => return NewCgroup::none(limits),
         made => made.map_err(failed("make"))?,
     };
-    let new = NewCgroup { below: Some(below.to_owned()), created };
+    let new = NewCgroup { below: Some(below.to_owned()), scope: None, created };
     enable_controllers(Path::new(HIERARCHY), below);
     let events = tree::read(&path, "cgroup.events").map_err(failed("look at"))?;
     if event(&events, "frozen") {
@@ -163,26 +239,36 @@ pub(crate) fn on_this_host(below: &Path) -> Option<PathBuf> {
 }
 
 /// Moves this process into the cgroup. Where it may not it stays, and the cgroup goes.
-pub(crate) fn enter(cgroup: Option<&Path>, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
-    let Some(path) = cgroup.map(|below| Path::new(HIERARCHY).join(below)) else { return Ok(()) };
-    let failed = |act| {
-        let path = path.clone();
-        move |source| HostCgroupError::Io { act, path, source }
-    };
+pub(crate) fn enter(cgroup: Option<OwnCgroup<'_>>, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
+    let Some(own) = cgroup else { return Ok(()) };
+    let path = Path::new(HIERARCHY).join(own.below);
+    if let Some(scope) = own.scope {
+        match scope.start(limits) {
+            Err(error) if scope.is_the_users() => {
+                step!("no cgroup: {}", chain(&error));
+                return NewCgroup::none(limits).map(drop);
+            }
+            other => other.map_err(|source| own.systemd(source))?,
+        }
+        enable_controllers(Path::new(HIERARCHY), own.below);
+        return limit(&path, limits);
+    }
     match put(&path, "cgroup.procs", "0") {
         Err(error) if is_forbidden(&error) => {
             // It may be somebody else's, who has made it for this container.
             let _ = tree::remove_below(&path);
             NewCgroup::none(limits).map(drop)
         }
-        entered => entered.map_err(failed("enter")),
+        entered => entered.map_err(|source| HostCgroupError::Io { act: "enter", path, source }),
     }
 }
 
 /// Moves this process back to where it came from and removes the cgroup. What fails is left:
 /// this is for a monitor that nobody waits for any more.
-pub(crate) fn leave(cgroup: Option<&Path>, origin: Option<&Origin>) {
-    if let (Some(_), Some(Origin(path))) = (cgroup, origin) {
+pub(crate) fn leave(cgroup: Option<OwnCgroup<'_>>, origin: Option<&Origin>) {
+    // A scope ends by itself with its last process.
+    let plain = cgroup.filter(|own| own.scope.is_none());
+    if let (Some(_), Some(Origin(path))) = (plain, origin) {
         let _ = put(path, "cgroup.procs", "0");
         let _ = remove(cgroup);
     }
@@ -210,8 +296,15 @@ impl fmt::Display for InUse {
 
 /// Removes the cgroup of a monitor that has ended, with those below it. The ones above it are left
 /// to others, as runc leaves them; so is one that others are in, which is the answer then.
-pub(crate) fn remove(cgroup: Option<&Path>) -> Result<Option<InUse>, HostCgroupError> {
-    let Some(path) = cgroup.and_then(on_this_host) else { return Ok(None) };
+pub(crate) fn remove(cgroup: Option<OwnCgroup<'_>>) -> Result<Option<InUse>, HostCgroupError> {
+    let Some(own) = cgroup else { return Ok(None) };
+    let Some(path) = on_this_host(own.below) else { return Ok(None) };
+    if let Some(scope) = own.scope {
+        // As with runc, that ends whoever else is in it. One that is empty ends by itself.
+        if let Err(error) = scope.stop() {
+            step!("scope not stopped: {}", chain(&error));
+        }
+    }
     if let Some(neighbour) = oom::neighbour(&path) {
         // Of a monitor that was killed while it had one.
         let _ = remove_below(&neighbour);
@@ -253,7 +346,7 @@ mod tests {
 
     #[test]
     fn without_a_cgroup_there_is_nothing_to_do() {
-        assert_eq!(make(None, &[]).unwrap().path(), None);
+        assert_eq!(NewCgroup::none(&[]).unwrap().path(), None);
         enter(None, &[]).unwrap();
         assert!(remove(None).unwrap().is_none());
     }
@@ -265,7 +358,7 @@ mod tests {
             host_only: true,
             ..HostLimit::default()
         };
-        let error = make(None, &[limit]).unwrap_err().to_string();
+        let error = NewCgroup::none(&[limit]).unwrap_err().to_string();
         assert!(error.starts_with("linux.resources.blockIO needs a cgroup on the host"), "{error}");
     }
 

@@ -47,13 +47,14 @@ pub(super) fn enable_controllers(root: &Path, below: &Path) {
     if missing.is_empty() {
         return;
     }
-    let available = list(root);
-    missing.retain(|name| has(&available, name));
-    if missing.is_empty() {
-        return;
-    }
-    let all: Vec<_> = missing.iter().map(|name| format!("+{name}")).collect();
     for above in above(root, below) {
+        // What it has not got, it cannot give to those below it.
+        let available = list(&above);
+        missing.retain(|name| has(&available, name));
+        if missing.is_empty() {
+            return;
+        }
+        let all: Vec<_> = missing.iter().map(|name| format!("+{name}")).collect();
         if put(&above, "cgroup.subtree_control", &all.join(" ")).is_err() {
             // One that this host withholds must not cost the others.
             for one in &all {
@@ -145,8 +146,9 @@ mod tests {
     fn controllers_that_are_missing_are_turned_on_all_the_way_down() {
         let root = tempfile::tempdir().unwrap();
         let control = ("cgroup.subtree_control", "");
-        cgroup(root.path(), "", &[("cgroup.controllers", "cpu memory dmem\n"), control]);
-        cgroup(root.path(), "above", &[control]);
+        let all = [("cgroup.controllers", "cpu memory dmem\n"), control];
+        cgroup(root.path(), "", &all);
+        cgroup(root.path(), "above", &all);
         cgroup(root.path(), "above/own", &[("cgroup.controllers", "cpu\n"), control]);
         enable_controllers(root.path(), Path::new("above/own"));
         let written = |below: &str| read(&root.path().join(below), "cgroup.subtree_control").unwrap();

@@ -25,12 +25,15 @@ use vmrun_spec::MonitorMessage;
 
 use crate::assets::{self, AssetOptions, Embedded};
 use crate::error::Error;
+use crate::host_cgroup::{self, NewCgroup};
 use crate::id::ContainerId;
 use crate::log::Log;
 use crate::monitor::{ConsoleMode, MonitorRequest};
 use crate::store::{StateSource, Store};
 use crate::timeline::mark;
-use crate::{host_cgroup, policy, stdio, step, timestamp};
+use crate::{policy, stdio, step, timestamp};
+
+pub use self::service::refuse_sockets;
 
 /// Which verb, and how long it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,7 +225,6 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
     let bundle = Bundle::load(&options.bundle)?;
     step!("bundle {} loaded, root file system {}", bundle.dir.display(), bundle.rootfs.display());
     let console = console(&bundle, options)?;
-    service::refuse_sockets()?;
     let notify = service::notify_socket()?;
     let plan = plan(store, &id, &bundle, options, notify.is_some(), embedded)?;
     let (machine, host) = (&plan.machine, &plan.host);
@@ -236,9 +238,9 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
     );
     let new = store.reserve(&id)?;
     step!("{} made in the store", store.directory(&id).display());
-    let cgroup = host_cgroup::make(host.cgroup.as_deref(), &host.limits)?;
-    step!("cgroup {:?} made, with {} limits", cgroup.path(), host.limits.len());
-    let source = state_source(&id, &bundle, &plan, cgroup.path());
+    let cgroup = host_cgroup::make(&host.cgroup, &host.limits)?;
+    step!("{cgroup}, with {} limits", host.limits.len());
+    let source = state_source(&id, &bundle, &plan, &cgroup);
     let request = MonitorRequest {
         directory: store.directory(&id),
         root: store.root().to_owned(),
@@ -312,12 +314,7 @@ fn console(bundle: &Bundle, options: &LaunchOptions) -> Result<Console, LaunchEr
     }
 }
 
-fn state_source(
-    id: &ContainerId,
-    bundle: &Bundle,
-    plan: &SandboxPlan,
-    cgroup: Option<PathBuf>,
-) -> StateSource {
+fn state_source(id: &ContainerId, bundle: &Bundle, plan: &SandboxPlan, cgroup: &NewCgroup) -> StateSource {
     let annotations = bundle.spec.annotations().iter().flatten();
     StateSource {
         id: id.to_string(),
@@ -326,7 +323,8 @@ fn state_source(
         rootfs: bundle.rootfs.clone(),
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
         created: timestamp::now(),
-        cgroup,
+        cgroup: cgroup.path(),
+        scope: cgroup.scope(),
         poststart: plan.host.hooks.poststart.clone(),
         poststop: plan.host.hooks.poststop.clone(),
         notifies: plan.guest.notify,

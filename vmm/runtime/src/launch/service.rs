@@ -45,11 +45,12 @@ fn checked(name: &OsStr) -> Result<PathBuf, LaunchError> {
     std::path::absolute(Path::new(name)).map_err(failed)
 }
 
-/// Refuses sockets that a manager has opened for the program: they cannot enter the guest.
+/// Refuses sockets that a manager has opened for the program: they cannot enter the guest. To be
+/// called before this process opens anything, which would have the number of one of them.
 ///
 /// # Errors
 /// There are some.
-pub(crate) fn refuse_sockets() -> Result<(), Error> {
+pub fn refuse_sockets() -> Result<(), Error> {
     let variable = |name| env::var(name).ok();
     let is_open = |number: u32| fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok();
     if are_handed(variable(LISTEN_FDS), variable(LISTEN_PID), std::process::id(), is_open) {

@@ -251,7 +251,7 @@ fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     let state = new.entry().read().ok().flatten();
     // Else somebody has removed it, and its names may be another container's.
     if new.entry().is_current()?
-        && let Some(left) = host_cgroup::remove(request.state.cgroup.as_deref())?
+        && let Some(left) = host_cgroup::remove(request.state.own_cgroup())?
     {
         log::warn(&left.to_string());
     }

@@ -11,6 +11,7 @@ use vmrun_proto::{READY_PORT, SharedMount};
 use vmrun_spec::{Image, MachineSpec};
 
 use super::failure::MonitorError;
+use super::tree::TreeError;
 use super::{MonitorRequest, hook_mounts, tree};
 use crate::assets::{self, Embedded};
 use crate::pages;
@@ -50,7 +51,7 @@ impl Drop for ReadySocket {
 
 pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booting, MonitorError> {
     let plan = &request.plan;
-    let mounts = tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
+    let (mounts, later) = tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
     if plan.host.hooks.precede_creation() {
         hook_mounts::offer(&request.directory.join(SHARE_DIR), &plan.host)?;
     }
@@ -72,6 +73,9 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     let machine = machine.start()?;
     mark("vcpus-run");
     step!("vCPUs run");
+    if let Some(later) = later {
+        later.watch(machine.failing()).map_err(TreeError::from)?;
+    }
     // While the guest boots.
     pages::release(embedded.kernel);
     pages::release(embedded.initramfs);

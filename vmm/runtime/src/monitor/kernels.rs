@@ -42,23 +42,31 @@ pub(crate) enum KernelsError {
     Watch(#[source] io::Error),
 }
 
-/// Takes them out of the tree at `share`. Gives what the guest has to be told of the other mounts.
-pub(super) fn keep_out(share: &Path, plan: &HostPlan) -> Result<Vec<SharedMount>, KernelsError> {
-    let look = |source| KernelsError::Look { path: share.to_owned(), source };
-    let share = fs::canonicalize(share).map_err(look)?;
+/// Takes them out of the tree at `share`. Gives what the guest has to be told of the other mounts, and
+/// what has to be watched.
+pub(super) fn keep_out(
+    share: &Path,
+    plan: &HostPlan,
+) -> Result<(Vec<SharedMount>, Option<LaterMounts>), KernelsError> {
+    let share =
+        fs::canonicalize(share).map_err(|source| KernelsError::Look { path: share.to_owned(), source })?;
     let whole_volume = |row: &Row| row.is_top() && is_directory(row, plan);
-    let rows = mount_table::read(&share).map_err(look)?;
+    let rows = look(&share)?;
     if let Some(row) = rows.iter().find(|row| row.is_kernels() && whole_volume(row)) {
         let source_path = volume_of(row, plan).map_or(&plan.rootfs, |volume| &volume.source).clone();
         return Err(KernelsError::Volume { source_path, kind: row.kind().to_owned() });
     }
     let mut hidden = Vec::new();
-    let rows = take_out(&share, &mut hidden)?;
+    let rows = take_out(&share, rows, &mut hidden)?;
     let told = mount_table::for_the_guest(&rows, &hidden);
-    if plan.volumes.iter().any(follows_the_host) {
-        watch(share, hidden)?;
-    }
-    Ok(told)
+    let later = if plan.volumes.iter().any(follows_the_host) {
+        // What happens from here on is noticed.
+        let table = File::open(TABLE).map_err(KernelsError::Watch)?;
+        Some(LaterMounts { share, hidden, table })
+    } else {
+        None
+    };
+    Ok((told, later))
 }
 
 fn volume_of<'p>(row: &Row, plan: &'p HostPlan) -> Option<&'p Volume> {
@@ -76,11 +84,9 @@ fn follows_the_host(volume: &Volume) -> bool {
 
 /// Takes out all that are there, but for those at places that hide one. Gives the mounts that are
 /// left.
-fn take_out(share: &Path, hidden: &mut Vec<PathBuf>) -> Result<Vec<Row>, KernelsError> {
-    let look = |source| KernelsError::Look { path: share.to_owned(), source };
+fn take_out(share: &Path, mut rows: Vec<Row>, hidden: &mut Vec<PathBuf>) -> Result<Vec<Row>, KernelsError> {
     let mut readonly: Vec<PathBuf> = Vec::new();
     loop {
-        let rows = mount_table::read(share).map_err(look)?;
         // What the host has unmounted since needs no hiding.
         hidden.retain(|path| rows.iter().any(|row| row.at == *path));
         let is_hidden = |row: &Row| hidden.iter().any(|path| row.at.starts_with(path));
@@ -95,10 +101,15 @@ fn take_out(share: &Path, hidden: &mut Vec<PathBuf>) -> Result<Vec<Row>, Kernels
             Ok(Taken::Readonly) => readonly.push(row.at.clone()),
             Ok(Taken::Hidden) => hidden.push(row.at.clone()),
             // The host may have unmounted it meanwhile.
-            Err(_) if !mount_table::read(share).map_err(look)?.contains(row) => {}
+            Err(_) if !look(share)?.contains(row) => {}
             Err(source) => return Err(KernelsError::Keep { path: at, source }),
         }
+        rows = look(share)?;
     }
+}
+
+fn look(share: &Path) -> Result<Vec<Row>, KernelsError> {
+    mount_table::read(share).map_err(|source| KernelsError::Look { path: share.to_owned(), source })
 }
 
 /// A single file that was asked for by its name stays, but cannot be written to; neither can
@@ -137,23 +148,34 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, flags, Mode::empty())?)
 }
 
-/// Takes out, for as long as this process lives, what appears later.
-fn watch(share: PathBuf, mut hidden: Vec<PathBuf>) -> Result<(), KernelsError> {
-    // What happens from here on is noticed.
-    let table = File::open(TABLE).map_err(KernelsError::Watch)?;
-    let work = move || {
-        let mut changed = Ok(());
-        while changed.is_ok() {
-            let taken = take_out(&share, &mut hidden);
-            changed = taken.map_err(|error| crate::error::chain(&error)).and_then(|_| {
-                await_change(&table).map_err(|errno| format!("cannot watch the mount table: {errno}"))
-            });
+/// What the host mounts below a volume later.
+#[derive(Debug)]
+pub(crate) struct LaterMounts {
+    share: PathBuf,
+    hidden: Vec<PathBuf>,
+    table: File,
+}
+
+impl LaterMounts {
+    /// Takes out, for as long as this process lives, what appears. What must not be there and cannot be
+    /// removed is told to `failed`, which ends the machine, and with it the way there.
+    pub(super) fn watch(self, failed: impl FnOnce(String) + Send + 'static) -> Result<(), KernelsError> {
+        let work = move || failed(self.keep_out());
+        thread::Builder::new().name("mounts".to_owned()).spawn(work).map(drop).map_err(KernelsError::Watch)
+    }
+
+    /// Why it cannot go on.
+    fn keep_out(mut self) -> String {
+        loop {
+            let taken = look(&self.share).and_then(|rows| take_out(&self.share, rows, &mut self.hidden));
+            if let Err(error) = taken {
+                return crate::error::chain(&error);
+            }
+            if let Err(errno) = await_change(&self.table) {
+                return format!("cannot watch the mount table: {}", errno.desc());
+            }
         }
-        // What must not be there cannot be removed: the sandbox ends, and with it the way there.
-        eprintln!("vmrun: monitor: {}", changed.err().unwrap_or_default());
-        std::process::exit(1);
-    };
-    thread::Builder::new().name("mounts".to_owned()).spawn(work).map(drop).map_err(KernelsError::Watch)
+    }
 }
 
 /// proc_pid_mountinfo(5): a change is an exceptional condition.

@@ -153,7 +153,7 @@ fn serve(
     if let Some(score) = request.plan.host.oom_score_adj {
         oom_score::set(score).map_err(|source| MonitorError::OomScore { score, source })?;
     }
-    host_cgroup::enter(request.state.cgroup.as_deref(), &request.plan.host.limits)
+    host_cgroup::enter(request.state.own_cgroup(), &request.plan.host.limits)
         .map_err(MonitorError::Cgroup)?;
     step!("in the cgroup {:?}", request.state.cgroup);
     processors::keep_on(&request.plan.host.cpus).map_err(MonitorError::Processors)?;
@@ -234,7 +234,7 @@ fn mark_stopped(entry: Option<&Entry>, code: u8) {
 fn clean_up(request: &MonitorRequest, entry: Option<&Entry>, origin: Option<&Origin>) {
     // Else somebody has removed it, and its names may be another container's.
     if entry.is_some_and(|entry| entry.is_current().unwrap_or(false)) {
-        host_cgroup::leave(request.state.cgroup.as_deref(), origin);
+        host_cgroup::leave(request.state.own_cgroup(), origin);
     }
     tree::unmount(&request.directory.join(vmrun_plan::SHARE_DIR));
     // `vmrun delete` can still remove what could not be removed here, and runs the hooks then.

@@ -1,7 +1,8 @@
 //! The mounts of the shared tree, as `/proc/self/mountinfo` lists them.
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -80,9 +81,15 @@ impl Row {
 /// Of this process.
 pub(super) const TABLE: &str = "/proc/self/mountinfo";
 
+/// More than most tables have.
+const USUAL_BYTES: usize = 16 << 10;
+
 /// The mounts below `share`, which has no links in it, outer ones first.
 pub(super) fn read(share: &Path) -> io::Result<Vec<Row>> {
-    Ok(parse(&std::fs::read(TABLE)?, share))
+    // Each reading costs the kernel a line for each mount of the host's: so few of them.
+    let mut table = Vec::with_capacity(USUAL_BYTES);
+    File::open(TABLE)?.read_to_end(&mut table)?;
+    Ok(parse(&table, share))
 }
 
 fn parse(table: &[u8], share: &Path) -> Vec<Row> {

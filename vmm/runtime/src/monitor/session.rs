@@ -317,7 +317,7 @@ impl Session<'_> {
         mark("view");
         step!("view of the container's files built");
         // The guest is made: what it does from now on is the container's.
-        host_cgroup::limit_late(self.request.state.cgroup.as_deref(), &self.request.plan.host.limits)?;
+        host_cgroup::limit_late(self.request.state.own_cgroup(), &self.request.plan.host.limits)?;
         Ok(relays)
     }
 

@@ -32,7 +32,7 @@ use vmrun_spec::{HostPlan, Propagation, Volume, VolumeKind};
 
 use super::attributes;
 use super::id_map::{self, IdMapError};
-use super::kernels::{self, KernelsError};
+use super::kernels::{self, KernelsError, LaterMounts};
 
 /// Why the tree could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +63,12 @@ const WRITES_LIMIT: Duration = Duration::from_secs(20);
 /// The first pause between two attempts, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
 
-/// Builds the tree at `share`, which is made. Gives what the guest has to be told of its mounts.
-pub(crate) fn build(share: &Path, plan: &HostPlan) -> Result<Vec<SharedMount>, TreeError> {
+/// Builds the tree at `share`, which is made. Gives what the guest has to be told of its mounts, and
+/// what has to be watched.
+pub(crate) fn build(
+    share: &Path,
+    plan: &HostPlan,
+) -> Result<(Vec<SharedMount>, Option<LaterMounts>), TreeError> {
     enter_namespace().map_err(TreeError::Namespace)?;
     make_directory(share)?;
     let none: Option<&str> = None;
@@ -81,11 +85,11 @@ pub(crate) fn build(share: &Path, plan: &HostPlan) -> Result<Vec<SharedMount>, T
             add_volume(volume, &volumes.join(index.to_string()))?;
         }
     }
-    let told = kernels::keep_out(share, plan)?;
+    let mounts = kernels::keep_out(share, plan)?;
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | flags;
     mount(none, share, none, flags, none)
         .map_err(|errno| TreeError::Close { path: share.to_owned(), source: errno.into() })?;
-    Ok(told)
+    Ok(mounts)
 }
 
 /// Ends writing to the root file system, now that the guest has made its mount points.

@@ -19,6 +19,7 @@ use nix::unistd::{AccessFlags, access, geteuid};
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
 
 use super::StoreError;
+use crate::user_namespace::{is_user_namespace, user_outside};
 
 const OF_ROOT: &str = "/run/vmrun";
 
@@ -92,26 +93,6 @@ pub(super) fn default_root() -> PathBuf {
         }
     });
     chosen.unwrap_or_else(|| PathBuf::from(OF_ROOT))
-}
-
-/// Whom a user namespace's root is outside of it. None in the first namespace, which maps every
-/// user to the same (user_namespaces(7)).
-fn user_outside(map: &str) -> Option<u32> {
-    let rows: Vec<Vec<u32>> = map
-        .lines()
-        .map(|line| line.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect())
-        .collect();
-    match rows[..] {
-        [ref only] if only[..] == [0, 0, u32::MAX] => None,
-        _ => rows.iter().find_map(|row| match row[..] {
-            [0, outside, _] => Some(outside),
-            _ => None,
-        }),
-    }
-}
-
-fn is_user_namespace() -> bool {
-    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| user_outside(&map).is_some())
 }
 
 /// Refuses a store that another user could write to or exchange. One that is missing is fine.

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use vmrun_spec::Hook;
 
+use crate::host_cgroup::OwnCgroup;
 use crate::process::{self, ProcessIdentity};
 use crate::status::Status;
+use crate::systemd::Scope;
 
 /// What is remembered of one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +37,9 @@ pub(crate) struct State {
     /// The monitor's cgroup on the host, where it has one of its own.
     #[serde(default)]
     pub(crate) cgroup: Option<PathBuf>,
+    /// The scope that this cgroup is of, where systemd has made it.
+    #[serde(default)]
+    pub(crate) scope: Option<Scope>,
     /// Hooks to run when its program has started.
     #[serde(default)]
     pub(crate) poststart: Vec<Hook>,
@@ -56,12 +61,17 @@ pub(crate) struct StateSource {
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) created: String,
     pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) scope: Option<Scope>,
     pub(crate) poststart: Vec<Hook>,
     pub(crate) poststop: Vec<Hook>,
     pub(crate) notifies: bool,
 }
 
 impl StateSource {
+    pub(crate) fn own_cgroup(&self) -> Option<OwnCgroup<'_>> {
+        OwnCgroup::of(self.cgroup.as_deref(), self.scope.as_ref())
+    }
+
     pub(crate) fn state(&self, status: Status, monitor: ProcessIdentity) -> State {
         State {
             schema: State::SCHEMA,
@@ -77,6 +87,7 @@ impl StateSource {
             control_socket: super::CONTROL_SOCKET.to_owned(),
             exit_code: None,
             cgroup: self.cgroup.clone(),
+            scope: self.scope.clone(),
             poststart: self.poststart.clone(),
             poststop: self.poststop.clone(),
             notifies: self.notifies,
@@ -85,6 +96,10 @@ impl StateSource {
 }
 
 impl State {
+    pub(crate) fn own_cgroup(&self) -> Option<OwnCgroup<'_>> {
+        OwnCgroup::of(self.cgroup.as_deref(), self.scope.as_ref())
+    }
+
     /// Grows when an older `vmrun` could misread the file.
     pub(crate) const SCHEMA: u32 = 1;
 
@@ -111,6 +126,7 @@ impl StateSource {
             annotations: BTreeMap::new(),
             created: crate::timestamp::now(),
             cgroup: None,
+            scope: None,
             poststart: Vec::new(),
             poststop: Vec::new(),
             notifies: false,

@@ -55,7 +55,7 @@ pub(super) fn put_away(entry: &Entry, state: &State) -> Result<Vec<hooks::HookEr
     // Else somebody has removed it meanwhile, and its names may be another container's.
     if entry.is_current()? {
         // Before the state that names it.
-        if let Some(left) = host_cgroup::remove(state.cgroup.as_deref())? {
+        if let Some(left) = host_cgroup::remove(state.own_cgroup())? {
             log::warn(&left.to_string());
         }
     }

@@ -64,9 +64,7 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
     let in_guest = vmrun_plan::without_the_hosts(&resources);
     let in_guest = vmrun_plan::in_the_guest(&in_guest, &processors, base.vcpus);
     // The host may refuse, and the guest has not been asked then.
-    if let Some(cgroup) = state.cgroup.as_deref().and_then(host_cgroup::on_this_host) {
-        host_cgroup::limit(&cgroup, &on_host)?;
-    }
+    host_cgroup::change(state.own_cgroup(), &on_host)?;
     if !processors.is_empty() {
         processors::move_to(state.monitor.pid, &processors).map_err(LaunchError::Processors)?;
     }

@@ -7,7 +7,7 @@ use virtiofsd::filesystem::{Context, FileSystem, ZeroCopyWriter};
 use virtiofsd::oslib::ReadvFlags;
 use virtiofsd::passthrough::PassthroughFs;
 
-use super::tree::{Handle, Node};
+use super::ids::{Handle, Node};
 
 /// Lends `act` the file that is open on the host as `handle` of `node`.
 ///

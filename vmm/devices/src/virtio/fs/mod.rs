@@ -6,6 +6,7 @@
 //! in another process.
 
 mod handle_file;
+mod ids;
 mod listing;
 mod lock_message;
 mod locks;
@@ -21,8 +22,10 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use vmrun_spec::ShareSpec;
 
 use crate::failure::FailureSink;
-use crate::thread::ThreadError;
+use crate::virtio::config_space::ConfigSpace;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
+use crate::virtio::session::SessionError;
+use crate::virtio::state::{StateError, Suspended};
 pub use locks::LocksError;
 use server::FileServer;
 use thread::FileThread;
@@ -52,20 +55,17 @@ pub enum FsError {
         /// Why.
         source: std::io::Error,
     },
-    /// There was no descriptor for it.
-    #[error("cannot make the event that stops the file server")]
-    Event(#[source] std::io::Error),
     /// Nobody could wait for locks.
     #[error(transparent)]
     Locks(#[from] LocksError),
     /// Its thread could not be started.
     #[error(transparent)]
-    Thread(#[from] ThreadError),
+    Thread(#[from] SessionError),
 }
 
 /// The device.
 pub struct Fs {
-    config: [u8; CONFIG_BYTES],
+    config: ConfigSpace,
     thread: FileThread,
 }
 
@@ -86,7 +86,7 @@ impl Fs {
         config[..tag.len()].copy_from_slice(tag);
         config[TAG_BYTES..].copy_from_slice(&1u32.to_le_bytes());
         let server = FileServer::open(&spec.directory, failures.clone())?;
-        Ok(Self { config, thread: FileThread::start(server, failures)? })
+        Ok(Self { config: ConfigSpace::new(config), thread: thread::start(server, failures)? })
     }
 }
 
@@ -103,7 +103,7 @@ impl VirtioDevice for Fs {
         &QUEUE_SIZES
     }
 
-    fn config(&self) -> &[u8] {
+    fn config(&self) -> &ConfigSpace {
         &self.config
     }
 
@@ -112,8 +112,10 @@ impl VirtioDevice for Fs {
         self.thread.serve(queues, activation.interrupt)
     }
 
-    fn reset(&mut self) {
-        self.thread.stop();
+    fn suspend(&mut self) -> Option<Suspended> {
+        let queues = self.thread.stop()?.into();
+        // The files that the guest knows are open here.
+        Some(Suspended { queues, state: Err(StateError::NotImplemented(NAME)) })
     }
 }
 

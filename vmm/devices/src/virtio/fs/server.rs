@@ -73,9 +73,9 @@ impl FileServer {
     }
 
     /// Serves the queues until `stop` is readable.
-    pub(super) fn serve(&self, mut queues: [ActiveQueue; 2], stop: &EventFd) -> Result<(), ServeError> {
+    pub(super) fn serve(&self, queues: &mut [ActiveQueue; 2], stop: &EventFd) -> Result<(), ServeError> {
         let mut session = Session::default();
-        let served = self.serve_until(&mut queues, &mut session, stop);
+        let served = self.serve_until(queues, &mut session, stop);
         self.locks.clear(session.waiting.into_keys());
         served
     }

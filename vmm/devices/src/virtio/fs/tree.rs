@@ -21,12 +21,10 @@ use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
 
 use super::handle_file::with_file;
+use super::ids::{Handle, Node};
 use super::listing::{Listings, Page};
 use super::locks::Locks;
 use super::page_cache::PageCache;
-
-pub(super) type Node = <PassthroughFs as FileSystem>::Inode;
-pub(super) type Handle = <PassthroughFs as FileSystem>::Handle;
 
 /// The agent's pid in the guest, which no program in a container can have: the agent has mounted the
 /// file system, and pids are told as they are for whoever did.

@@ -8,10 +8,12 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_queue::DescriptorChain;
 use vm_memory::Bytes;
 
-use crate::event_loop::{LoopError, LoopHandle};
+use crate::event_loop::{LoopError, LoopHandle, LoopWorker};
 use crate::memory::Memory;
+use crate::virtio::config_space::ConfigSpace;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
 use crate::virtio::queue::{ActiveQueue, QueueError};
+use crate::virtio::state::{DeviceState, StateError, Suspended};
 
 /// What failures call it.
 const NAME: &str = "virtio-rng";
@@ -22,17 +24,21 @@ const QUEUE_SIZES: [u16; 1] = [64];
 /// the driver must accept, and the event loop is not held up by one huge buffer.
 const MAX_REQUEST_BYTES: usize = 4096;
 
+/// It knows nothing besides its queue.
+const STATELESS: DeviceState = DeviceState { device_type: VIRTIO_ID_RNG, version: 1, bytes: Vec::new() };
+
 /// The device.
 #[derive(Debug)]
 pub struct Rng {
     events: LoopHandle,
+    config: ConfigSpace,
     worker: Option<SubscriberId>,
 }
 
 impl Rng {
     /// A device whose worker runs on `events`.
     pub fn new(events: LoopHandle) -> Self {
-        Self { events, worker: None }
+        Self { events, config: ConfigSpace::new([]), worker: None }
     }
 }
 
@@ -49,17 +55,25 @@ impl VirtioDevice for Rng {
         &QUEUE_SIZES
     }
 
+    fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
         let [queue] = activation.take_queues()?;
         self.worker = Some(self.events.add(Box::new(RngWorker { queue }))?);
         Ok(())
     }
 
-    fn reset(&mut self) {
-        if let Some(worker) = self.worker.take() {
-            // Fails only when the loop is gone, and the worker with it.
-            let _ = self.events.remove(worker);
-        }
+    fn suspend(&mut self) -> Option<Suspended> {
+        // Fails only when the loop is gone, and the worker with it.
+        let queues = self.events.remove(self.worker.take()?).ok()?;
+        Some(Suspended { queues, state: Ok(STATELESS) })
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        let bytes = state.of(NAME, STATELESS.device_type, STATELESS.version)?;
+        if bytes.is_empty() { Ok(()) } else { Err(StateError::Damaged(NAME)) }
     }
 }
 
@@ -81,6 +95,12 @@ impl MutEventSubscriber for RngWorker {
             // Until the machine has ended kicks mean nothing.
             let _ = ops.remove(Events::new(self.queue.kick(), EventSet::IN));
         }
+    }
+}
+
+impl LoopWorker for RngWorker {
+    fn into_queues(self: Box<Self>) -> Vec<ActiveQueue> {
+        vec![self.queue]
     }
 }
 
@@ -116,6 +136,7 @@ mod tests {
     use vm_memory::GuestAddress;
 
     use super::*;
+    use crate::event_loop::EventLoop;
     use crate::virtio::test_queue::{BUFFERS, WRITE, memory, queue_with};
 
     #[test]
@@ -137,6 +158,32 @@ mod tests {
         test.queue.drain(serve).unwrap();
         assert_eq!(test.used_length(), Some(0));
         assert_eq!(memory.read_obj::<u64>(GuestAddress(BUFFERS)).unwrap(), 0);
+    }
+
+    #[test]
+    fn suspended_device_goes_on_where_it_was_with_what_came_meanwhile() {
+        let events = EventLoop::start(|why| panic!("{why}")).unwrap();
+        let mut rng = super::Rng::new(events.handle());
+        assert!(rng.suspend().is_none());
+        let memory = memory();
+        let test = queue_with(&memory, &[(BUFFERS, 8, WRITE)]);
+        let (mut activation, written) = (test.activation(), || memory.read_obj::<u64>(GuestAddress(BUFFERS)));
+        activation.queues[0].as_ref().unwrap().kick().write(1).unwrap();
+        rng.activate(activation).unwrap();
+        while written().unwrap() == 0 {
+            std::thread::yield_now();
+        }
+        let suspended = rng.suspend().unwrap();
+        let state = suspended.state.unwrap();
+        rng.restore(&state).unwrap();
+        let foreign = DeviceState { device_type: 1, ..state.clone() };
+        assert!(matches!(rng.restore(&foreign), Err(StateError::Foreign { found: 1, .. })));
+        assert_eq!(rng.restore(&DeviceState { bytes: vec![1], ..state }), Err(StateError::Damaged(NAME)));
+        let [mut queue] = <[_; 1]>::try_from(suspended.queues).unwrap();
+        assert!(queue.pop().unwrap().is_none(), "it has served the chain");
+        activation = queue_with(&memory, &[]).activation();
+        activation.queues = vec![Some(queue)];
+        rng.activate(activation).unwrap();
     }
 
     proptest! {

@@ -18,10 +18,12 @@ use vmrun_spec::VsockSpec;
 use super::header::Header;
 use super::muxer::{Muxer, Token, Watch};
 use super::{HOST_CID, MAX_PACKET_BYTES, NAME};
-use crate::event_loop::{LoopError, LoopHandle};
+use crate::event_loop::{LoopError, LoopHandle, LoopWorker};
 use crate::memory::Memory;
+use crate::virtio::config_space::ConfigSpace;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
 use crate::virtio::queue::{ActiveQueue, QueueError};
+use crate::virtio::state::{StateError, Suspended};
 
 /// Receive, transmit, event.
 const QUEUE_SIZES: [u16; 3] = [256, 256, 8];
@@ -57,7 +59,7 @@ pub enum VsockError {
 #[derive(Debug)]
 pub struct Vsock {
     events: LoopHandle,
-    config: [u8; 8],
+    config: ConfigSpace,
     spec: VsockSpec,
     /// Bound at once, so that a client that comes early waits instead of failing, and for
     /// all activations: those come on a vCPU's thread, which may not make sockets.
@@ -79,7 +81,7 @@ impl Vsock {
         let listener = Arc::new(listen(spec)?);
         Ok(Self {
             events,
-            config: u64::from(spec.cid).to_le_bytes(),
+            config: ConfigSpace::new(u64::from(spec.cid).to_le_bytes()),
             spec: spec.clone(),
             listener,
             timer: Arc::new(timer),
@@ -118,7 +120,7 @@ impl VirtioDevice for Vsock {
         &QUEUE_SIZES
     }
 
-    fn config(&self) -> &[u8] {
+    fn config(&self) -> &ConfigSpace {
         &self.config
     }
 
@@ -132,11 +134,11 @@ impl VirtioDevice for Vsock {
         Ok(())
     }
 
-    fn reset(&mut self) {
-        if let Some(worker) = self.worker.take() {
-            // Fails only when the loop is gone, and the worker with it.
-            let _ = self.events.remove(worker);
-        }
+    fn suspend(&mut self) -> Option<Suspended> {
+        // Fails only when the loop is gone, and the worker with it.
+        let queues = self.events.remove(self.worker.take()?).ok()?;
+        // The connections are processes of this host.
+        Some(Suspended { queues, state: Err(StateError::NotImplemented(NAME)) })
     }
 }
 
@@ -229,6 +231,12 @@ impl MutEventSubscriber for VsockWorker {
             let armed = self.arm(now);
             self.deliver(armed, ops);
         }
+    }
+}
+
+impl LoopWorker for VsockWorker {
+    fn into_queues(self: Box<Self>) -> Vec<ActiveQueue> {
+        vec![self.rx, self.tx, self.event]
     }
 }
 

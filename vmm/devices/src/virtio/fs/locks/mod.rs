@@ -31,7 +31,7 @@ use self::table::{NO_PROCESS, Owner, Table, Waiting};
 pub use self::waiters::LocksError;
 use self::waiters::Waiters;
 use super::handle_file::with_file;
-use super::tree::{Handle, Node};
+use super::ids::{Handle, Node};
 use crate::thread::ThreadFailure;
 
 /// Requests that may wait at the same time: each takes three buffers of the request queue, where

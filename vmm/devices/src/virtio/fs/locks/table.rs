@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::super::tree::{Handle, Node};
+use super::super::ids::{Handle, Node};
 use super::ranges::{Range, Ranges};
 
 /// An owner of locks: a process, or an open file description.

@@ -1,4 +1,4 @@
-//! The memory-mapped transport (virtio 1.2, §4.2), version 2.
+//! The registers of one device (virtio 1.2, §4.2.2).
 //!
 //! The driver's status writes drive a small state machine (§3.1.1):
 //!
@@ -31,14 +31,17 @@ use virtio_bindings::virtio_mmio::{
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Error as RingError, Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmrun_spec::DeviceChange;
 
+use super::line::Line;
+use super::register_page::RegisterPage;
 use crate::failure::FailureSink;
-use crate::interrupt::Interrupt;
 use crate::memory::Memory;
 use crate::mmio_bus::MmioDevice;
-use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
+use crate::virtio::counters::{Counters, QueueCounters};
+use crate::virtio::device::{ActivateError, Activation, ChangeError, VirtioDevice};
+use crate::virtio::notify::Interrupt;
 use crate::virtio::queue::{ActiveQueue, QueueError};
-use crate::virtio::register_page::RegisterPage;
 
 /// Offset of `QueueNotify`: a 32-bit write of the queue's number.
 pub const NOTIFY_OFFSET: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
@@ -49,10 +52,10 @@ pub const NOTIFY_OFFSET: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 pub const ACKNOWLEDGE_USED: (u64, u32) = (VIRTIO_MMIO_INTERRUPT_ACK as u64, VIRTIO_MMIO_INT_VRING);
 
 /// "virt", little-endian.
-const MAGIC: u32 = 0x7472_6976;
-const VERSION: u32 = 2;
+pub(super) const MAGIC: u32 = 0x7472_6976;
+pub(super) const VERSION: u32 = 2;
 /// Where the device's own configuration starts (§4.2.2).
-const CONFIG_OFFSET: usize = VIRTIO_MMIO_CONFIG as usize;
+const CONFIG_OFFSET: u64 = VIRTIO_MMIO_CONFIG as u64;
 /// No vendor is registered for us; the number is "vmrn".
 const VENDOR: u32 = 0x6e72_6d76;
 
@@ -65,7 +68,9 @@ pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
     memory: Memory,
     registers: Arc<RegisterPage>,
+    line: Arc<Line>,
     interrupt: Interrupt,
+    counters: QueueCounters,
     queues: Vec<Queue>,
     kicks: Vec<EventFd>,
     queue_select: u32,
@@ -93,28 +98,28 @@ pub enum TransportError {
     /// No event file descriptor could be had.
     #[error("cannot make an event for a queue")]
     Event(#[source] std::io::Error),
-    /// No page could be had.
-    #[error("cannot make the page of the registers")]
-    Page(#[source] std::io::Error),
 }
 
 impl MmioTransport {
-    /// Registers for `device`, whose interrupts are written to `line`. Why it cannot go on, if ever,
-    /// goes to `failures`.
+    /// Registers for `device` in a page, whose interrupts are written to `event`. Why it cannot go on,
+    /// if ever, goes to `failures`.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: Memory,
-        line: EventFd,
+        registers: Arc<RegisterPage>,
+        event: EventFd,
         failures: FailureSink,
     ) -> Result<Self, TransportError> {
         let queues =
             device.queue_sizes().iter().map(|&size| Queue::new(size)).collect::<Result<Vec<_>, _>>()?;
         let kicks = queues.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<Result<Vec<_>, _>>();
-        let registers = Arc::new(RegisterPage::new().map_err(TransportError::Page)?);
+        let line = Arc::new(Line::new(event, Arc::clone(&registers)));
         let transport = Self {
             device,
             memory,
-            interrupt: Interrupt::new(line, Arc::clone(&registers), failures),
+            interrupt: Interrupt::new(Arc::<Line>::clone(&line), failures),
+            line,
+            counters: QueueCounters::default(),
             registers,
             queues,
             kicks: kicks.map_err(TransportError::Event)?,
@@ -129,20 +134,35 @@ impl MmioTransport {
         Ok(transport)
     }
 
-    /// The page to be mapped where the guest expects the registers.
-    pub fn registers(&self) -> &Arc<RegisterPage> {
-        &self.registers
-    }
-
     /// The event of each queue, to be written when the driver writes the
     /// queue's number to `QueueNotify`.
     pub fn kicks(&self) -> &[EventFd] {
         &self.kicks
     }
 
-    /// The device's interrupt.
-    pub fn interrupt(&self) -> &Interrupt {
-        &self.interrupt
+    /// The event that carries the device's interrupts to the interrupt controller.
+    pub fn line(&self) -> &EventFd {
+        self.line.event()
+    }
+
+    /// What failures call the device.
+    pub fn name(&self) -> &'static str {
+        self.device.name()
+    }
+
+    /// What the device and its queues have counted.
+    pub fn counters(&self) -> Counters {
+        self.device.counters().and(&self.counters.named())
+    }
+
+    /// Changes what the device is to its driver.
+    pub fn change(&mut self, change: DeviceChange) -> Result<(), ChangeError> {
+        self.device.change(change)
+    }
+
+    /// The page is not this device's any more.
+    pub(super) fn withdraw(&self) {
+        self.device.config().withdraw();
     }
 
     fn features(&self) -> u64 {
@@ -165,10 +185,11 @@ impl MmioTransport {
     }
 
     fn has_status(&self, bit: u32) -> bool {
-        self.interrupt.status() & bit != 0
+        self.line.status() & bit != 0
     }
 
     fn write_constants(&self) {
+        self.registers.clear();
         let device = self.device.device_type();
         for (register, value) in [
             (VIRTIO_MMIO_MAGIC_VALUE, MAGIC),
@@ -181,7 +202,8 @@ impl MmioTransport {
         ] {
             self.registers.store(register, value);
         }
-        self.registers.put(CONFIG_OFFSET, self.device.config());
+        let line = Arc::clone(&self.line);
+        self.device.config().publish_to(move |config, generation| line.publish(config, generation));
     }
 
     /// Writes the registers whose content depends on a selector.
@@ -226,7 +248,7 @@ impl MmioTransport {
                 self.with_queue(|queue| queue.set_used_ring_address(None, Some(value)));
             }
             VIRTIO_MMIO_QUEUE_NOTIFY => self.notify(value),
-            VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),
+            VIRTIO_MMIO_INTERRUPT_ACK => self.line.acknowledge(value),
             VIRTIO_MMIO_STATUS => self.write_status(value),
             _ => {}
         }
@@ -257,7 +279,7 @@ impl MmioTransport {
             self.reset();
             return;
         }
-        let old = self.interrupt.status();
+        let old = self.line.status();
         let added = value & !old;
         if old & !value != 0 {
             return; // A driver must not clear bits (§2.1.1).
@@ -277,7 +299,7 @@ impl MmioTransport {
         if !fits {
             return;
         }
-        self.interrupt.set_status(value);
+        self.line.set_status(value);
         if added == VIRTIO_CONFIG_S_DRIVER_OK {
             self.activate();
         }
@@ -292,20 +314,24 @@ impl MmioTransport {
 
     fn try_activate(&mut self) -> Result<(), ActivateError> {
         let event_idx = self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
-        let mut queues = Vec::with_capacity(self.queues.len());
-        for (queue, kick) in self.queues.iter_mut().zip(&self.kicks) {
+        let numbered = (0..).zip(self.queues.iter_mut().zip(&self.kicks));
+        let mut queues = Vec::with_capacity(self.kicks.len());
+        for (number, (queue, kick)) in numbered {
             let fresh = Queue::new(queue.max_size()).map_err(QueueError::from)?;
             let mut queue = std::mem::replace(queue, fresh);
+            if !queue.ready() {
+                queues.push(None);
+                continue;
+            }
             queue.set_event_idx(event_idx);
             if !queue.is_valid(&self.memory) {
                 return Err(QueueError::Nonsense("a queue that is not valid").into());
             }
-            queues.push(ActiveQueue::new(
-                queue,
-                kick.try_clone()?,
-                self.interrupt.clone(),
-                self.memory.clone(),
-            ));
+            let counters = self.counters.clone();
+            let interrupt = self.interrupt.clone();
+            let queue =
+                ActiveQueue::new(queue, number, kick.try_clone()?, interrupt, self.memory.clone(), counters);
+            queues.push(Some(queue));
         }
         let activation = Activation {
             queues,
@@ -318,13 +344,13 @@ impl MmioTransport {
 
     fn reset(&mut self) {
         if self.active {
-            self.device.reset();
+            drop(self.device.suspend());
             self.active = false;
         }
         for queue in &mut self.queues {
             queue.reset();
         }
-        self.interrupt.reset();
+        self.line.reset();
         self.driver_features = 0;
         self.queue_select = 0;
         self.device_features_select = 0;
@@ -338,9 +364,10 @@ impl MmioDevice for MmioTransport {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        // Registers are 32 bits wide and written whole (§4.2.2.2). No device here
-        // has configuration fields that a driver may write.
-        if let (Ok(offset), Ok(data)) = (u32::try_from(offset), <[u8; 4]>::try_from(data)) {
+        if let Some(at) = offset.checked_sub(CONFIG_OFFSET) {
+            self.device.write_config(at, data);
+        } else if let (Ok(offset), Ok(data)) = (u32::try_from(offset), <[u8; 4]>::try_from(data)) {
+            // Registers are 32 bits wide and written whole (§4.2.2.2).
             self.write_register(offset, u32::from_le_bytes(data));
             self.write_selected();
         }
@@ -358,5 +385,5 @@ fn half(word: u64, select: u32) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "mmio_tests.rs"]
+#[path = "transport_tests.rs"]
 mod tests;

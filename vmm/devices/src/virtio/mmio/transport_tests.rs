@@ -2,23 +2,29 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
-use virtio_bindings::virtio_mmio::VIRTIO_MMIO_INTERRUPT_STATUS;
+use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_INTERRUPT_STATUS};
 use vm_memory::GuestAddress;
 
+use super::super::register_page::RegisterBoard;
+use super::super::slot::Slot;
 use super::*;
-use crate::virtio::ActivateError;
+use crate::virtio::config_space::ConfigSpace;
+use crate::virtio::state::{StateError, Suspended};
 use crate::virtio::test_queue::Failures;
 
 #[derive(Default)]
 struct Log {
     activations: usize,
     resets: usize,
+    queues: Vec<bool>,
     features: u64,
+    written: Vec<(u64, Vec<u8>)>,
     failures: Failures,
 }
 
 struct Fake {
     log: Arc<Mutex<Log>>,
+    config: Arc<ConfigSpace>,
     active: Option<Activation>,
 }
 
@@ -35,29 +41,49 @@ impl VirtioDevice for Fake {
     fn queue_sizes(&self) -> &[u16] {
         &[16, 8]
     }
-    fn config(&self) -> &[u8] {
-        &[1, 2, 3, 4, 5, 6, 7, 8]
+    fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+    fn write_config(&mut self, at: u64, data: &[u8]) {
+        self.log.lock().unwrap().written.push((at, data.to_vec()));
     }
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let mut log = self.log.lock().unwrap();
         log.activations += 1;
         log.features = activation.features;
+        log.queues = activation.queues.iter().map(Option::is_some).collect();
         self.active = Some(activation);
         Ok(())
     }
-    fn reset(&mut self) {
+    fn suspend(&mut self) -> Option<Suspended> {
         self.log.lock().unwrap().resets += 1;
-        self.active = None;
+        let queues = self.active.take()?.queues.into_iter().flatten().collect();
+        Some(Suspended { queues, state: Err(StateError::NotImplemented(self.name())) })
     }
 }
 
 fn transport() -> (MmioTransport, Arc<Mutex<Log>>) {
+    let (transport, log, _) = transport_with_config();
+    (transport, log)
+}
+
+fn page() -> RegisterPage {
+    RegisterBoard::new(1).unwrap().page(0).unwrap()
+}
+
+fn transport_with_config() -> (MmioTransport, Arc<Mutex<Log>>, Arc<ConfigSpace>) {
+    transport_in(&Arc::new(page()))
+}
+
+fn transport_in(page: &Arc<RegisterPage>) -> (MmioTransport, Arc<Mutex<Log>>, Arc<ConfigSpace>) {
     let memory = Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let line = EventFd::new(EFD_NONBLOCK).unwrap();
     let log = Arc::new(Mutex::new(Log::default()));
     let failures = log.lock().unwrap().failures.sink();
-    let device = Fake { log: Arc::clone(&log), active: None };
-    (MmioTransport::new(Box::new(device), memory, line, failures).unwrap(), log)
+    let config = Arc::new(ConfigSpace::new([1, 2, 3, 4, 5, 6, 7, 8]));
+    let device = Fake { log: Arc::clone(&log), config: Arc::clone(&config), active: None };
+    let transport = MmioTransport::new(Box::new(device), memory, Arc::clone(page), line, failures).unwrap();
+    (transport, log, config)
 }
 
 fn read(transport: &mut MmioTransport, register: u32) -> u32 {
@@ -167,11 +193,77 @@ fn configuration_is_read_at_any_width_and_ends_where_it_ends() {
 #[test]
 fn interrupt_is_pending_until_acknowledged() {
     let (mut transport, _) = transport();
-    transport.interrupt().signal_used();
+    transport.interrupt.used(0);
     assert_eq!(read(&mut transport, VIRTIO_MMIO_INTERRUPT_STATUS), 1);
-    assert_eq!(transport.interrupt().line().read().unwrap(), 1);
+    assert_eq!(transport.line().read().unwrap(), 1);
     write(&mut transport, VIRTIO_MMIO_INTERRUPT_ACK, 1);
     assert_eq!(read(&mut transport, VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+}
+
+#[test]
+fn change_of_the_configuration_interrupts_a_driver_that_is_ready() {
+    let (mut transport, _, config) = transport_with_config();
+    config.set(0, &[9]);
+    assert_eq!(read(&mut transport, VIRTIO_MMIO_CONFIG), 0x0403_0209);
+    assert_eq!(read(&mut transport, VIRTIO_MMIO_CONFIG_GENERATION), 1);
+    assert!(transport.line().read().is_err(), "nobody is there to be told");
+    negotiate(&mut transport, 1);
+    set_up_queues(&mut transport);
+    write(&mut transport, VIRTIO_MMIO_STATUS, 15);
+    config.set(1, &[8]);
+    assert_eq!(read(&mut transport, VIRTIO_MMIO_CONFIG_GENERATION), 2);
+    assert_eq!(read(&mut transport, VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+    assert_eq!(transport.line().read().unwrap(), 1);
+    write(&mut transport, VIRTIO_MMIO_INTERRUPT_ACK, 2);
+    assert_eq!(read(&mut transport, VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+}
+
+#[test]
+fn writes_to_the_configuration_are_the_devices_at_any_width() {
+    let (mut transport, log) = transport();
+    transport.write(0x102, &[7]);
+    transport.write(0x104, &[1, 2, 3, 4]);
+    assert_eq!(log.lock().unwrap().written, [(2, vec![7]), (4, vec![1, 2, 3, 4])]);
+}
+
+#[test]
+fn queue_that_the_driver_leaves_out_is_none() {
+    let (mut transport, log) = transport();
+    negotiate(&mut transport, 1);
+    set_up_queues(&mut transport);
+    write(&mut transport, VIRTIO_MMIO_QUEUE_SEL, 1);
+    write(&mut transport, VIRTIO_MMIO_QUEUE_READY, 0);
+    write(&mut transport, VIRTIO_MMIO_STATUS, 15);
+    assert_eq!(log.lock().unwrap().queues, [true, false]);
+    assert_eq!(transport.counters().read(), [("kicks", 0), ("interrupts", 0)]);
+}
+
+#[test]
+fn slot_is_a_placeholder_before_and_after_its_device() {
+    let mut slot = Slot::new(page());
+    let word = |slot: &mut Slot, register: u32| {
+        let mut bytes = [0; 4];
+        slot.read(register.into(), &mut bytes);
+        u32::from_le_bytes(bytes)
+    };
+    assert_eq!(word(&mut slot, VIRTIO_MMIO_MAGIC_VALUE).to_le_bytes(), *b"virt");
+    assert_eq!((word(&mut slot, VIRTIO_MMIO_VERSION), word(&mut slot, VIRTIO_MMIO_DEVICE_ID)), (2, 0));
+    slot.write(VIRTIO_MMIO_STATUS.into(), &1u32.to_le_bytes());
+    assert_eq!(word(&mut slot, VIRTIO_MMIO_STATUS), 0);
+    assert!(slot.take().is_none());
+
+    let (transport, log, config) = transport_in(slot.page());
+    slot.put(transport);
+    assert_eq!(
+        (word(&mut slot, VIRTIO_MMIO_DEVICE_ID), word(&mut slot, VIRTIO_MMIO_CONFIG)),
+        (4, 0x0403_0201)
+    );
+    let mut taken = slot.take().unwrap();
+    negotiate(&mut taken, 1);
+    config.set(0, &[9]);
+    assert_eq!((word(&mut slot, VIRTIO_MMIO_DEVICE_ID), word(&mut slot, VIRTIO_MMIO_CONFIG)), (0, 0));
+    drop(taken);
+    assert_eq!(log.lock().unwrap().resets, 0, "it was never active");
 }
 
 proptest! {

@@ -1,0 +1,69 @@
+//! Options that every verb has.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use vmrun_runtime::{Log, LogFormat};
+
+/// Options that stand before or behind any verb.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Globals {
+    /// Directory that remembers the containers
+    /// [default: /run/vmrun, or $XDG_RUNTIME_DIR/vmrun without root]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+
+    /// File for errors and, with --debug, for each step [default: standard error]
+    #[arg(long, global = true, value_name = "FILE")]
+    log: Option<PathBuf>,
+
+    /// Format of its lines
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormatName,
+
+    /// Tell each step in the log, and the causes of an error one a line
+    #[arg(long, global = true)]
+    pub(crate) debug: bool,
+
+    /// Have systemd make the cgroup: linux.cgroupsPath is SLICE:PREFIX:NAME
+    #[arg(long, global = true)]
+    pub(crate) systemd_cgroup: bool,
+
+    /// Taken for runc's sake: there is no checkpointing that could need it
+    #[arg(long, global = true, value_name = "PATH", hide = true)]
+    criu: Option<PathBuf>,
+
+    /// As with runc: `true`, `false` or `auto`. The same here: the cgroup is left out
+    /// where the user may not make it.
+    /// Only in front of the verb: `spec` has an option of this name
+    #[arg(long, value_name = "BOOL", default_value = "auto")]
+    pub(crate) rootless: Rootless,
+}
+
+impl Globals {
+    /// Where errors and steps are written to.
+    pub(crate) fn log(&self) -> Log {
+        let format = match self.log_format {
+            LogFormatName::Text => LogFormat::Text,
+            LogFormatName::Json => LogFormat::Json,
+        };
+        // Empty is runc's default: standard error. The processes of a container work in other directories.
+        let path = self.log.clone().filter(|path| !path.as_os_str().is_empty());
+        let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));
+        Log { path, format, debug: self.debug }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormatName {
+    Text,
+    Json,
+}
+
+/// All of them mean the same: nothing but accounting depends on the host's cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rootless {
+    True,
+    False,
+    Auto,
+}

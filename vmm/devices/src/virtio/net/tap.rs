@@ -1,0 +1,246 @@
+//! The host's end of an interface, and memory of the guest's that goes there and back.
+//!
+//! The kernel copies frames from and to the guest's buffers itself (`readv`, `writev`): nobody here
+//! looks at their bytes, so it does not matter that the guest may change them meanwhile.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use libc::{c_int, c_uint, c_ulong, iovec};
+use vm_memory::{Bytes, GuestAddress, GuestMemory};
+
+use crate::memory::Memory;
+
+/// `TUNGETVNETHDRSZ`
+const GET_HEADER_BYTES: c_ulong = 0x8004_54d7;
+/// `TUNSETOFFLOAD`
+pub(super) const SET_OFFLOAD: c_ulong = 0x4004_54d0;
+
+/// Where the frames of an interface come from and go to, one a call, each behind its header.
+pub(super) trait Tap: AsFd + Send + 'static {
+    /// What of sums and segments it may leave to the guest: flags of `TUNSETOFFLOAD`.
+    fn set_offload(&self, flags: c_uint) -> io::Result<()>;
+}
+
+/// A tap of Linux's.
+#[derive(Debug)]
+pub(super) struct LinuxTap(OwnedFd);
+
+impl LinuxTap {
+    pub(super) fn new(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+
+    /// The length of the header before each frame.
+    pub(super) fn header_bytes(&self) -> io::Result<usize> {
+        let mut bytes = MaybeUninit::<c_int>::uninit();
+        // SAFETY: the call writes an int, for which there is room.
+        if unsafe { libc::ioctl(self.0.as_raw_fd(), GET_HEADER_BYTES, bytes.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it has succeeded, and so written the int.
+        usize::try_from(unsafe { bytes.assume_init() }).map_err(io::Error::other)
+    }
+}
+
+impl AsFd for LinuxTap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Tap for LinuxTap {
+    fn set_offload(&self, flags: c_uint) -> io::Result<()> {
+        // SAFETY: the call takes flags and touches no memory of ours.
+        match unsafe { libc::ioctl(self.0.as_raw_fd(), SET_OFFLOAD, c_ulong::from(flags)) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Most pieces that one call takes (`UIO_MAXIOV`).
+const MAX_PIECES: usize = 1024;
+
+/// Most pieces of one frame: the rest of a call is for what does not fit.
+pub(super) const MAX_FRAME_PIECES: usize = MAX_PIECES - 1;
+
+/// Where bytes go that do not fit: they show only that there were some.
+const SPILL_BYTES: usize = 16;
+
+/// Pieces of guest memory, one behind the other.
+pub(super) struct Pieces {
+    /// Keeps mapped what the pieces point to.
+    memory: Memory,
+    list: Vec<iovec>,
+    /// The addresses of the same, for what is written from here.
+    addresses: Vec<GuestAddress>,
+    /// So many of the list are used up.
+    start: usize,
+    spill: Box<[u8; SPILL_BYTES]>,
+}
+
+// SAFETY: the pieces are in memory that is kept by `memory`, which may be used from any thread.
+unsafe impl Send for Pieces {}
+
+impl Pieces {
+    pub(super) fn new(memory: Memory) -> Self {
+        Self { memory, list: Vec::new(), addresses: Vec::new(), start: 0, spill: Box::default() }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.list.len() - self.start
+    }
+
+    /// Adds `length` bytes at `address`; false if they are not all in one region of memory.
+    pub(super) fn push(&mut self, address: GuestAddress, length: usize) -> bool {
+        let Ok(slice) = self.memory.get_slice(address, length) else { return false };
+        self.list.push(iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: length });
+        self.addresses.push(address);
+        true
+    }
+
+    /// Drops all behind the first `count`.
+    pub(super) fn truncate(&mut self, count: usize) {
+        self.list.truncate(self.start + count);
+        self.addresses.truncate(self.start + count);
+    }
+
+    /// Drops the first `count`.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.list.len());
+        // Seldom enough that moving the rest costs nothing.
+        if self.start == self.list.len() || self.start >= MAX_PIECES {
+            self.list.drain(..self.start);
+            self.addresses.drain(..self.start);
+            self.start = 0;
+        }
+    }
+
+    /// Sends all as one frame.
+    pub(super) fn send(&self, to: BorrowedFd<'_>) -> io::Result<usize> {
+        let list = &self.list[self.start..];
+        let count = c_int::try_from(list.len()).unwrap_or(c_int::MAX);
+        // SAFETY: the pieces are mapped as long as `self.memory` is, and the call only reads them.
+        let sent = unsafe { libc::writev(to.as_raw_fd(), list.as_ptr(), count) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Receives a frame into the first `count` pieces. A result above their length means that it was
+    /// longer, and is not whole.
+    pub(super) fn receive(&mut self, from: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
+        let end = self.start + count.min(self.count()).min(MAX_FRAME_PIECES);
+        let spill = iovec { iov_base: self.spill.as_mut_ptr().cast(), iov_len: SPILL_BYTES };
+        // For this call the spill lies behind the pieces, in place of the next one.
+        self.list.push(spill);
+        let last = self.list.len() - 1;
+        self.list.swap(end, last);
+        let list = &self.list[self.start..=end];
+        let count = c_int::try_from(list.len()).unwrap_or(c_int::MAX);
+        // SAFETY: the pieces are mapped as long as `self.memory` is, and the guest's memory may change
+        // at any time: nobody has a reference into it. The spill is this value's own, borrowed mutably.
+        let received = unsafe { libc::readv(from.as_raw_fd(), list.as_ptr(), count) };
+        let result = usize::try_from(received).map_err(|_| io::Error::last_os_error());
+        self.list.swap(end, last);
+        self.list.pop();
+        result
+    }
+
+    /// Writes `bytes` at `offset` of all pieces together; false where they end before that.
+    pub(super) fn write(&self, mut offset: usize, mut bytes: &[u8]) -> bool {
+        for (piece, &address) in self.list.iter().zip(&self.addresses).skip(self.start) {
+            if bytes.is_empty() {
+                break;
+            }
+            let Some(room) = piece.iov_len.checked_sub(offset).filter(|&room| room > 0) else {
+                offset -= piece.iov_len;
+                continue;
+            };
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            let place = u64::try_from(offset).ok().and_then(|offset| address.0.checked_add(offset));
+            let written = place.map(|place| self.memory.write_slice(now, GuestAddress(place)));
+            if !matches!(written, Some(Ok(()))) {
+                return false;
+            }
+            (offset, bytes) = (0, later);
+        }
+        bytes.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::virtio::test_queue::{BUFFERS, memory};
+
+    fn pieces(memory: &Memory, lengths: &[usize]) -> Pieces {
+        let mut pieces = Pieces::new(memory.clone());
+        for (at, &length) in (0..).zip(lengths) {
+            assert!(pieces.push(GuestAddress(BUFFERS + 0x100 * at), length));
+        }
+        pieces
+    }
+
+    fn bytes_at(memory: &Memory, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn frame_fills_the_pieces_in_order_and_what_does_not_fit_shows() {
+        let memory = memory();
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let mut pieces = pieces(&memory, &[2, 3, 4]);
+        theirs.send(b"abcdefg").unwrap();
+        assert_eq!(pieces.receive(ours.as_fd(), 3).unwrap(), 7);
+        assert_eq!(bytes_at(&memory, BUFFERS, 3), b"ab\0");
+        assert_eq!(bytes_at(&memory, BUFFERS + 0x100, 3), b"cde");
+        assert_eq!(bytes_at(&memory, BUFFERS + 0x200, 3), b"fg\0");
+        theirs.send(b"uvwxyz").unwrap();
+        assert_eq!(pieces.receive(ours.as_fd(), 2).unwrap(), 6, "more than the 5 that fit");
+        assert_eq!(bytes_at(&memory, BUFFERS + 0x200, 3), b"fg\0");
+        assert_eq!(pieces.count(), 3);
+        pieces.advance(1);
+        theirs.send(b"12345").unwrap();
+        assert_eq!(pieces.receive(ours.as_fd(), 9).unwrap(), 5);
+        assert_eq!(bytes_at(&memory, BUFFERS + 0x200, 3), b"45\0");
+        assert_eq!(bytes_at(&memory, BUFFERS, 2), b"uv");
+    }
+
+    #[test]
+    fn pieces_are_sent_as_one_frame() {
+        let memory = memory();
+        memory.write_slice(b"ab", GuestAddress(BUFFERS)).unwrap();
+        memory.write_slice(b"cde", GuestAddress(BUFFERS + 0x100)).unwrap();
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        assert_eq!(pieces(&memory, &[2, 3]).send(ours.as_fd()).unwrap(), 5);
+        let mut frame = [0; 9];
+        assert_eq!(theirs.recv(&mut frame).unwrap(), 5);
+        assert_eq!(&frame[..5], b"abcde");
+    }
+
+    #[test]
+    fn bytes_are_written_over_the_borders_of_pieces_and_not_beyond_them() {
+        let memory = memory();
+        let mut pieces = pieces(&memory, &[1, 1, 1, 1]);
+        pieces.advance(1);
+        assert!(pieces.write(1, b"xy"));
+        assert_eq!(bytes_at(&memory, BUFFERS + 0x200, 1), b"x");
+        assert_eq!(bytes_at(&memory, BUFFERS + 0x300, 2), b"y\0");
+        assert!(!pieces.write(2, b"xy"));
+        assert!(!pieces.push(GuestAddress(0x1_ffff), 2), "beyond the memory");
+    }
+
+    #[test]
+    fn descriptor_that_is_no_tap_says_so() {
+        let (ours, _) = UnixDatagram::pair().unwrap();
+        let tap = LinuxTap::new(ours.into());
+        assert!(tap.header_bytes().is_err() && tap.set_offload(0).is_err());
+    }
+}

@@ -1,0 +1,91 @@
+//! The devices of a virtual machine: what they shall be, and what they work on.
+
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One device. What it needs that is open already comes beside it, in [`Handles`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum DeviceSpec {
+    /// The link to the agent.
+    Vsock(VsockSpec),
+    /// Entropy.
+    Rng,
+    /// A directory of the host's.
+    Fs(ShareSpec),
+    /// A network interface.
+    Net(NetSpec),
+}
+
+/// What may be changed of a device while its driver has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChange {
+    /// The link of a network interface goes up, or down.
+    Link(bool),
+    /// A network interface has come to another place: its driver shall announce it there.
+    Announce,
+}
+
+/// Open descriptors that a device works on; each is the device's own, and closed with it.
+#[derive(Debug, Default)]
+pub struct Handles {
+    /// What [`DeviceSpec::Net`] sends and receives frames on: a tap with
+    /// `IFF_NO_PI | IFF_VNET_HDR` and a header of 12 bytes, non-blocking, without offloads.
+    pub tap: Option<OwnedFd>,
+}
+
+/// A virtio-vsock device (virtio 1.2, §5.10).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsockSpec {
+    /// Context id of the guest, at least 3.
+    pub cid: u32,
+    /// Unix socket that the device listens on. A client writes `CONNECT <port>\n`
+    /// and reads `OK <host port>\n`; then the bytes go to the guest's listener on
+    /// that port. A guest that connects to port P of the host reaches whoever
+    /// listens on this path with `_P` behind it.
+    pub socket: PathBuf,
+}
+
+/// A virtio-fs device (virtio 1.2, §5.11).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareSpec {
+    /// The tag by which the guest mounts it, at most 36 bytes.
+    pub tag: String,
+    /// The directory on the host.
+    pub directory: PathBuf,
+}
+
+/// A virtio-net device (virtio 1.2, §5.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetSpec {
+    /// Hardware address of the guest's interface.
+    pub mac: [u8; 6],
+    /// The MTU that the driver begins with, and the largest that it allows later. Without it the driver
+    /// begins with 1500 and allows any: right where the MTU follows another interface's.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// How much the guest may receive.
+    #[serde(default)]
+    pub rx: Option<RateSpec>,
+    /// How much the guest may send.
+    #[serde(default)]
+    pub tx: Option<RateSpec>,
+}
+
+/// A limit of a rate. What is not given is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateSpec {
+    /// Bytes of frames a second.
+    #[serde(default)]
+    pub bytes: Option<NonZeroU64>,
+    /// Frames a second.
+    #[serde(default)]
+    pub packets: Option<NonZeroU64>,
+}

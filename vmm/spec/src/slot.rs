@@ -1,0 +1,99 @@
+//! The slots into which network interfaces are plugged while the machine runs.
+
+use serde::{Deserialize, Serialize};
+
+/// One of the register windows that are empty when the guest boots.
+///
+/// The guest learns of a window when it is told: by a write of the [announcement](Self::announcement) to
+/// `/sys/module/virtio_mmio/parameters/device`, which makes it a [platform device](Self::device) and
+/// probes what is in it. That device stays when the window is emptied; what comes into it later is
+/// bound by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct NicSlot(u8);
+
+/// There is no such slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoSuchSlot(pub u8);
+
+impl NicSlot {
+    /// How many there are.
+    pub const COUNT: u8 = 8;
+
+    /// Guest physical address of the machine's first window; each is a page.
+    pub const WINDOWS: u64 = 0xd000_0000;
+
+    /// Number of the window that is slot 0. Those below are of the devices that the guest boots with.
+    pub const FIRST_WINDOW: u8 = 16;
+
+    /// The interrupt of all of them. Each further one would cost every boot what a device's files below
+    /// `/sys/kernel/irq` and `/proc/irq` cost; to share it costs a load per device and interrupt.
+    pub const IRQ: u8 = 15;
+
+    /// Slot number `number`, counted from 0.
+    pub const fn new(number: u8) -> Option<Self> {
+        if number < Self::COUNT { Some(Self(number)) } else { None }
+    }
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT).map(Self)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The number of its window, and of its platform device.
+    pub const fn window(self) -> u8 {
+        Self::FIRST_WINDOW + self.0
+    }
+
+    /// Its platform device's name in the guest, under `/sys/bus/platform/devices`.
+    pub fn device(self) -> String {
+        format!("virtio-mmio.{}", self.window())
+    }
+
+    /// What the guest's driver has to be told of it, once: size, address, interrupt, number.
+    pub fn announcement(self) -> String {
+        let address = Self::WINDOWS + (u64::from(self.window()) << 12);
+        format!("4K@{address:#x}:{}:{}", Self::IRQ, self.window())
+    }
+}
+
+impl TryFrom<u8> for NicSlot {
+    type Error = NoSuchSlot;
+
+    fn try_from(number: u8) -> Result<Self, NoSuchSlot> {
+        Self::new(number).ok_or(NoSuchSlot(number))
+    }
+}
+
+impl From<NicSlot> for u8 {
+    fn from(slot: NicSlot) -> Self {
+        slot.0
+    }
+}
+
+impl std::fmt::Display for NoSuchSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "there is no slot {}; the machine has {} for network interfaces", self.0, NicSlot::COUNT)
+    }
+}
+
+impl std::error::Error for NoSuchSlot {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_is_told_where_a_slot_lies() {
+        let slot = NicSlot::new(7).unwrap();
+        assert_eq!(slot.device(), "virtio-mmio.23");
+        assert_eq!(slot.announcement(), "4K@0xd0017000:15:23");
+        assert_eq!(NicSlot::all().count(), 8);
+        assert_eq!(NicSlot::try_from(8), Err(NoSuchSlot(8)));
+    }
+}
