@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::ids::{Handle, Node};
-use super::ranges::{Range, Ranges};
+use super::ranges::{Mode, Range, Ranges};
 
 /// An owner of locks: a process, or an open file description.
 pub(super) type Owner = u64;
@@ -156,6 +156,15 @@ impl<F> Table<F> {
         self.by_handle.remove(&handle).into_iter().flatten().collect()
     }
 
+    /// What all owners of the guest have of `node` in common with whoever else wants it.
+    pub(super) fn shared(&self, node: Node) -> impl Iterator<Item = (&F, Range)> {
+        let holdings = self.holdings.iter().filter(move |((of, _), _)| *of == node);
+        holdings.flat_map(|(_, holding)| {
+            let shared = holding.ranges.iter().filter(|range| range.mode == Mode::Shared);
+            shared.map(|range| (&holding.file, *range))
+        })
+    }
+
     /// The first lock of another owner of the guest that keeps `owner` from `wanted`, and whose it is.
     pub(super) fn conflict(&self, node: Node, owner: Owner, wanted: &Range) -> Option<(Range, u32)> {
         self.blockers(node, owner, wanted)
@@ -224,8 +233,8 @@ impl<F> Table<F> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ranges::LAST;
     use super::super::ranges::Mode::{Exclusive, Shared};
-    use super::super::ranges::{LAST, Mode};
     use super::*;
     use proptest::prelude::*;
 
