@@ -109,6 +109,7 @@ probes! {
     io_uring asynchronous_io event_signal_and_timer_descriptors epoll inotify fanotify userfaultfd memory_files
     bpf_maps_and_programs bpf_cgroup_devices
     ipv4_and_ipv6 raw_sockets packet_sockets unix_sockets vsock veth bridge tun nftables_filter_and_nat
+    links_on_links socket_diagnostics xtables_extensions
     clock_is_good timers_have_high_resolution
     random_numbers ping_sockets
 }

@@ -473,10 +473,25 @@ def attribute(kind, body):
     return struct.pack('HH', 4 + len(body), kind) + body + b'\0' * (-len(body) % 4)
 
 
-def make_link(kind, data=b''):
+def first_answer(family, kind, flags, body):
+    """The kind of the first message that comes back; an error is raised."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family) as sock:
+        sock.settimeout(10)
+        sock.bind((0, 0))
+        sock.send(struct.pack('IHHII', 16 + len(body), kind, 1 | flags, 1, 0) + body)
+        data = sock.recv(65536)
+        answer = struct.unpack('IH', data[:6])[1]
+        if answer == 2:
+            error = -struct.unpack('i', data[16:20])[0]
+            raise OSError(error, os.strerror(error))
+        return answer
+
+
+def make_link(kind, data=b'', on=None):
     name = kind + '7'
     info = attribute(1, kind) + (attribute(0x8002, data) if data else b'')
-    body = struct.pack('BxHiII', 0, 0, 0, 0, 0) + attribute(3, name) + attribute(0x8012, info)
+    below = attribute(5, struct.pack('I', socket.if_nametoindex(on))) if on else b''
+    body = struct.pack('BxHiII', 0, 0, 0, 0, 0) + attribute(3, name) + below + attribute(0x8012, info)
     netlink(0, (16, 0x605, body))
     assert os.path.isdir('/sys/class/net/' + name)
     return name
@@ -521,6 +536,39 @@ def veth():
 @probe
 def bridge():
     make_link('bridge')
+
+
+@probe
+def links_on_links():
+    make_link('dummy')
+    make_link('vlan', attribute(1, struct.pack('H', 5)), on='dummy7')
+    make_link('macvlan', on='dummy7')
+    make_link('ipvlan', on='vlan7')
+
+
+@probe
+def socket_diagnostics():
+    for protocol in socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_RAW:
+        wanted = struct.pack('BBxxI48x', socket.AF_INET, protocol, 0xffffffff)
+        assert first_answer(4, 20, 0x300, wanted) in (3, 20)
+    for family in socket.AF_UNIX, socket.AF_PACKET, socket.AF_NETLINK:
+        # Of all protocols; only AF_UNIX's request is longer than others.
+        wanted = struct.pack('BBxxI', family, 0xff if family == socket.AF_NETLINK else 0, 0xffffffff)
+        assert first_answer(4, 20, 0x300, wanted + b'\0' * 16) in (3, 20)
+
+
+@probe
+def xtables_extensions():
+    matches = 'addrtype comment conntrack connmark iprange limit mac mark multiport owner pkttype recent state statistic tcp'
+    targets = 'CONNMARK DNAT LOG MARK MASQUERADE REDIRECT SNAT TCPMSS'
+    for kind, names in enumerate((matches, targets)):
+        for name in names.split():
+            asked = attribute(1, name) + attribute(2, b'\0' * 4) + attribute(3, struct.pack('>I', kind))
+            try:
+                first_answer(12, 0xb00, 4, struct.pack('BBH', socket.AF_INET, 0, 0) + asked)
+            except OSError as error:
+                # Of another revision than 0.
+                assert error.errno == errno.EPROTONOSUPPORT, f'{name}: {error}'
 
 
 @probe
