@@ -73,11 +73,12 @@ impl Built {
             return Err(SpecError::Vcpus { asked: spec.vcpus, most }.into());
         }
         let cpuid = kvm::supported_cpuid(&kvm)?;
+        let inputs = layout::irqs(spec.devices.len());
         let memory = memory::map(spec.memory_mib)?;
         // The host's kernel makes a virtual machine in a while, most of which it waits.
         let (vm, loaded) = thread::scope(|scope| {
             let loading = scope.spawn(|| images.load(&memory, spec.memory_bytes()));
-            (kvm::create_vm(&kvm, layout::IRQS), loading.join())
+            (kvm::create_vm(&kvm, inputs), loading.join())
         });
         let vm = Arc::new(vm?);
         let (kernel, initramfs) = loaded.unwrap_or_else(|panic| resume_unwind(panic))?;
@@ -102,7 +103,7 @@ impl Built {
             set_boot_state(first, Entry { rip: kernel.entry, rsi: layout::ZERO_PAGE })?;
         }
         let routed = Arc::clone(&vm);
-        let io_apic = IoApic::new(layout::IRQS, move |routing| Ok(routed.set_gsi_routing(routing)?));
+        let io_apic = IoApic::new(inputs, move |routing| Ok(routed.set_gsi_routing(routing)?));
         let bus = IoBus::new(bus, io_apic, console.clone());
         Ok(Self { vcpus, bus, devices, console, end, vm, memory })
     }

@@ -79,7 +79,7 @@ impl Devices {
         let events = EventLoop::start(move |why| {
             failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")));
         })?;
-        let fixed = (0..).zip(layout::FIRST_IRQ..NicSlot::IRQ).take(spec.devices.len());
+        let fixed = (0..).zip(layout::FIRST_IRQ..).take(spec.devices.len());
         let slots = NicSlot::all().map(|slot| (slot.window(), NicSlot::IRQ));
         let (board, bus) = Board::new(Arc::clone(vm), memory.clone(), failures.clone(), slots.chain(fixed))?;
         let maker = Maker { events: events.handle(), failures };

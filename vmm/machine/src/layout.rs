@@ -49,12 +49,15 @@ pub(crate) const LOCAL_APIC: u32 = 0xfee0_0000;
 /// Three pages that KVM needs on Intel processors (KVM API, §4.28).
 pub(crate) const KVM_TSS: usize = 0xfffb_d000;
 
-/// Interrupt of the first device that the guest boots with; 0 is a PC's timer.
-pub(crate) const FIRST_IRQ: u8 = 1;
-/// Most devices that it boots with: behind their interrupts comes that of the slots, and there is a window for each.
-pub(crate) const MAX_DEVICES: u8 = NicSlot::IRQ - FIRST_IRQ;
-/// Inputs of the I/O APIC.
-pub(crate) const IRQS: u8 = NicSlot::IRQ + 1;
+/// Interrupt of the first device that the guest boots with; 0 is a PC's timer, and 1 that of the slots.
+pub(crate) const FIRST_IRQ: u8 = NicSlot::IRQ + 1;
+/// Most devices that it boots with: behind their windows come those of the slots.
+pub(crate) const MAX_DEVICES: u8 = NicSlot::FIRST_WINDOW;
+
+/// Inputs of the I/O APIC for so many devices; it could have 24.
+pub(crate) fn irqs(devices: usize) -> u8 {
+    FIRST_IRQ + u8::try_from(devices).map_or(MAX_DEVICES, |devices| devices.min(MAX_DEVICES))
+}
 
 /// I/O ports of the first serial port of a PC.
 pub(crate) const UART_PORT: u16 = 0x3f8;
