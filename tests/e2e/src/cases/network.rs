@@ -84,6 +84,7 @@ impl Net {
         Bundle::shell(script).set("/linux/namespaces", json!(namespaces)).capabilities(&[
             "CAP_NET_RAW",
             "CAP_NET_ADMIN",
+            "CAP_NET_BIND_SERVICE",
             "CAP_KILL",
         ])
     }
