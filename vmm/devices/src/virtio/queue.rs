@@ -259,4 +259,38 @@ mod tests {
         test.queue.undo_pops(2);
         assert_eq!(pop(&mut test.queue), first);
     }
+
+    #[test]
+    fn driver_is_told_where_it_asked_for_it_and_not_between() {
+        let memory = memory();
+        let chain = [(BUFFERS, 8, 0)];
+        let mut test = queue_with_chains(&memory, &[&chain[..]; 8]);
+        test.queue.queue.set_event_idx(true);
+        let mut told = |wanted: u16, used: &[(u16, u32)]| {
+            // Behind the ring of available chains, which is behind 16 descriptors.
+            memory.write_obj(wanted, GuestAddress(16 * 16 + 4 + 2 * 16)).unwrap();
+            let before = test.counters.interrupts.get();
+            test.queue.push_used_together(used).unwrap();
+            test.queue.notify().unwrap();
+            test.counters.interrupts.get() - before
+        };
+        assert_eq!(told(0, &[(0, 0)]), 1);
+        assert_eq!(told(5, &[(1, 0), (2, 0), (3, 0)]), 0);
+        assert_eq!(told(5, &[(4, 0), (5, 0), (6, 0)]), 1, "the one that it asked for is among them");
+        assert_eq!(told(5, &[(7, 0)]), 0);
+    }
+
+    #[test]
+    fn driver_that_wants_no_interrupts_gets_none() {
+        let memory = memory();
+        let mut test = queue_with_chains(&memory, &[&[(BUFFERS, 8, 0)][..]; 2]);
+        memory.write_obj(1u16, GuestAddress(16 * 16)).unwrap();
+        test.queue.push_used(0, 0).unwrap();
+        test.queue.notify().unwrap();
+        assert_eq!(test.counters.interrupts.get(), 0);
+        memory.write_obj(0u16, GuestAddress(16 * 16)).unwrap();
+        test.queue.push_used(1, 0).unwrap();
+        test.queue.notify().unwrap();
+        assert_eq!(test.counters.interrupts.get(), 1);
+    }
 }

@@ -69,6 +69,9 @@ pub enum NetError {
     /// The descriptor is not a tap's.
     #[error("the descriptor of the network interface is no tap's: {0}")]
     NoTap(#[source] io::Error),
+    /// It has no header, or no frames.
+    #[error("the tap was made without IFF_TAP, IFF_NO_PI or IFF_VNET_HDR; make it with all three")]
+    Flags,
     /// The tap has another header.
     #[error("the tap has a header of {0} bytes before each frame where {HEADER_BYTES} are needed")]
     Header(usize),
@@ -112,6 +115,9 @@ impl Net {
     /// A device on `tap`, with a header of 12 bytes; `failures` hears why if its thread ends.
     pub fn new(spec: &NetSpec, tap: OwnedFd, failures: FailureSink) -> Result<Self, NetError> {
         let tap = LinuxTap::new(tap);
+        if !tap.has_headers().map_err(NetError::NoTap)? {
+            return Err(NetError::Flags);
+        }
         let header = tap.header_bytes().map_err(NetError::NoTap)?;
         if header != HEADER_BYTES {
             return Err(NetError::Header(header));

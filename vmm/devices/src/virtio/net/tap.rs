@@ -15,6 +15,8 @@ use crate::memory::Memory;
 
 /// `TUNGETVNETHDRSZ`
 const GET_HEADER_BYTES: c_ulong = 0x8004_54d7;
+/// `TUNGETIFF`, whose number has the size of an int, though what it writes is larger.
+const GET_INTERFACE: c_ulong = 0x8004_54d2;
 /// `TUNSETOFFLOAD`
 pub(super) const SET_OFFLOAD: c_ulong = 0x4004_54d0;
 
@@ -31,6 +33,19 @@ pub(super) struct LinuxTap(OwnedFd);
 impl LinuxTap {
     pub(super) fn new(descriptor: OwnedFd) -> Self {
         Self(descriptor)
+    }
+
+    /// It carries whole frames with a header before each, and nothing else.
+    pub(super) fn has_headers(&self) -> io::Result<bool> {
+        const WANTED: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let mut interface = MaybeUninit::<libc::ifreq>::zeroed();
+        // SAFETY: the call writes a request, for which there is room.
+        if unsafe { libc::ioctl(self.0.as_raw_fd(), GET_INTERFACE, interface.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: zeroes are a request, and the call has written one whose flags are set.
+        let flags = c_int::from(unsafe { interface.assume_init().ifr_ifru.ifru_flags });
+        Ok(flags & WANTED == WANTED)
     }
 
     /// The length of the header before each frame.
@@ -241,6 +256,6 @@ mod tests {
     fn descriptor_that_is_no_tap_says_so() {
         let (ours, _) = UnixDatagram::pair().unwrap();
         let tap = LinuxTap::new(ours.into());
-        assert!(tap.header_bytes().is_err() && tap.set_offload(0).is_err());
+        assert!(tap.header_bytes().is_err() && tap.has_headers().is_err() && tap.set_offload(0).is_err());
     }
 }
