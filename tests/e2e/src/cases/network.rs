@@ -84,6 +84,7 @@ impl Net {
         Bundle::shell(script).set("/linux/namespaces", json!(namespaces)).capabilities(&[
             "CAP_NET_RAW",
             "CAP_NET_ADMIN",
+            "CAP_NET_BIND_SERVICE",
             "CAP_KILL",
         ])
     }
@@ -168,9 +169,9 @@ fn services_on_both_sides_are_reached() {
     let (silence, _open) = std::io::pipe().unwrap();
     let silent = || silence.try_clone().unwrap();
     let ask = format!("{nc} -w 30 10.88.0.2 80");
-    wait::until("the container's service", || {
+    wait::until_or("the container's service", || {
         let answer = net.far_shell(&ask).stdin(silent()).output().unwrap();
-        (answer.stdout == b"from-inside\n").then_some(())
+        if answer.stdout == b"from-inside\n" { Ok(()) } else { Err(format!("{answer:?}")) }
     });
     let mut server = net.far_shell(&format!("{nc} -l -p 81 | wc -c"));
     let server = server.stdin(silent()).stdout(Stdio::piped()).spawn().unwrap();
@@ -256,8 +257,8 @@ fn what_cannot_be_carried_is_refused_by_name() {
     assert_eq!(net.traces(), "");
     net.inside(&["link", "delete", "tun7"]);
     net.bundle("echo fine").run_on(Runtime::Vmrun).prints("fine\n");
-    let host =
-        Bundle::shell("true").set("/linux/namespaces", json!([{ "type": "mount" }, { "type": "pid" }]));
+    let others = ["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
+    let host = Bundle::shell("true").set("/linux/namespaces", json!(others));
     ip(&["link", "add", "e2e-probe", "type", "dummy"]);
     let outcome = host.run();
     ip(&["link", "delete", "e2e-probe"]);

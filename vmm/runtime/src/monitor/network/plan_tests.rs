@@ -110,11 +110,11 @@ fn routes_rules_and_neighbours_are_what_somebody_has_set() {
     assert_eq!(
         network["rules"],
         json!([
-            { "family": 2, "priority": 100, "action": 1, "table": 1000, "invert": false, "tos": 0, "protocol": 3,
+            { "family": 2, "priority": 100, "action": 1, "table": 1000, "invert": false, "tos": 0, "protocol": 0,
               "source": { "address": "10.1.0.2", "bits": 32 } },
-            { "family": 2, "priority": 101, "action": 1, "table": 1000, "invert": true, "tos": 0, "protocol": 3,
+            { "family": 2, "priority": 101, "action": 1, "table": 1000, "invert": true, "tos": 0, "protocol": 0,
               "destination": { "address": "10.9.0.0", "bits": 16 }, "input": "eth0", "mark": [1, 255] },
-            { "family": 10, "priority": 102, "action": 8, "table": 0, "invert": false, "tos": 0, "protocol": 3,
+            { "family": 10, "priority": 102, "action": 8, "table": 0, "invert": false, "tos": 0, "protocol": 0,
               "source": { "address": "fd00::", "bits": 8 } },
         ])
     );
