@@ -168,9 +168,8 @@ fn log_is_not_taken_for_a_socket_of_a_service_manager() {
     let bundle = Bundle::shell("true");
     let mut command = Command::new(&place().vmrun);
     command.arg("--log").arg(scratch.join("log")).args(["run", "--bundle"]).arg(bundle.path()).arg(new_id());
-    // The second is looked at after the first.
-    command.env_remove("LISTEN_PID").env("LISTEN_FDS", "1").env("NOTIFY_SOCKET", "/nowhere");
-    end_of(&mut command).fails_with(1, &["cannot run", "NOTIFY_SOCKET"]);
+    command.env_remove("LISTEN_PID").env("LISTEN_FDS", "1");
+    end_of(&mut command).prints("");
 }
 
 #[test]

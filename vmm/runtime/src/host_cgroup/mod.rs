@@ -273,8 +273,20 @@ pub(crate) fn leave(cgroup: Option<OwnCgroup<'_>>, origin: Option<&Origin>) {
     let plain = cgroup.filter(|own| own.scope.is_none());
     if let (Some(_), Some(Origin(path))) = (plain, origin) {
         let _ = put(path, "cgroup.procs", "0");
+        for thread in own_of_the_kernel(plain) {
+            let _ = put(path, "cgroup.procs", &thread.to_string());
+        }
         let _ = remove(cgroup);
     }
+}
+
+/// Threads that KVM has started for the machine (`kvm_vm_worker_thread`) are where the monitor was then,
+/// and stay as long as the machine. The kernel's have no command line.
+fn own_of_the_kernel(cgroup: Option<OwnCgroup<'_>>) -> Vec<i32> {
+    let path = cgroup.and_then(|own| on_this_host(own.below));
+    let mut found = path.map(|path| processes(&path)).unwrap_or_default();
+    found.retain(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty()));
+    found
 }
 
 /// A cgroup that others are in.
