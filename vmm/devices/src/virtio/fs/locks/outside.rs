@@ -26,11 +26,7 @@ impl Locks {
         let node = request.node;
         let id = request.file(host)?;
         // Nobody of the guest locks or unlocks meanwhile.
-        let mut table = self.table();
-        // Who came second is refused, and may keep a lock nevertheless.
-        if table.was_first(id) {
-            return Ok(None);
-        }
+        let table = self.table();
         let asks =
             with_file(host, request.ctx, node, request.arguments.fh, |file| self.reopener.reopen(file))?;
         // Most often nobody has locked anything.
@@ -47,11 +43,7 @@ impl Locks {
             std::mem::forget(asks);
             return Err(error);
         }
-        let found = found?;
-        if found.is_none() {
-            table.is_first(id);
-        }
-        Ok(found)
+        found
     }
 }
 

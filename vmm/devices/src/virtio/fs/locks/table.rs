@@ -62,8 +62,6 @@ pub(super) struct Table<F> {
     owners: HashMap<Owner, usize>,
     /// Ranges of all holdings.
     ranges: usize,
-    /// Files that the guest has had a shared lock of since nobody else had.
-    first_had: HashSet<FileId>,
 }
 
 impl<F> Default for Table<F> {
@@ -74,7 +72,6 @@ impl<F> Default for Table<F> {
             waiting: HashMap::new(),
             owners: HashMap::new(),
             ranges: 0,
-            first_had: HashSet::new(),
         }
     }
 }
@@ -112,9 +109,6 @@ impl<F> Table<F> {
         let before = holding.ranges.len();
         change(holding);
         self.ranges = (self.ranges + holding.ranges.len()).saturating_sub(before);
-        if self.first_had.contains(&file) && self.shared(file).next().is_none() {
-            self.first_had.remove(&file);
-        }
     }
 
     /// What `owner` has of `file`, which it asks for through `handle`: `description` unless it has something.
@@ -198,18 +192,6 @@ impl<F> Table<F> {
             return Vec::new();
         }
         self.by_handle.remove(&handle).into_iter().flatten().collect()
-    }
-
-    /// Notes that nobody outside has a shared lock of `file`: the guest is the first, if it has one.
-    pub(super) fn is_first(&mut self, file: FileId) {
-        if self.shared(file).next().is_some() {
-            self.first_had.insert(file);
-        }
-    }
-
-    /// Whether the guest has had a shared lock of `file` ever since nobody else had.
-    pub(super) fn was_first(&self, file: FileId) -> bool {
-        self.first_had.contains(&file)
     }
 
     /// What all owners of the guest have of `file` in common with whoever else wants it.
