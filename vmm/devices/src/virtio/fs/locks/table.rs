@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::ids::Handle;
-use super::ranges::{Mode, Range, Ranges};
+use super::ranges::{Range, Ranges};
 
 /// An owner of locks: a process, or an open file description.
 pub(super) type Owner = u64;
@@ -194,15 +194,6 @@ impl<F> Table<F> {
         self.by_handle.remove(&handle).into_iter().flatten().collect()
     }
 
-    /// What all owners of the guest have of `file` in common with whoever else wants it.
-    pub(super) fn shared(&self, file: FileId) -> impl Iterator<Item = (&F, Range)> {
-        let holdings = self.holdings.iter().filter(move |((of, _), _)| *of == file);
-        holdings.flat_map(|(_, holding)| {
-            let shared = holding.ranges.iter().filter(|range| range.mode == Mode::Shared);
-            shared.map(|range| (&holding.description, *range))
-        })
-    }
-
     /// The first lock of another owner of the guest that keeps `owner` from `wanted`, and whose it is.
     pub(super) fn conflict(&self, file: FileId, owner: Owner, wanted: &Range) -> Option<(Range, u32)> {
         self.blockers(file, owner, wanted)
@@ -278,8 +269,8 @@ impl<F> Table<F> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ranges::LAST;
     use super::super::ranges::Mode::{Exclusive, Shared};
+    use super::super::ranges::{LAST, Mode};
     use super::*;
     use proptest::prelude::*;
 
