@@ -6,12 +6,13 @@ use std::process::Command;
 
 use crate::support::{BOTH, Bundle, Mounted, Scratch};
 
-/// More than is listed at once, on any file system.
-const FILES: usize = 2500;
+/// More than is listed at once, on any file system; and several times that.
+const SOME: usize = 600;
+const MANY: usize = 2500;
 
-fn fill(directory: &Path) {
+fn fill(directory: &Path, files: usize) {
     fs::create_dir(directory).unwrap();
-    for number in 0..FILES {
+    for number in 0..files {
         fs::write(directory.join(format!("file-{number}")), "").unwrap();
     }
 }
@@ -27,31 +28,33 @@ fn nothing_is_left_out_when_what_is_listed_is_removed() {
     }
     let ext4 = Mounted::new(&["-t", "ext4", "-o", "loop", image.to_str().unwrap()], &scratch.join("ext4"));
     let tmpfs = Mounted::new(&["-t", "tmpfs", "tmpfs"], &scratch.join("tmpfs"));
-    // busybox's programs remove while they list.
-    let script = "for place in ext4 tmpfs; do
-            cd /$place; ls -A by-rm | wc -l; rm -r by-rm; ls
-        done
-        cd /overlay; ls -A by-find | wc -l; rm -r by-find; ls";
+    // busybox's program removes while it lists.
+    let script = "cd /place; ls -A by-rm | wc -l; rm -r by-rm; ls";
     let program = "import os, shutil
-print(len(os.listdir('/tmpfs/by-python')))
-shutil.rmtree('/tmpfs/by-python')
-print(os.listdir('/tmpfs'))";
+print(len(os.listdir('/place/by-python')))
+shutil.rmtree('/place/by-python')
+print(os.listdir('/place'))";
     for runtime in BOTH {
         let layers = Mounted::new(&["-t", "tmpfs", "tmpfs"], &scratch.join("layers"));
         let layer = |name: &str| layers.path().join(name);
         ["lower", "upper", "work"].iter().for_each(|name| fs::create_dir(layer(name)).unwrap());
-        fill(&layer("lower").join("by-find"));
+        fill(&layer("lower").join("by-rm"), SOME);
         let options = ["lower", "upper", "work"].map(|name| format!("{name}dir={}", layer(name).display()));
         let overlay = &["-t", "overlay", "-o", &options.join(","), "overlay"];
         let overlay = Mounted::new(overlay, &scratch.join("overlay"));
-        for place in [&ext4, &tmpfs] {
-            fill(&place.path().join("by-rm"));
+        for (place, files, shown) in [
+            (&ext4, MANY, format!("{MANY}\nlost+found\n")),
+            (&tmpfs, MANY, format!("{MANY}\n")),
+            (&overlay, SOME, format!("{SOME}\n")),
+        ] {
+            if files == MANY {
+                fill(&place.path().join("by-rm"), files);
+            }
+            Bundle::shell(script).bind(place.path(), "/place", &[]).run_on(runtime).prints(&shown);
         }
-        let bundle = Bundle::shell(script).bind(ext4.path(), "/ext4", &[]).bind(tmpfs.path(), "/tmpfs", &[]);
-        let bundle = bundle.bind(overlay.path(), "/overlay", &[]);
-        bundle.run_on(runtime).prints("2500\nlost+found\n2500\n2500\n");
-        fill(&tmpfs.path().join("by-python"));
-        Bundle::python(program).bind(tmpfs.path(), "/tmpfs", &[]).run_on(runtime).prints("2500\n[]\n");
+        fill(&tmpfs.path().join("by-python"), SOME);
+        let shown = format!("{SOME}\n[]\n");
+        Bundle::python(program).bind(tmpfs.path(), "/place", &[]).run_on(runtime).prints(&shown);
     }
 }
 
@@ -104,12 +107,12 @@ print(len(rest(one)) == 2 + len(os.listdir('/data/d')))
 fn list_goes_on_while_others_remove_what_it_shows() {
     let scratch = Scratch::new();
     let directory = scratch.join("d");
-    fill(&directory);
+    fill(&directory, SOME);
     let bundle =
         Bundle::shell("cd /data/d; while [ -n \"$(ls -l . | grep -v ^total)\" ]; do :; done; echo none")
             .bind(scratch.path(), "/data", &[]);
     let started = crate::support::Run::of(&bundle).start();
-    for number in (0..FILES).rev() {
+    for number in (0..SOME).rev() {
         fs::remove_file(directory.join(format!("file-{number}"))).unwrap();
     }
     started.finish().prints("none\n");
