@@ -1,6 +1,7 @@
 //! What a service manager hands to whom it starts: a socket to tell it how the service is, and
 //! sockets that it listens on for it.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
@@ -36,6 +37,8 @@ const BARRIER_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Manager {
     name: PathBuf,
     socket: UnixDatagram,
+    /// It was told something.
+    told: Cell<bool>,
 }
 
 /// The service manager that started this process. One that cannot be reached is told of, and the
@@ -75,7 +78,7 @@ impl Manager {
             }
         };
         socket.set_write_timeout(Some(SEND_LIMIT))?;
-        Ok(Self { name: absolute, socket })
+        Ok(Self { name: absolute, socket, told: Cell::new(false) })
     }
 
     /// Its socket's path, or `@` and its name.
@@ -89,6 +92,7 @@ impl Manager {
 
     /// Says something as this process. One that has gone is no reason to end the container.
     pub(crate) fn tell(&self, text: &str) {
+        self.told.set(true);
         if let Err(error) = self.socket.send(text.as_bytes()) {
             log::warn(&format!("cannot tell NOTIFY_SOCKET how the program is: {}", chain(&error)));
         }
@@ -97,7 +101,7 @@ impl Manager {
     /// Waits until it has looked at all that it was told: who has said it may end only then, since a
     /// manager cannot tell any more whose process that was.
     pub(crate) fn await_attention(&self) {
-        if self.try_await_attention(BARRIER_LIMIT).is_err() {
+        if self.told.get() && self.try_await_attention(BARRIER_LIMIT).is_err() {
             step!("the service manager knows no barrier");
         }
     }
