@@ -171,7 +171,7 @@ impl Error {
             Self::Launch(LaunchError::NetworkNamespace { source, .. })
                 if source.raw_os_error() == Some(nix::libc::EINVAL) =>
             {
-                Some("it is none: name a file such as /run/netns/NAME or /proc/PID/ns/net")
+                Some("it is not a network namespace: name a file such as /run/netns/NAME or /proc/PID/ns/net")
             }
             Self::Launch(LaunchError::Late { .. }) => {
                 Some("it was ended; see who has stopped it or keeps the host busy, and run it again")

@@ -148,7 +148,7 @@ impl ActiveQueue {
         Ok(self.memory.load(GuestAddress(place), Ordering::Relaxed).map_err(RingError::GuestMemory)?)
     }
 
-    /// Tells the driver that kicks are of no use for now: the queue is looked at anyway.
+    /// Asks the driver for no kicks while the queue is polled, until [`rearm`](Self::rearm).
     pub fn disarm(&mut self) -> Result<(), QueueError> {
         Ok(self.queue.disable_notification(&self.memory)?)
     }
