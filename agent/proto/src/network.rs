@@ -58,6 +58,24 @@ pub struct Interface {
     pub settings: BTreeMap<String, i32>,
 }
 
+impl Interface {
+    /// One that is on and connected, and holds nothing yet.
+    pub fn new(name: &str, device: NetworkDevice) -> Self {
+        Self {
+            name: name.to_owned(),
+            device,
+            mac: None,
+            mtu: 0,
+            up: true,
+            carrier: true,
+            noarp: false,
+            addresses: Vec::new(),
+            address_mode: None,
+            settings: BTreeMap::new(),
+        }
+    }
+}
+
 /// What carries an interface in the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -91,18 +91,7 @@ pub(crate) fn change(
 
 /// What a new namespace has.
 fn nothing() -> Network {
-    let loopback = Interface {
-        name: "lo".to_owned(),
-        device: NetworkDevice::Loopback,
-        mac: None,
-        mtu: 0,
-        up: true,
-        carrier: true,
-        noarp: false,
-        addresses: Vec::new(),
-        address_mode: None,
-        settings: std::collections::BTreeMap::new(),
-    };
+    let loopback = Interface::new("lo", NetworkDevice::Loopback);
     Network { interfaces: vec![loopback], ..Network::default() }
 }
 

@@ -101,18 +101,8 @@ fn network(slot: NicSlot, families: Families) -> Network {
         addresses.push(address(GUEST_V6.0, GUEST_V6.1));
         routes.push(default_route(Prefix { address: [0u16; 8].into(), bits: 0 }, GATEWAY_V6.into()));
     }
-    let interface = Interface {
-        name: NAME.to_owned(),
-        device: NetworkDevice::Card { device: slot.device(), announcement: slot.announcement() },
-        mac: Some(MAC),
-        mtu: MTU,
-        up: true,
-        carrier: true,
-        noarp: false,
-        addresses,
-        address_mode: None,
-        settings: Default::default(),
-    };
+    let device = NetworkDevice::Card { device: slot.device(), announcement: slot.announcement() };
+    let interface = Interface { mac: Some(MAC), mtu: MTU, addresses, ..Interface::new(NAME, device) };
     Network { interfaces: vec![interface], routes, ..Network::default() }
 }
 

@@ -200,18 +200,7 @@ fn is_of_an_address(route: &Route, interface: &str, address: IpAddr) -> bool {
 }
 
 fn loopback() -> Interface {
-    Interface {
-        name: "lo".to_owned(),
-        device: NetworkDevice::Loopback,
-        mac: None,
-        mtu: 0,
-        up: true,
-        carrier: true,
-        noarp: false,
-        addresses: Vec::new(),
-        address_mode: None,
-        settings: BTreeMap::new(),
-    }
+    Interface::new("lo", NetworkDevice::Loopback)
 }
 
 fn interface(link: Link, device: NetworkDevice) -> Interface {
