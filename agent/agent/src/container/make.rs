@@ -195,17 +195,19 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
     };
     let holder = user_namespace::prepare(&mut adapted.spec, network.is_some())
         .map_err(|error| failed(Stage::Create, format!("cannot make the user namespace: {error}")))?;
-    if let Some(network) = network {
-        let holder = holder.as_ref().map(user_namespace::Holder::pid);
-        network::make(&mut adapted.spec, network, holder)
-            .map_err(|message| failed(Stage::Create, message))?;
-    }
+    let network_namespace = network
+        .map(|network| {
+            let holder = holder.as_ref().map(user_namespace::Holder::pid);
+            network::make(&mut adapted.spec, network, holder)
+        })
+        .transpose()
+        .map_err(|message| failed(Stage::Create, message))?;
     if matches!(order.kind, Kind::Init { .. }) {
         // Those of interfaces, too.
         settings_are_there(&adapted.spec)?;
     }
     run_libcontainer(order, adapted, rootfs, swap)?;
-    drop(holder);
+    drop((holder, network_namespace));
     Ok(())
 }
 

@@ -13,7 +13,7 @@ mod wait;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
@@ -29,11 +29,12 @@ const OURS: &str = "/proc/self/ns/net";
 /// be there before settings of its interfaces are applied. `holder` is a process that holds it, where
 /// it belongs to another user namespace.
 ///
-/// This process is in it afterwards.
+/// This process is in it afterwards. `spec` names the file that is returned, by its number in this
+/// process and its children: who is in the new user namespace already may not look at `holder`.
 ///
 /// # Errors
 /// What could not be done.
-pub(crate) fn make(spec: &mut Spec, network: &Network, holder: Option<i32>) -> Result<(), String> {
+pub(crate) fn make(spec: &mut Spec, network: &Network, holder: Option<i32>) -> Result<File, String> {
     let failed = |error: io::Error| format!("cannot make the container's network namespace: {error}");
     let outside = Outside::open().map_err(failed)?;
     let namespace = match holder {
@@ -47,11 +48,11 @@ pub(crate) fn make(spec: &mut Spec, network: &Network, holder: Option<i32>) -> R
             File::open(OURS).map_err(failed)?
         }
     };
-    let holder = holder.map_or_else(std::process::id, i32::unsigned_abs);
-    join(spec, &format!("/proc/{holder}/ns/net")).map_err(failed)?;
+    join(spec, &format!("/proc/self/fd/{}", namespace.as_raw_fd())).map_err(failed)?;
     sys::loopback_up().map_err(|error| format!("cannot switch lo on: {error}"))?;
     let mut hand = Hand::reach(outside, namespace.as_fd()).map_err(failed)?;
-    hand.go(&nothing(), network).1
+    hand.go(&nothing(), network).1?;
+    Ok(namespace)
 }
 
 /// Changes the network of the container whose init has this pid. What there is then is in the
