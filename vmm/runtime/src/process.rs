@@ -146,6 +146,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "it is reaped by its pid")]
     fn child_that_ends_is_reaped_with_its_code() {
         let child = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
         assert_eq!(reap(Pid::from_child(&child)).unwrap().code(), Some(3));
