@@ -21,6 +21,7 @@ mod machine;
 mod mounts;
 mod namespaces;
 mod network;
+mod network_floods;
 mod network_kinds;
 mod network_limits;
 mod network_refused;

@@ -84,10 +84,15 @@ impl Net {
     }
 
     pub(super) fn bundle(&self, script: &str) -> Bundle {
+        self.joins(Bundle::shell(script))
+    }
+
+    /// The bundle in the namespace.
+    pub(super) fn joins(&self, bundle: Bundle) -> Bundle {
         let namespaces = ["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
         let network = json!({ "type": "network", "path": format!("/run/netns/{}", self.name) });
         let namespaces: Vec<_> = namespaces.into_iter().chain([network]).collect();
-        Bundle::shell(script).set("/linux/namespaces", json!(namespaces)).capabilities(&[
+        bundle.set("/linux/namespaces", json!(namespaces)).capabilities(&[
             "CAP_NET_RAW",
             "CAP_NET_ADMIN",
             "CAP_NET_BIND_SERVICE",
