@@ -84,11 +84,11 @@ impl Net {
     }
 
     pub(super) fn bundle(&self, script: &str) -> Bundle {
-        self.joins(Bundle::shell(script))
+        self.joined_by(Bundle::shell(script))
     }
 
-    /// The bundle in the namespace.
-    pub(super) fn joins(&self, bundle: Bundle) -> Bundle {
+    /// A bundle that names the namespace.
+    pub(super) fn joined_by(&self, bundle: Bundle) -> Bundle {
         let namespaces = ["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
         let network = json!({ "type": "network", "path": format!("/run/netns/{}", self.name) });
         let namespaces: Vec<_> = namespaces.into_iter().chain([network]).collect();
@@ -109,7 +109,7 @@ impl Drop for Net {
     }
 }
 
-fn run(command: &mut Command) -> Output {
+pub(super) fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
     output

@@ -35,7 +35,7 @@ fn is_no_more(before: (usize, usize, u64), now: (usize, usize, u64)) -> bool {
 #[test]
 fn guest_that_floods_or_does_not_read_has_no_more_of_the_host_and_others_their_share() {
     let net = Net::with_eth0();
-    let bundle = net.joins(Bundle::python(FLOOD));
+    let bundle = net.joined_by(Bundle::python(FLOOD));
     let container = Run::of(&bundle).detach();
     let monitor = container.started.monitor();
     let first = container.started.stdout.await_text(0, "round\n");
