@@ -4,9 +4,11 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::network::{Net, end, exec, run, sleeping, until_exec_says};
+use super::network::{Net, exec, run, sleeping, until_exec_says};
 use crate::support::{Bundle, Runtime};
 
 const NAME_SERVER: &str = include_str!("../programs/name_server.py");
@@ -111,6 +113,14 @@ fn name_server_that_is_named_later_answers_and_one_that_is_not_any_more_does_not
     until_exec_says(&container, "grep -l 10.77.0.2 /proc/net/fib_trie || echo gone", "gone\n");
     assert_eq!(filters(), 0);
     assert_eq!(exec(&container, "getent hosts web.test || echo unknown"), "unknown\n");
-    end(&container);
+    name(&etc, "127.0.0.11");
+    net.inside(&["addr", "add", "10.77.0.2/24", "dev", "eth0"]);
+    until_exec_says(&container, "getent hosts web.test", "fd00:88::7      web.test\n");
+    // The filter outlives the monitor, as the redirection does.
+    let pid = container.started.monitor();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    container.reap(pid);
+    assert_eq!(filters(), 1);
+    container.delete();
     assert_eq!(net.traces(), "");
 }
