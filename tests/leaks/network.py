@@ -1,4 +1,4 @@
-"""network.py VMRUN ROOTFS ROUNDS: lives with a network, where KVM works. Called by `network`."""
+"""network.py VMRUN ROOTFS ROUNDS SEED: lives with a network, where KVM works. Called by `network`."""
 
 import ctypes
 import random
@@ -24,10 +24,16 @@ def said(*words: str) -> str:
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
+def remove_namespaces() -> None:
+    for namespace in (NEAR, FAR):
+        subprocess.run(["ip", "netns", "delete", namespace], stderr=subprocess.DEVNULL, check=False)
+
+
 class Networked(Host):
     """Its sandboxes have two network cards. The namespace is there before and after each of them."""
 
     def __init__(self, vmrun: Path, rootfs: Path) -> None:
+        remove_namespaces()
         for namespace in (NEAR, FAR):
             said("ip", "netns", "add", namespace)
         for number, card in enumerate(CARDS):
@@ -81,18 +87,28 @@ def first_life(host: Host) -> dict[str, float]:
 
 
 def main() -> int:
-    vmrun, rootfs, rounds = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    vmrun, rootfs = Path(sys.argv[1]), Path(sys.argv[2])
+    rounds, seed = int(sys.argv[3]), int(sys.argv[4])
     ctypes.CDLL(None).prctl(inside.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     host = Networked(vmrun, rootfs)
-    if missed := unseen():
-        print(f"FAILED: what is left on purpose is not found: {', '.join(sorted(missed))}", flush=True)
-        return 1
+    try:
+        if missed := unseen():
+            print(f"FAILED: what is left on purpose is not found: {', '.join(sorted(missed))}", flush=True)
+            return 1
+        return 0 if live(host, rounds, random.Random(seed)) else 1
+    finally:
+        host.place.remove()
+        remove_namespaces()
+
+
+def live(host: Host, rounds: int, chance: random.Random) -> bool:
+    """Whether all rounds left nothing, and few guests died."""
     took = first_life(host)
     reap()
     before = host.look()
 
     def wait(verb: str) -> float:
-        return random.uniform(0, 1.2 * took[verb])
+        return chance.uniform(0, 1.2 * took[verb])
 
     failures = deaths = killed = 0
     begun = time.monotonic()
@@ -118,8 +134,10 @@ def main() -> int:
             reap()
             before = host.look()
     print(f"{rounds} rounds, {killed} of them killed, {failures} failed, {time.monotonic() - begun:.0f} s", flush=True)
-    host.place.remove()
-    return 1 if failures or deaths > 1 + rounds // 100 else 0
+    if deaths > 1 + rounds // 100:
+        print(f"FAILED: {deaths} guests died", flush=True)
+        return False
+    return not failures
 
 
 sys.exit(main())

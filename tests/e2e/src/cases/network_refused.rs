@@ -47,7 +47,8 @@ fn taps_that_cannot_be_made_are_refused_with_what_is_missing() {
     end_of(&mut under(&["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"], &bundle))
         .fails_with(1, &[tap, "not permitted", "CAP_NET_ADMIN"]);
     assert_eq!(net.traces(), "");
-    let plain = Run::of(&bundle).store(Path::new("/tmp/network-refused")).command();
+    let store = std::env::temp_dir().join(new_id());
+    let plain = Run::of(&bundle).store(&store).command();
     let mut command = Command::new("setpriv");
     command.args(["--reuid=1000", "--regid=1000", "--clear-groups"]);
     end_of(command.arg(plain.get_program()).args(plain.get_args())).fails_with(
@@ -58,5 +59,7 @@ fn taps_that_cannot_be_made_are_refused_with_what_is_missing() {
             "CAP_SYS_ADMIN in the user namespace that owns it",
         ],
     );
+    // It may not have been made.
+    let _ = std::fs::remove_dir_all(&store);
     assert_eq!(net.traces(), "");
 }

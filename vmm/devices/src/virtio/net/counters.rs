@@ -15,7 +15,7 @@ pub(super) struct Direction {
     pub(super) dropped: Arc<Counter>,
     /// Frames or buffers that were none, and frames that the host's kernel refused.
     pub(super) errors: Arc<Counter>,
-    /// Times that the rate's limit held frames back.
+    /// Times that the rate's limit made the device wait before the next frame.
     pub(super) limited: Arc<Counter>,
 }
 
