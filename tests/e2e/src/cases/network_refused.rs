@@ -1,12 +1,11 @@
 //! Networks that cannot be had, and what is said then.
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
 
 use super::network::Net;
-use crate::support::{Bundle, Run, end_of};
+use crate::support::{Bundle, Run, end_of, new_id};
 
 /// `vmrun run` with these words before it.
 fn under(words: &[&str], bundle: &Bundle) -> Command {
