@@ -6,12 +6,13 @@ use serde_json::Value;
 
 use super::lab::Lab;
 use super::process::output;
+use crate::stats;
 
 /// Bytes of a datagram.
 const SMALL: u32 = 64;
 
 /// Echoes of one measurement.
-const ECHOES: u32 = 100;
+const ECHOES: u32 = 200;
 
 /// Connections of the web client.
 const CONNECTIONS: u32 = 8;
@@ -81,8 +82,8 @@ impl Load {
                 Ok(Figure { rate: received.per_second / small, work: received.bytes / small })
             }
             Kind::Echo => {
-                let said = run(format!("ping -q -A -c {ECHOES} {address}"))?;
-                Ok(Figure { rate: 1e3 / average(&said)?, work: f64::from(ECHOES) })
+                let said = run(format!("ping -A -c {ECHOES} {address}"))?;
+                Ok(Figure { rate: 1e3 / stats::median(&times(&said)?), work: f64::from(ECHOES) })
             }
             Kind::Web => {
                 let said = run(format!(
@@ -117,9 +118,11 @@ fn iperf(report: &str) -> Result<Received, Box<dyn Error>> {
     Ok(Received { bytes: number("bytes")?, per_second: number("bits_per_second")? / 8.0 })
 }
 
-/// Milliseconds: `rtt min/avg/max/mdev = 2.571/3.506/5.395/1.034 ms`.
-fn average(said: &str) -> Result<f64, Box<dyn Error>> {
-    field(said, |line| line.strip_prefix("rtt ")?.split_once(" = ")?.1.split('/').nth(1))
+/// Milliseconds of each: `64 bytes from 10.77.1.2: icmp_seq=1 ttl=64 time=2.57 ms`.
+fn times(said: &str) -> Result<Vec<f64>, Box<dyn Error>> {
+    let times = said.lines().filter_map(|line| line.split_once(" time=")?.1.split(' ').next());
+    let times = times.map(str::parse).collect::<Result<Vec<_>, _>>()?;
+    if times.is_empty() { Err(format!("no echo came: {said}").into()) } else { Ok(times) }
 }
 
 fn field(said: &str, find: impl Fn(&str) -> Option<&str>) -> Result<f64, Box<dyn Error>> {
@@ -133,11 +136,12 @@ mod tests {
 
     #[test]
     fn figures_are_found_in_what_programs_say() {
-        let ping = "--- statistics ---\nrtt min/avg/max/mdev = 2.571/3.506/5.395/1.034 ms, ipg/ewma 1/2 ms\n";
-        assert!((average(ping).unwrap() - 3.506).abs() < 1e-9);
+        let ping =
+            "PING 10.0.0.1\n64 bytes from 10.0.0.1: icmp_seq=1 ttl=64 time=2.57 ms\n\nrtt min/avg = 2/3 ms\n";
+        assert_eq!(times(ping).unwrap().len(), 1);
         let received =
             iperf(r#"{"end": {"sum_received": {"bytes": 640, "bits_per_second": 80.0}}}"#).unwrap();
         assert!((received.bytes - 640.0).abs() < 1e-9 && (received.per_second - 10.0).abs() < 1e-9);
-        assert!(iperf("{}").is_err() && average("nothing").is_err());
+        assert!(iperf("{}").is_err() && times("nothing").is_err());
     }
 }
