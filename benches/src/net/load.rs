@@ -11,6 +11,10 @@ use crate::stats;
 /// Bytes of a datagram.
 const SMALL: u32 = 64;
 
+/// Datagrams a second that are sent first, and at most.
+const LEAST_RATE: u32 = 1000;
+const MOST_RATE: u32 = LEAST_RATE << 12;
+
 /// Echoes of one measurement.
 const ECHOES: u32 = 200;
 
@@ -73,14 +77,14 @@ impl Load {
                 ))?)?;
                 Ok(Figure { rate: received.per_second * 8.0 / 1e6, work: received.bytes / 1e6 })
             }
-            Kind::Udp { reverse } => {
-                let received = iperf(&run(format!(
-                    "iperf3 --client {address} --json --time {seconds} --udp --bitrate 0 --length {SMALL}{}",
+            Kind::Udp { reverse } => flood(|rate| {
+                let bits = rate * 8 * SMALL;
+                let report = run(format!(
+                    "iperf3 --client {address} --json --time {seconds} --udp --bitrate {bits} --length {SMALL}{}",
                     backwards(reverse)
-                ))?)?;
-                let small = f64::from(SMALL);
-                Ok(Figure { rate: received.per_second / small, work: received.bytes / small })
-            }
+                ))?;
+                iperf(&report)
+            }),
             Kind::Echo => {
                 let said = run(format!("ping -A -c {ECHOES} {address}"))?;
                 Ok(Figure { rate: 1e3 / stats::median(&times(&said)?), work: f64::from(ECHOES) })
@@ -99,6 +103,25 @@ impl Load {
             }
         }
     }
+}
+
+/// The most datagrams that arrive, at whatever rate they are sent: more of them than a receiver can take
+/// keep it from its work, and where there is one processor the sender's work, too.
+fn flood(send: impl Fn(u32) -> Result<Received, Box<dyn Error>>) -> Result<Figure, Box<dyn Error>> {
+    let small = f64::from(SMALL);
+    let (mut best, mut work) = (0.0, 0.0);
+    let mut rate = LEAST_RATE;
+    while rate <= MOST_RATE {
+        let received = send(rate)?;
+        let arrived = received.per_second / small;
+        work += received.bytes / small;
+        if arrived < best {
+            break;
+        }
+        best = arrived;
+        rate *= 2;
+    }
+    Ok(Figure { rate: best, work })
 }
 
 fn backwards(reverse: bool) -> &'static str {
