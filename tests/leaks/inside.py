@@ -37,9 +37,13 @@ class GuestDied(Failed):
 class Host:
     """The verbs, carried out in their place."""
 
-    def __init__(self, vmrun: Path, rootfs: Path) -> None:
-        self.place = Place(vmrun, rootfs, QUIET, {"cgroupsPath": "/leaks/container"})
+    def __init__(self, vmrun: Path, rootfs: Path, linux: dict | None = None) -> None:
+        self.place = Place(vmrun, rootfs, QUIET, {"cgroupsPath": "/leaks/container"} | (linux or {}))
         self.bundle = self.place.bundle
+
+    def look(self) -> traces.Traces:
+        """What there is now."""
+        return traces.look(self.place.path)
 
     def start(self, *words: str) -> subprocess.Popen:
         """Starts a verb. Its outputs go to a file without a name: what lives on would hold a pipe open."""
@@ -100,7 +104,7 @@ def nothing_is_left(before: traces.Traces, host: Host) -> None:
     deadline = time.monotonic() + VANISH_LIMIT
     while True:
         reap()
-        left = traces.new_since(before, traces.look(host.place.path))
+        left = traces.new_since(before, host.look())
         if not left:
             return
         if time.monotonic() > deadline:
@@ -207,7 +211,7 @@ def main() -> int:
     if unseen := probe.unseen(host.place.path):
         print(f"FAILED: what is left on purpose is not found: {', '.join(sorted(unseen))}", flush=True)
         return 1
-    before = traces.look(host.place.path)
+    before = host.look()
     print("verbs take " + ", ".join(f"{verb} {seconds:.2f} s" for verb, seconds in took.items()), flush=True)
 
     failures = deaths = 0
@@ -244,7 +248,7 @@ def main() -> int:
             host.end(host.start("delete", "--force", name))
             reap()
             # What is left is told once.
-            before = traces.look(host.place.path)
+            before = host.look()
         if done % 10 == 0 or done == len(plan):
             elapsed = time.monotonic() - begun
             print(f"{done} of {len(plan)} rounds, {failures} failed, {elapsed:.0f} s", flush=True)
@@ -256,4 +260,5 @@ def main() -> int:
     return 1 if failures or deaths > bearable else 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -24,6 +24,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("vmm/machine/src/vcpu/kick.rs", "a signal handler writes into the vCPU's kvm_run"),
     ("vmm/runtime/src/fds.rs", "makes owners out of inherited descriptor numbers"),
     ("vmm/runtime/src/host_cgroup/oom.rs", "a process that shares the memory of another"),
+    ("vmm/runtime/src/launch/child.rs", "clone3, which starts a process in a cgroup; exec"),
     ("vmm/runtime/src/monitor/attributes.rs", "mount_setattr"),
     ("vmm/runtime/src/monitor/id_map.rs", "fork, for a user namespace"),
     ("vmm/runtime/src/monitor/network/tap.rs", "ioctls of the tun driver; a packet socket's membership"),

@@ -28,6 +28,7 @@ mod letters;
 mod mount_attributes;
 mod mount_options;
 mod network;
+mod network_rates;
 mod refuse;
 mod resources;
 mod rlimits;
@@ -163,6 +164,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     bundle.spec.process().iter().try_for_each(|process| cpu_affinity::check(process, size.vcpus))?;
     let sized = Machine { vcpus: size.vcpus, memory_mib: size.memory_mib };
     let limits = resources.map(|resources| host_limits(resources, sized)).unwrap_or_default();
+    let network_rates = network_rates::network_rates(bundle)?;
     let volumes = volumes::volumes(bundle, facts)?;
     let (hooks, guest_hooks) = hooks::split(&bundle.spec)?;
     let spec = guest::Rewrite { bundle, facts, options, volumes: &volumes, cpus: &cpus, vcpus: size.vcpus };
@@ -212,6 +214,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
                 None => network::network_namespace(&bundle.spec),
             },
             user_network: options.user_network.clone(),
+            network_rates,
             cpus,
         },
     })

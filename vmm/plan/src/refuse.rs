@@ -6,6 +6,7 @@ use oci_spec::runtime::{
 };
 
 use crate::boot_request::{INITRD_ANNOTATION, KERNEL_ANNOTATION};
+use crate::network_rates::{RX_RATE_ANNOTATION, TX_RATE_ANNOTATION};
 use crate::resources::check_resources;
 use crate::size::{MEMORY_ANNOTATION, VCPUS_ANNOTATION};
 use crate::validate::PlanError;
@@ -156,7 +157,14 @@ fn namespace_paths(spec: &Spec) -> Result<(), PlanError> {
 
 /// Annotations under our own prefix are instructions, so an unknown one is an error.
 fn annotations(spec: &Spec) -> Result<(), PlanError> {
-    let known = [VCPUS_ANNOTATION, MEMORY_ANNOTATION, KERNEL_ANNOTATION, INITRD_ANNOTATION];
+    let known = [
+        VCPUS_ANNOTATION,
+        MEMORY_ANNOTATION,
+        KERNEL_ANNOTATION,
+        INITRD_ANNOTATION,
+        RX_RATE_ANNOTATION,
+        TX_RATE_ANNOTATION,
+    ];
     let mut ours: Vec<_> = spec
         .annotations()
         .iter()

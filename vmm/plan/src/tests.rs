@@ -154,6 +154,11 @@ fn each_refusal_names_its_field() {
         (json!({"vm": {"hwConfig": {"memory": 1024}}}), "vm.hwConfig.memory"),
         (json!({"annotations": {"dev.vmrun.vcpu": "1"}}), "annotations[\"dev.vmrun.vcpu\"]"),
         (json!({"annotations": {"dev.vmrun.memory": "1G"}}), "annotations[\"dev.vmrun.memory\"]"),
+        (json!({"annotations": {"dev.vmrun.network.rate": "1"}}), "annotations[\"dev.vmrun.network.rate\"]"),
+        (
+            json!({"annotations": {"dev.vmrun.network.rx-rate": "fast"}}),
+            "annotations[\"dev.vmrun.network.rx-rate\"]",
+        ),
         (json!({"hooks": {"poststop": [{"path": "x"}]}}), "hooks.poststop[0].path"),
         (json!({"hooks": {"prestart": [{"path": "/x", "timeout": 0}]}}), "hooks.prestart[0].timeout"),
     ];

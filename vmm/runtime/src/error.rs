@@ -173,6 +173,13 @@ impl Error {
             {
                 Some("it is not a network namespace: name a file such as /run/netns/NAME or /proc/PID/ns/net")
             }
+            Self::Launch(LaunchError::NetworkNamespace { source, .. })
+                if source.raw_os_error() == Some(nix::libc::EPERM) =>
+            {
+                Some(
+                    "it takes CAP_SYS_ADMIN in the user namespace that owns it and in the caller's: run it as root, or enter that user namespace first",
+                )
+            }
             Self::Launch(LaunchError::Late { .. }) => {
                 Some("it was ended; see who has stopped it or keeps the host busy, and run it again")
             }

@@ -3,12 +3,14 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Child, ExitStatus};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 use serde::{Deserialize, Serialize};
 
 /// A pid and the moment it began.
@@ -70,13 +72,20 @@ impl ProcessHandle {
 pub(crate) const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// Reaps a child that is about to end; one that does not is killed.
-pub(crate) fn reap(child: &mut Child) -> io::Result<ExitStatus> {
+pub(crate) fn reap(child: Pid) -> io::Result<ExitStatus> {
     // Not reaped yet, so the pid is still its.
-    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let pidfd = pidfd_open(child, PidfdFlags::empty())?;
     if !ends_within(pidfd.as_fd(), END_LIMIT)? {
-        child.kill()?;
+        pidfd_send_signal(&pidfd, Signal::KILL)?;
     }
-    child.wait()
+    wait(child)
+}
+
+/// Waits for a child's end.
+pub(crate) fn wait(child: Pid) -> io::Result<ExitStatus> {
+    let ended = retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()))?;
+    let (_, status) = ended.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(ExitStatus::from_raw(status.as_raw()))
 }
 
 fn ends_within(pidfd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
@@ -137,8 +146,9 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "it is reaped by its pid")]
     fn child_that_ends_is_reaped_with_its_code() {
-        let mut child = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
-        assert_eq!(reap(&mut child).unwrap().code(), Some(3));
+        let child = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
+        assert_eq!(reap(Pid::from_child(&child)).unwrap().code(), Some(3));
     }
 }

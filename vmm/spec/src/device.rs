@@ -87,6 +87,16 @@ pub struct NetSpec {
     pub tx: Option<RateSpec>,
 }
 
+/// What each network interface of a sandbox may carry, as the sandbox sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkRates {
+    /// What it may receive.
+    pub rx: Option<RateSpec>,
+    /// What it may send.
+    pub tx: Option<RateSpec>,
+}
+
 /// A limit of a rate. What is not given is not limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

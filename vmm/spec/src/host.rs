@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::NetworkRates;
 use crate::network::UserNetwork;
 
 /// Host resources of one sandbox.
@@ -36,6 +37,9 @@ pub struct HostPlan {
     /// The sandbox stands alone and reaches the caller's network; the monitor leaves that network itself.
     #[serde(default)]
     pub user_network: Option<UserNetwork>,
+    /// What each of its network interfaces may carry.
+    #[serde(default)]
+    pub network_rates: NetworkRates,
     /// The processors that the monitor may use; none for all that the caller may.
     #[serde(default)]
     pub cpus: BTreeSet<u32>,

@@ -8,7 +8,9 @@ mod machine;
 mod network;
 mod slot;
 
-pub use device::{DeviceChange, DeviceSpec, Frames, Handles, NetSpec, RateSpec, ShareSpec, VsockSpec};
+pub use device::{
+    DeviceChange, DeviceSpec, Frames, Handles, NetSpec, NetworkRates, RateSpec, ShareSpec, VsockSpec,
+};
 pub use host::{
     Hook, HostCgroup, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange, NetworkNamespace,
     Propagation, ScopePlan, View, ViewMount, Volume, VolumeKind,

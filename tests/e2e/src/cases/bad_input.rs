@@ -106,6 +106,21 @@ fn configuration_that_contradicts_itself_is_refused_by_field() {
         ("/vm", json!({ "kernel": { "path": "vmlinuz" } }), &["vm.kernel.path", "absolute"]),
         ("/annotations", json!({ "dev.vmrun.unknown": "1" }), &["dev.vmrun.unknown"]),
         ("/annotations", json!({ "dev.vmrun.vcpus": "many" }), &["dev.vmrun.vcpus", "many"]),
+        (
+            "/annotations",
+            json!({ "dev.vmrun.network.rx-rate": "fast" }),
+            &["dev.vmrun.network.rx-rate", "\"fast\" is no rate", "10MiB/s,5000pps"],
+        ),
+        (
+            "/annotations",
+            json!({ "dev.vmrun.network.tx-rate": "0" }),
+            &["tx-rate", "nothing would ever pass"],
+        ),
+        (
+            "/annotations",
+            json!({ "dev.vmrun.network.rate": "1" }),
+            &["dev.vmrun.network.rate", "is not known"],
+        ),
         ("/hooks", json!({ "prestart": [{ "path": "relative" }] }), &["hooks.prestart[0].path"]),
         (
             "/linux/namespaces",

@@ -12,6 +12,10 @@ use crate::support::{BOTH, Bundle, Output, Run, Runtime, Scratch, Started, vmrun
 const LOCKER: &str = include_str!("../programs/locks.py");
 /// Counts in a database.
 const COUNTER: &str = include_str!("../programs/counter.py");
+/// Counts under locks that are names.
+const NAMES: &str = include_str!("../programs/names.py");
+/// Adds to a database with a write-ahead log.
+const WAL: &str = include_str!("../programs/wal.py");
 
 /// A place where [`LOCKER`] runs. Dropping it ends the program.
 struct Place {
@@ -469,4 +473,74 @@ fn database_that_many_write_to_at_once_loses_nothing() {
         }
         assert_eq!(host(&["check"]), "80 80 80 ok\n", "{mode}");
     }
+}
+
+/// Runs [`WAL`] in a sandbox.
+struct Writer {
+    bundle: Bundle,
+    started: Started,
+    read: usize,
+}
+
+impl Writer {
+    fn new(directory: &Path) -> Self {
+        let bundle = Bundle::python("").args(&["python3", "-c", WAL, WAL]).bind(directory, "/data", &[]);
+        let started = Run::of(&bundle).stdin(Stdio::piped()).start();
+        Self { bundle, started, read: 0 }
+    }
+
+    #[track_caller]
+    fn says(&mut self, word: &str, expected: &str) {
+        writeln!(self.started.child.stdin.as_mut().unwrap(), "{word}").unwrap();
+        let end = self.started.stdout.await_text(self.read, "\n");
+        let answer = String::from_utf8(self.started.stdout.so_far()[self.read..end - 1].to_vec()).unwrap();
+        self.read = end;
+        assert_eq!(answer, expected, "{word}");
+    }
+
+    fn end(mut self) {
+        drop(self.started.child.stdin.take());
+        self.started.finish().exits(0);
+        drop(self.bundle);
+    }
+}
+
+#[test]
+fn database_that_shares_memory_is_refused_to_a_second_sandbox_and_stays_intact() {
+    let scratch = Scratch::new();
+    let mut one = Writer::new(scratch.path());
+    one.says("add", "1");
+    one.says("other", "2");
+    let mut other = Writer::new(scratch.path());
+    // One who was refused has locked it nevertheless, and does not make way for the next.
+    for word in ["add", "other", "add"] {
+        other.says(word, "disk I/O error");
+    }
+    one.says("other", "3");
+    one.says("add", "4");
+    one.end();
+    other.says("add", "5");
+    other.says("other", "6");
+    other.end();
+    let check = "import sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+print(*database.execute('select count(*), count(distinct n) from steps').fetchone(), end=' ')
+print(database.execute('pragma integrity_check').fetchone()[0])";
+    let output = Command::new("python3").args(["-c", check]).arg(scratch.join("db")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "6 6 ok\n", "{output:?}");
+}
+
+#[test]
+fn locks_that_are_names_protect_what_lies_beside_them() {
+    let scratch = Scratch::new();
+    let counters = ["written", "replaced"].map(|name| scratch.join(name));
+    counters.iter().for_each(|counter| fs::write(counter, "0").unwrap());
+    let bundles = ["one", "other"].map(|name| {
+        Bundle::python("").args(&["python3", "-c", NAMES, name, "12"]).bind(scratch.path(), "/data", &[])
+    });
+    let started = bundles.each_ref().map(|bundle| Run::of(bundle).start());
+    for started in started {
+        started.finish().prints("done\n");
+    }
+    assert_eq!(counters.map(|counter| fs::read_to_string(counter).unwrap()), ["24", "24"]);
 }

@@ -10,12 +10,12 @@ use crate::support::{BOTH, Bundle, Detached, Run, Runtime, end_of, new_id, place
 
 /// A network namespace whose `eth0` is one end of a pair; the other end is in another namespace, where
 /// an engine has its bridge.
-struct Net {
-    name: String,
+pub(super) struct Net {
+    pub(super) name: String,
 }
 
 impl Net {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let name = new_id();
         let net = Self { name };
         for namespace in [net.name.clone(), net.far()] {
@@ -26,8 +26,15 @@ impl Net {
     }
 
     /// With `eth0`: 10.88.0.2/16 and fd00:88::2/64, routers at .1.
-    fn with_eth0() -> Self {
+    pub(super) fn with_eth0() -> Self {
         let net = Self::new();
+        net.connect();
+        net
+    }
+
+    /// Adds that.
+    pub(super) fn connect(&self) {
+        let net = self;
         net.add("eth0");
         net.inside(&["addr", "add", "10.88.0.2/16", "brd", "10.88.255.255", "dev", "eth0"]);
         net.inside(&["addr", "add", "fd00:88::2/64", "dev", "eth0", "nodad"]);
@@ -35,15 +42,14 @@ impl Net {
         net.outside(&["addr", "add", "fd00:88::1/64", "dev", "eth0", "nodad"]);
         net.inside(&["route", "add", "default", "via", "10.88.0.1"]);
         net.inside(&["route", "add", "default", "via", "fd00:88::1"]);
-        net
     }
 
-    fn far(&self) -> String {
+    pub(super) fn far(&self) -> String {
         format!("{}-far", self.name)
     }
 
     /// One more pair with this name at both ends.
-    fn add(&self, interface: &str) {
+    pub(super) fn add(&self, interface: &str) {
         let far = self.far();
         ip(&[
             "-n", &self.name, "link", "add", interface, "type", "veth", "peer", "name", interface, "netns",
@@ -53,23 +59,23 @@ impl Net {
         self.outside(&["link", "set", interface, "up"]);
     }
 
-    fn inside(&self, words: &[&str]) {
+    pub(super) fn inside(&self, words: &[&str]) {
         ip(&[&["-n", &self.name], words].concat());
     }
 
-    fn outside(&self, words: &[&str]) {
+    pub(super) fn outside(&self, words: &[&str]) {
         ip(&[&["-n", &self.far()], words].concat());
     }
 
     /// A shell at the other end of the cable.
-    fn far_shell(&self, script: &str) -> Command {
+    pub(super) fn far_shell(&self, script: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.far(), "sh", "-c", script]);
         command
     }
 
     /// What of vmrun is there: taps, queues, filters.
-    fn traces(&self) -> String {
+    pub(super) fn traces(&self) -> String {
         let seen = |words: &[&str]| String::from_utf8(run(Command::new("ip").args(words)).stdout).unwrap();
         let links = seen(&["-n", &self.name, "-o", "link"]);
         let mut traces: String = links.lines().filter(|line| line.contains("vmrun")).collect();
@@ -77,7 +83,7 @@ impl Net {
         traces
     }
 
-    fn bundle(&self, script: &str) -> Bundle {
+    pub(super) fn bundle(&self, script: &str) -> Bundle {
         let namespaces = ["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
         let network = json!({ "type": "network", "path": format!("/run/netns/{}", self.name) });
         let namespaces: Vec<_> = namespaces.into_iter().chain([network]).collect();
@@ -104,7 +110,7 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
-fn ip(words: &[&str]) {
+pub(super) fn ip(words: &[&str]) {
     run(Command::new("ip").args(words));
 }
 
@@ -115,25 +121,27 @@ const LOOK: &str = "cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu
     ip route; ip -6 route | grep -v fe80 | sed 's/ pref medium//; s/  *$//'";
 
 #[track_caller]
-fn exec(container: &Detached, script: &str) -> String {
-    end_of(&mut container.exec(&[], &["sh", "-c", script])).out()
+pub(super) fn exec(container: &Detached, script: &str) -> String {
+    let outcome = end_of(&mut container.exec(&[], &["sh", "-c", script]));
+    // Some wait until it succeeds.
+    if outcome.err().is_empty() { outcome.out() } else { format!("{}{}", outcome.out(), outcome.err()) }
 }
 
 #[track_caller]
-fn sleeping(bundle: &Bundle) -> Detached {
+pub(super) fn sleeping(bundle: &Bundle) -> Detached {
     let container = Run::of(bundle).detach();
     container.started.stdout.await_text(0, "ready\n");
     container
 }
 
 #[track_caller]
-fn end(container: &Detached) {
+pub(super) fn end(container: &Detached) {
     container.verb("delete", &["--force"]).prints("");
     container.started.await_nothing_left();
 }
 
 #[track_caller]
-fn until_exec_says(container: &Detached, script: &str, wanted: &str) {
+pub(super) fn until_exec_says(container: &Detached, script: &str, wanted: &str) {
     wait::until_or(script, || {
         let said = exec(container, script);
         if said == wanted { Ok(()) } else { Err(said) }

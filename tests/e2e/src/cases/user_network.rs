@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{Bundle, Run, Scratch, Started, end_of, place, wait};
+use crate::support::{Bundle, Run, Scratch, Started, end_of, place, vmrun, wait};
 
 /// Serves and asks as it is told.
 const PROGRAM: &str = include_str!("../programs/network.py");
@@ -86,13 +86,19 @@ fn ask_tcp(address: SocketAddr) -> String {
 
 #[test]
 fn published_ports_lead_into_the_guest_and_nothing_is_left() {
-    let bundle = Bundle::python(PROGRAM);
+    let rates = json!({ "dev.vmrun.network.rx-rate": "10pps", "dev.vmrun.network.tx-rate": "10pps" });
+    let bundle = Bundle::python(PROGRAM).set("/annotations", rates);
     let tcp = free_port();
     let mut sandbox = Sandbox::new(&bundle, &["--network", "user", "-p", &format!("{HERE}:{tcp}:80")]);
     assert_eq!(sandbox.told("serve tcp 80"), "serving");
     assert_eq!(ask_tcp((HERE, tcp).into()), "hello me");
     // Name servers of its own; those of the host that lead anywhere come after.
     assert!(sandbox.told("cat /etc/resolv.conf").starts_with("nameserver 10.0.2.3"));
+    let event = vmrun(&[], &["events", "--stats", &sandbox.started.id]).ok();
+    let event: Value = serde_json::from_str(&event).unwrap();
+    let card = &event["data"]["dev.vmrun.network_devices"][0];
+    let held_back = ["rx_limited", "tx_limited"].map(|name| card["counters"][name].as_u64().unwrap());
+    assert!(card["name"] == "eth0" && held_back.iter().all(|times| *times > 0), "{card}");
     let argument = format!("{HERE}/{tcp}:80");
     assert_eq!(passts(&argument).len(), 1);
     sandbox.end();

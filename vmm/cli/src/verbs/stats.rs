@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vmrun_runtime::{ContainerFigures, DeviceFigures, InterfaceFigures};
+use vmrun_runtime::{CardFigures, ContainerFigures, DeviceFigures, Figures, InterfaceFigures};
 
 /// One line of `events`.
 #[derive(Debug, Serialize)]
@@ -16,7 +16,7 @@ pub(crate) struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    pub(crate) fn stats(id: &'a str, figures: &'a ContainerFigures) -> Self {
+    pub(crate) fn stats(id: &'a str, figures: &'a Figures) -> Self {
         Self { kind: "stats", id, data: Some(Stats::of(figures)) }
     }
 
@@ -35,6 +35,9 @@ struct Stats<'a> {
     hugetlb: BTreeMap<String, HugePages>,
     intel_rdt: IntelRdt,
     network_interfaces: Option<Vec<NetworkInterface<'a>>>,
+    /// What runc has no name for.
+    #[serde(rename = "dev.vmrun.network_devices", skip_serializing_if = "<[_]>::is_empty")]
+    network_devices: &'a [CardFigures],
 }
 
 /// Named as runc's are: after the fields of its own structure.
@@ -176,7 +179,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl<'a> Stats<'a> {
-    fn of(figures: &'a ContainerFigures) -> Self {
+    fn of(Figures { container: figures, cards }: &'a Figures) -> Self {
         let cpu = |name: &str| count(&figures.cpu, name);
         let nanoseconds = |name: &str| cpu(name).saturating_mul(1000);
         Self {
@@ -207,6 +210,7 @@ impl<'a> Stats<'a> {
             intel_rdt: IntelRdt {},
             network_interfaces: (!figures.interfaces.is_empty())
                 .then(|| figures.interfaces.iter().map(NetworkInterface::of).collect()),
+            network_devices: cards,
         }
     }
 }
@@ -260,13 +264,17 @@ fn operations(figures: &ContainerFigures, names: [(&'static str, &str); 2]) -> V
 mod tests {
     use super::*;
 
-    fn shown(figures: &ContainerFigures) -> String {
+    fn shown(container: ContainerFigures) -> String {
+        shown_with(&Figures { container, cards: Vec::new() })
+    }
+
+    fn shown_with(figures: &Figures) -> String {
         serde_json::to_string(&Event::stats("web", figures)).unwrap()
     }
 
     #[test]
     fn fields_are_in_runcs_order() {
-        let text = shown(&ContainerFigures::default());
+        let text = shown(ContainerFigures::default());
         let mut rest = text.as_str();
         for name in [
             "type",
@@ -309,7 +317,7 @@ mod tests {
             huge_pages: [("2MB".to_owned(), [("current".to_owned(), 9)].into())].into(),
             ..ContainerFigures::default()
         };
-        let text = shown(&figures);
+        let text = shown(figures);
         for part in [
             r#""usage":{"total":5000,"kernel":0,"user":0},"throttling":{}"#,
             r#""usage":{"limit":18446744073709551615,"usage":4096,"failcnt":0}"#,
@@ -319,6 +327,15 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+    }
+
+    #[test]
+    fn network_devices_come_behind_runcs_fields() {
+        let counters = [("rx_limited".to_owned(), 3)].into();
+        let cards = vec![CardFigures { name: "eth0".to_owned(), slot: 0, counters }];
+        let text = shown_with(&Figures { cards, ..Figures::default() });
+        let end = r#","dev.vmrun.network_devices":[{"name":"eth0","slot":0,"counters":{"rx_limited":3}}]}}"#;
+        assert!(text.ends_with(end), "{text}");
     }
 
     #[test]

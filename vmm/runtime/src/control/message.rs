@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
-use vmrun_proto::{ContainerFigures, ProcessInfo};
+use vmrun_proto::ProcessInfo;
 use vmrun_spec::FailureReport;
 
+use crate::figures::Figures;
 use crate::status::{Act, Status};
 
 /// What a verb asks of the monitor.
@@ -98,7 +99,7 @@ pub(crate) enum ControlReply {
     /// The processes.
     Processes(Vec<ProcessInfo>),
     /// The figures.
-    Figures(Box<ContainerFigures>),
+    Figures(Box<Figures>),
     /// What the program says of itself: only to those who wait until it is ready.
     Notified(String),
     /// Memory has run out: only to those who watch.

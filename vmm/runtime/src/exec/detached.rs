@@ -7,6 +7,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use vmrun_spec::{FailureReport, MonitorMessage};
 
 use super::{ExecOptions, Order, relay};
@@ -84,8 +85,8 @@ impl Guard {
     /// Waits for a relay that has failed, and says how it ended.
     fn reap(&mut self) -> Result<LaunchError, LaunchError> {
         let who = "relay";
-        let Some(mut child) = self.child.take() else { return Ok(LaunchError::Silent { who, code: 0 }) };
-        let status = process::reap(&mut child).map_err(LaunchError::io("wait for the relay"))?;
+        let Some(child) = self.child.take() else { return Ok(LaunchError::Silent { who, code: 0 }) };
+        let status = process::reap(Pid::from_child(&child)).map_err(LaunchError::io("wait for the relay"))?;
         Ok(match status.signal() {
             Some(signal) => LaunchError::Killed { who, signal },
             None => LaunchError::Silent { who, code: status.code().unwrap_or_default() },

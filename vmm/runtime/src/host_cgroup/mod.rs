@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use serde::{Deserialize, Serialize};
 use vmrun_spec::{HostCgroup, HostLimit};
 
 use crate::error::chain;
@@ -94,7 +95,7 @@ pub enum HostCgroupError {
 }
 
 /// The cgroup that a process was started in.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Origin(PathBuf);
 
 /// The caller's cgroup, where there is cgroup v2.
@@ -155,6 +156,12 @@ impl NewCgroup {
 
     pub(crate) fn path(&self) -> Option<PathBuf> {
         self.below.clone()
+    }
+
+    /// Where a process may be started in it.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        let below = self.below.as_ref().filter(|_| self.scope.is_none())?;
+        Some(Path::new(HIERARCHY).join(below))
     }
 
     pub(crate) fn scope(&self) -> Option<Scope> {
@@ -241,7 +248,8 @@ pub(crate) fn on_this_host(below: &Path) -> Option<PathBuf> {
     is_unified().then(|| Path::new(HIERARCHY).join(below))
 }
 
-/// Moves this process into the cgroup. Where it may not it stays, and the cgroup goes.
+/// Moves this process into the cgroup, unless it was started there. Where it may not it stays, and the
+/// cgroup goes.
 pub(crate) fn enter(cgroup: Option<OwnCgroup<'_>>, limits: &[HostLimit]) -> Result<(), HostCgroupError> {
     let Some(own) = cgroup else { return Ok(()) };
     let path = Path::new(HIERARCHY).join(own.below);
@@ -255,6 +263,9 @@ pub(crate) fn enter(cgroup: Option<OwnCgroup<'_>>, limits: &[HostLimit]) -> Resu
         }
         enable_controllers(Path::new(HIERARCHY), own.below);
         return limit(&path, limits);
+    }
+    if ours().is_some_and(|ours| ours == own.below) {
+        return Ok(());
     }
     match put(&path, "cgroup.procs", "0") {
         Err(error) if is_forbidden(&error) => {

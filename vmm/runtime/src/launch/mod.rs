@@ -8,6 +8,7 @@
 mod alone;
 mod awaited;
 pub(crate) mod channel;
+mod child;
 pub(crate) mod facts;
 pub(crate) mod network;
 pub(crate) mod pid_file;
@@ -249,6 +250,7 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
         detached: options.mode.is_detached(),
         keep: options.keep || options.mode.is_detached(),
         log: options.log.clone(),
+        origin: host_cgroup::current(),
     };
     supervise::supervise(new, cgroup, &request, options, &console, manager.as_ref())
 }

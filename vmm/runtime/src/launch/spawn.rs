@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::path::Path;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::channel::Channel;
+use super::child::ChildProcess;
 use super::service::Manager;
 use super::{LaunchError, network};
 use crate::fds;
@@ -17,11 +17,16 @@ use crate::monitor::{HIDDEN_VERB, MonitorRequest};
 /// A monitor that was just started.
 #[derive(Debug)]
 pub(crate) struct Monitor {
-    pub(crate) child: Child,
+    pub(crate) child: ChildProcess,
     pub(crate) channel: Channel,
 }
 
-pub(crate) fn spawn(request: &MonitorRequest, manager: Option<&Manager>) -> Result<Monitor, LaunchError> {
+/// In `cgroup`, if it may be started there; else the monitor enters it.
+pub(crate) fn spawn(
+    request: &MonitorRequest,
+    cgroup: Option<&Path>,
+    manager: Option<&Manager>,
+) -> Result<Monitor, LaunchError> {
     // A copy, which other programs do not get.
     let manager = manager.map(Manager::copy).transpose().map_err(LaunchError::io("copy a socket"))?;
     let notify =
@@ -33,15 +38,10 @@ pub(crate) fn spawn(request: &MonitorRequest, manager: Option<&Manager>) -> Resu
     let (ours, theirs) = UnixStream::pair().map_err(LaunchError::io("make a socket pair"))?;
     let plan_fd = fds::pass_on(&plan).map_err(LaunchError::io("pass the plan on"))?;
     let channel_fd = fds::pass_on(&theirs).map_err(LaunchError::io("pass the channel on"))?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("vmrun").args([
-        HIDDEN_VERB,
-        &plan_fd.to_string(),
-        &channel_fd.to_string(),
-        &request.state.id,
-    ]);
+    let (plan_fd, channel_fd) = (plan_fd.to_string(), channel_fd.to_string());
+    let arguments = [HIDDEN_VERB, &plan_fd, &channel_fd, &request.state.id];
     let child = network::within(&request.plan.host.network, || {
-        command.spawn().map_err(LaunchError::io("start the monitor"))
+        ChildProcess::start(&arguments, cgroup).map_err(LaunchError::io("start the monitor"))
     })?;
     Ok(Monitor { child, channel: Channel::new(ours) })
 }

@@ -20,7 +20,7 @@ use crate::fds;
 use crate::hooks::{self, Surroundings};
 use crate::host_cgroup::{self, NewCgroup};
 use crate::monitor::MonitorRequest;
-use crate::process::{self, ProcessIdentity};
+use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::RawMode;
@@ -59,7 +59,7 @@ pub(crate) fn supervise(
         _ => None,
     };
     mark("planned");
-    let monitor = spawn(request, manager)?;
+    let monitor = spawn(request, cgroup.directory().as_deref(), manager)?;
     // From here on it goes with the container.
     cgroup.keep();
     let mut guard = MonitorGuard { monitor: Some(monitor) };
@@ -101,25 +101,16 @@ struct MonitorGuard {
 }
 
 impl MonitorGuard {
-    fn pid(&self) -> Result<i32, LaunchError> {
-        let id = self.monitor.as_ref().map(|monitor| monitor.child.id()).unwrap_or_default();
-        i32::try_from(id).map_err(|_| LaunchError::io("name the monitor")(io::ErrorKind::InvalidData.into()))
-    }
-
     fn wait(&mut self) -> Result<ExitStatus, LaunchError> {
         match self.monitor.take() {
-            Some(mut monitor) => {
-                process::reap(&mut monitor.child).map_err(LaunchError::io("wait for the monitor"))
-            }
+            Some(monitor) => monitor.child.reap().map_err(LaunchError::io("wait for the monitor")),
             None => Ok(ExitStatus::default()),
         }
     }
 
     fn end(&mut self) {
-        if let Some(mut monitor) = self.monitor.take() {
-            // It may be gone already; reaping it is what matters.
-            let _ = monitor.child.kill();
-            let _ = monitor.child.wait();
+        if let Some(monitor) = self.monitor.take() {
+            monitor.child.kill();
         }
     }
 }
@@ -144,14 +135,14 @@ fn attend(
     options: &LaunchOptions,
     Callers { signals, manager }: Callers<'_>,
 ) -> Result<(Outcome, Option<PidFile>), Error> {
-    let pid = guard.pid()?;
+    let Some(monitor) = guard.monitor.as_mut() else { return Ok((Outcome::Silent, None)) };
+    let pid = monitor.child.pid();
     step!("monitor started, process {pid}");
     let identity = ProcessIdentity::of(pid).map_err(LaunchError::io("look at the monitor"))?;
     // The monitor has its copies; ours would keep the other ends open.
     fds::release_standard_streams(false).map_err(LaunchError::io("release the standard streams"))?;
     let creating = request.state.state(Status::Creating, identity);
     new.publish(&creating, &ExecBase::of(&request.plan))?;
-    let Some(monitor) = guard.monitor.as_mut() else { return Ok((Outcome::Silent, None)) };
     let mut pid_file = None;
     let mut awaited = Awaited::first();
     loop {

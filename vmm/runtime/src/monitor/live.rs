@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
-use vmrun_proto::{ContainerFigures, Event, ExitStatus, ProcessInfo, ProcessRef, Reply, Request};
+use vmrun_proto::{Event, ExitStatus, ProcessInfo, ProcessRef, Reply, Request};
 use vmrun_spec::FailureReport;
 
 use super::control_server::{Caller, Watcher};
@@ -20,6 +20,7 @@ use super::session::{Prepared, Session};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::control::{ControlReply, ControlRequest};
 use crate::error::chain;
+use crate::figures::Figures;
 use crate::signals;
 use crate::status::Status;
 use crate::step;
@@ -58,7 +59,7 @@ pub(super) struct Live<'s> {
 #[derive(Debug, Default)]
 struct Held {
     processes: Vec<ProcessInfo>,
-    figures: Box<ContainerFigures>,
+    figures: Box<Figures>,
     /// Signals that wait for the container to go on.
     signals: Vec<(i32, bool)>,
     /// Who wants to hear when it does.
@@ -263,7 +264,10 @@ impl<'s> Live<'s> {
     fn ask(&mut self, request: Request, wait: Wait) -> Answer {
         match self.agent.call(request, wait, &[self.session.machine.ended_fd()]) {
             Ok(Reply::Processes(processes)) => Ok(ControlReply::Processes(processes)),
-            Ok(Reply::Figures(figures)) => Ok(ControlReply::Figures(figures)),
+            Ok(Reply::Figures(container)) => {
+                let figures = Figures { container: *container, cards: self.session.cards.figures() };
+                Ok(ControlReply::Figures(Box::new(figures)))
+            }
             Ok(_) => Ok(ControlReply::Ok),
             Err(AgentError::Refused(reply)) => Ok(refusal(reply.message)),
             Err(error @ AgentError::TimedOut { .. }) => Ok(refusal(chain(&error))),

@@ -79,6 +79,8 @@ pub(crate) struct MonitorRequest {
     pub(crate) keep: bool,
     /// Where it tells its steps, and a detached one a failure.
     pub(crate) log: Log,
+    /// The launcher's cgroup.
+    pub(crate) origin: Option<Origin>,
 }
 
 /// Where the streams go on the host.
@@ -117,14 +119,13 @@ pub fn monitor_main(fds: MonitorFds, embedded: Embedded) -> u8 {
         let _ = request.log.open("monitor");
     }
     step!("process {} takes the request over", std::process::id());
-    let origin = host_cgroup::current();
     // From now on it is this directory that is meant, whatever its name leads to later.
     let entry = entry(&request);
     let result = match &entry {
         Some(entry) => serve(&request, entry, &launcher, embedded),
         None => Err(MonitorError::from(StoreError::NotFound { root: request.root.clone() }).into()),
     };
-    end(&request, entry.as_ref(), &launcher, origin.as_ref(), result)
+    end(&request, entry.as_ref(), &launcher, result)
 }
 
 fn entry(request: &MonitorRequest) -> Option<Entry> {
@@ -181,7 +182,6 @@ fn end(
     request: &MonitorRequest,
     entry: Option<&Entry>,
     launcher: &Launcher,
-    origin: Option<&Origin>,
     result: Result<Ended, Broken>,
 ) -> u8 {
     let (message, code) = match result {
@@ -203,7 +203,7 @@ fn end(
         // The launcher is gone, as planned when detached: its duties are ours.
         tell_the_log(&request.log, &message);
         if !keep {
-            clean_up(request, entry, origin);
+            clean_up(request, entry);
         }
     }
     code
@@ -240,10 +240,10 @@ fn mark_stopped(entry: Option<&Entry>, code: u8) {
     });
 }
 
-fn clean_up(request: &MonitorRequest, entry: Option<&Entry>, origin: Option<&Origin>) {
+fn clean_up(request: &MonitorRequest, entry: Option<&Entry>) {
     // Else somebody has removed it, and its names may be another container's.
     if entry.is_some_and(|entry| entry.is_current().unwrap_or(false)) {
-        host_cgroup::leave(request.state.own_cgroup(), origin);
+        host_cgroup::leave(request.state.own_cgroup(), request.origin.as_ref());
     }
     tree::unmount(&request.directory.join(vmrun_plan::SHARE_DIR));
     // `vmrun delete` can still remove what could not be removed here, and runs the hooks then.

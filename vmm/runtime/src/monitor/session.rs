@@ -23,7 +23,7 @@ use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::kernels::LaterMounts;
 use super::launcher::Launcher;
 use super::live::Live;
-use super::network::{Alone, Attached, Follower, Mirror, NetworkError, Slots};
+use super::network::{Alone, Attached, Cards, Follower, Mirror, NetworkError, Slots};
 use super::notifier::{Notifier, Teller};
 use super::streams::{self, HostStreams, Stdio};
 use super::tree::{self, TreeError};
@@ -79,7 +79,9 @@ pub(crate) fn run(
 ) -> Result<Ended, Broken> {
     let Booting { machine, ready, mounts, later } = booting;
     let machine = Arc::new(machine);
-    let session = Session { request, entry, machine: &machine, mounts: &mounts, launcher, signals };
+    let cards = Arc::new(Cards::new(Arc::clone(&machine), request.plan.host.network_rates));
+    let session =
+        Session { request, entry, machine: &machine, cards: &cards, mounts: &mounts, launcher, signals };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         if request.plan.host.hooks.precede_creation() {
             session.let_hooks_run()?;
@@ -109,7 +111,8 @@ pub(crate) fn run(
 pub(super) struct Session<'s> {
     pub(super) request: &'s MonitorRequest,
     entry: &'s Entry,
-    pub(super) machine: &'s Arc<Running>,
+    pub(super) machine: &'s Running,
+    pub(super) cards: &'s Arc<Cards>,
     mounts: &'s [SharedMount],
     launcher: &'s Launcher,
     pub(super) signals: &'s Signals,
@@ -171,7 +174,7 @@ impl Session<'_> {
         }
         // From here on nothing is missed.
         let news = Follower::listen().map_err(NetworkError::Read)?;
-        let slots: Arc<dyn Slots> = Arc::<Running>::clone(self.machine);
+        let slots: Arc<dyn Slots> = Arc::<Cards>::clone(self.cards);
         let mut mirror = Mirror::new(&self.request.state.id, slots)?;
         let network = mirror.begin()?;
         mark("network-mirrored");
@@ -181,7 +184,7 @@ impl Session<'_> {
 
     /// Puts passt's card into the guest.
     fn connect(&self, alone: Alone) -> Result<Planned, MonitorError> {
-        let slots: Arc<dyn Slots> = Arc::<Running>::clone(self.machine);
+        let slots: Arc<dyn Slots> = Arc::<Cards>::clone(self.cards);
         let (connected, network) = alone.connect(slots, &self.watch())?;
         mark("network-connected");
         Ok(Planned { attached: Attached::Passt(connected), network: Some(network) })

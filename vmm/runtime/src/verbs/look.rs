@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use vmrun_proto::{ContainerFigures, ProcessInfo};
+use vmrun_proto::ProcessInfo;
 
 use crate::control::{self, ControlReply, ControlRequest, Telling, Told};
 use crate::error::Error;
+use crate::figures::Figures;
 use crate::status::Status;
 use crate::store::Store;
 
@@ -25,10 +26,10 @@ pub fn processes(store: &Store, id: &str) -> Result<Vec<ProcessInfo>, Error> {
 ///
 /// # Errors
 /// It has ended, or its monitor or agent does not answer.
-pub fn figures(store: &Store, id: &str) -> Result<ContainerFigures, Error> {
+pub fn figures(store: &Store, id: &str) -> Result<Figures, Error> {
     match ask(store, id, &ControlRequest::Figures)? {
         ControlReply::Figures(figures) => Ok(*figures),
-        _ => Ok(ContainerFigures::default()),
+        _ => Ok(Figures::default()),
     }
 }
 

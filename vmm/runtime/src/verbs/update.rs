@@ -93,7 +93,7 @@ fn swap_alone(resources: &LinuxResources) -> Option<i64> {
 fn limit_in_force(entry: &Entry, state: &State) -> Result<Option<i64>, Error> {
     let reply = control::ask(entry, state, &ControlRequest::Figures)?;
     let ControlReply::Figures(figures) = reply else { return Ok(None) };
-    Ok(figures.memory_limit_bytes.and_then(|bytes| i64::try_from(bytes).ok()))
+    Ok(figures.container.memory_limit_bytes.and_then(|bytes| i64::try_from(bytes).ok()))
 }
 
 /// Adds the limit of memory that holds, as runc does, whose number for swap is the sum of both.

@@ -1,7 +1,5 @@
 //! A driver that writes what it likes into its rings, whenever it likes: bytes are its program.
 
-use std::time::Instant;
-
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
@@ -17,6 +15,28 @@ use crate::virtio::test_queue::{BUFFERS, Buffer, TestQueue, WRITE, memory, queue
 /// Where the test queues' descriptors and rings lie.
 const RINGS_BYTES: u64 = 0x180;
 const AVAILABLE_INDEX: GuestAddress = GuestAddress(0x102);
+
+/// A worker that has not begun.
+fn worker<'s, T: Tap>(
+    shared: &'s Shared,
+    tap: &'s T,
+    (rx, tx): (Receiver, Sender),
+    limits: &'s mut Limits,
+    timer: &'s TimerFd,
+) -> Worker<'s, T> {
+    Worker {
+        shared,
+        tap,
+        rx,
+        tx,
+        control: None,
+        limits,
+        alarm: Alarm::new(timer),
+        rx_wait: Wait::Ready,
+        tx_wait: Wait::Ready,
+        lost: false,
+    }
+}
 
 /// What one byte of the program makes the driver do, with the two behind it.
 fn act(worker: &mut Worker<'_, SocketTap>, memories: &[Memory; 3], step: [u8; 3]) -> Result<(), WorkerError> {
@@ -56,26 +76,17 @@ fn act(worker: &mut Worker<'_, SocketTap>, memories: &[Memory; 3], step: [u8; 3]
 fn run(program: &[u8]) {
     let (tap, host) = tap();
     let spec = NetSpec { mac: [2; 6], mtu: None, rx: None, tx: None };
-    let shared = Shared { link: Link::new(&spec), spec, counters: NetCounters::default() };
+    let shared = Shared { link: Link::new(&spec), counters: NetCounters::default() };
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).unwrap();
     let memories = [memory(), memory(), memory()];
     let buffers: &[Buffer] = &[(BUFFERS, 3000, WRITE)];
     let frames: &[Buffer] = &[(BUFFERS, 60, 0)];
     let queue = |memory: &Memory, chains: &[&[Buffer]]| -> TestQueue { queue_with_chains(memory, chains) };
-    let mut worker = Worker {
-        shared: &shared,
-        tap: &tap,
-        rx: Receiver::new(queue(&memories[0], &[buffers; 8]).queue, program.len().is_multiple_of(2)),
-        tx: Sender::new(queue(&memories[1], &[frames; 8]).queue),
-        control: Some(queue(&memories[2], &[frames; 2]).queue),
-        rx_limit: Limit::new(None, Duration::ZERO),
-        tx_limit: Limit::new(None, Duration::ZERO),
-        start: Instant::now(),
-        alarm: Alarm::new(&timer),
-        rx_wait: Wait::Ready,
-        tx_wait: Wait::Ready,
-        lost: false,
-    };
+    let mut limits = Limits::new(&spec);
+    let rx = Receiver::new(queue(&memories[0], &[buffers; 8]).queue, program.len().is_multiple_of(2));
+    let tx = Sender::new(queue(&memories[1], &[frames; 8]).queue);
+    let mut worker = worker(&shared, &tap, (rx, tx), &mut limits, &timer);
+    worker.control = Some(queue(&memories[2], &[frames; 2]).queue);
     for step in program.chunks_exact(3) {
         host.send(&frame(usize::from(step[2]) * 20 + 1));
         if act(&mut worker, &memories, [step[0], step[1], step[2]]).is_err() {
@@ -92,5 +103,127 @@ proptest! {
         program in prop::collection::vec(any::<u8>(), 0..600)
     ) {
         run(&program);
+    }
+}
+
+/// Lengths at which something else begins: of a header, a frame, a segment, a field of 16 bits.
+fn length() -> impl Strategy<Value = u32> {
+    let borders = vec![
+        0,
+        1,
+        11,
+        12,
+        13,
+        14,
+        25,
+        26,
+        27,
+        60,
+        1526,
+        65_535,
+        65_536,
+        65_547,
+        65_548,
+        65_557,
+        65_558,
+        u32::MAX,
+    ];
+    prop_oneof![prop::sample::select(borders), 0u32..70_000]
+}
+
+/// Chains of pieces, most of which lie where there is memory.
+fn chains() -> impl Strategy<Value = Vec<Vec<Buffer>>> {
+    let place = prop_oneof![9 => BUFFERS..0x1_0000, 1 => any::<u64>()];
+    let flags = prop_oneof![9 => Just(0u16), 1 => Just(WRITE)];
+    let chain = prop::collection::vec((place, length(), flags), 1..=4);
+    prop::collection::vec(chain, 0..=4)
+}
+
+/// Has a device on `tap` send `chains` until it waits for the driver; `drain` makes room in the tap. Gives
+/// what was counted: packets and all that were none.
+fn send_all(tap: &impl Tap, chains: &[Vec<Buffer>], mut drain: impl FnMut()) -> (u64, u64) {
+    let spec = NetSpec { mac: [2; 6], mtu: None, rx: None, tx: None };
+    let shared = Shared { link: Link::new(&spec), counters: NetCounters::default() };
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).unwrap();
+    let slices: Vec<&[Buffer]> = chains.iter().map(Vec::as_slice).collect();
+    let (tx, seen) = queue_with_chains(&memory(), &slices).split();
+    let queues = (Receiver::new(queue_with_chains(&memory(), &[]).queue, true), Sender::new(tx));
+    let mut limits = Limits::new(&spec);
+    let mut worker = worker(&shared, tap, queues, &mut limits, &timer);
+    // A chain may find the tap full once, or some of it still in it.
+    let turns = (0..).find(|_| {
+        drain();
+        worker.transmit().unwrap() == Wait::Driver
+    });
+    assert!(turns.is_some_and(|turns| turns <= 4 * chains.len() + 4), "{turns:?}");
+    drain();
+    let mut heads = seen.used();
+    heads.sort_unstable();
+    assert!(heads.iter().all(|(_, written)| *written == 0), "nothing is written into what is sent");
+    heads.dedup();
+    assert_eq!(heads.len(), chains.len(), "each comes back once");
+    let counters = &shared.counters.tx;
+    (counters.packets.get(), counters.errors.get() + counters.dropped.get())
+}
+
+/// The kernel, which finds every header wrong.
+struct Refusing(SocketTap);
+
+impl AsFd for Refusing {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Tap for Refusing {
+    fn set_offload(&self, _flags: libc::c_uint) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn send(&self, _frame: &super::super::tap::Pieces) -> io::Result<usize> {
+        Err(io::Error::from_raw_os_error(libc::EINVAL))
+    }
+}
+
+#[test]
+fn frames_that_the_kernel_refuses_are_counted_and_come_back() {
+    let (tap, _host) = tap();
+    let chains: Vec<Vec<Buffer>> = vec![vec![(BUFFERS, 100, 0)]; 16];
+    assert_eq!(send_all(&Refusing(tap), &chains, || {}), (0, 16));
+}
+
+proptest! {
+    #[test]
+    fn chains_of_every_length_are_sent_or_counted_and_come_back_once(chains in chains()) {
+        let (tap, host) = tap();
+        let mut frames = 0;
+        let counted = send_all(&tap, &chains, || while let Some(frame) = host.receive() {
+            assert!((HEADER_BYTES + 1..=super::super::MAX_FRAME_BYTES).contains(&frame.len()));
+            frames += 1;
+        });
+        prop_assert_eq!(counted.0, frames);
+        prop_assert_eq!(counted.0 + counted.1, u64::try_from(chains.len()).unwrap());
+    }
+
+    #[test]
+    fn stream_holds_whole_frames_whatever_the_guest_sends(chains in chains()) {
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut stream = Vec::new();
+        let counted = send_all(&super::super::stream::Stream::new(ours.into()), &chains, || {
+            // Until it would block.
+            let _ = io::Read::read_to_end(&mut theirs, &mut stream);
+        });
+        let (mut frames, mut rest) = (0, stream.as_slice());
+        while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+            let length = usize::try_from(u32::from_be_bytes(*length)).unwrap();
+            prop_assert!((14..=0xffff).contains(&length), "{}", length);
+            rest = behind.get(length..).expect("whole frames");
+            frames += 1;
+        }
+        prop_assert!(rest.is_empty());
+        prop_assert_eq!(counted.0, frames);
+        prop_assert_eq!(counted.0 + counted.1, u64::try_from(chains.len()).unwrap());
     }
 }

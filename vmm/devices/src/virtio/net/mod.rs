@@ -46,6 +46,7 @@ use crate::virtio::state::{DeviceState, StateError, Suspended};
 use counters::NetCounters;
 use features::{Features, Offloads, SEGMENTS_OF_UDP_FLAGS};
 use link::Link;
+use rate::Limits;
 use stream::Stream;
 use tap::{LinuxTap, Tap};
 
@@ -98,7 +99,6 @@ pub struct Net {
 /// What the device and its thread share.
 #[derive(Debug)]
 struct Shared {
-    spec: NetSpec,
     link: Link,
     counters: NetCounters,
 }
@@ -141,10 +141,10 @@ impl Net {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer =
             TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(|errno| NetError::Timer(errno.into()))?;
-        let shared =
-            Arc::new(Shared { spec: spec.clone(), link: Link::new(spec), counters: NetCounters::default() });
-        let served = Arc::clone(&shared);
-        let serve = move |queues: &mut _, stop: &_| worker::serve(&served, &tap, &timer, queues, stop);
+        let shared = Arc::new(Shared { link: Link::new(spec), counters: NetCounters::default() });
+        let (served, mut limits) = (Arc::clone(&shared), Limits::new(spec));
+        let serve =
+            move |queues: &mut _, stop: &_| worker::serve(&served, &tap, &timer, &mut limits, queues, stop);
         let thread = SessionThread::start("vmm-net", NAME, NET, failures, serve)?;
         let features = Features::offered(offloads, spec.mtu.is_some());
         Ok(Self { shared, features, thread })

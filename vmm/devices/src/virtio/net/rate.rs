@@ -1,9 +1,9 @@
 //! Limits of a rate: token buckets that know no clock.
 
 use std::num::NonZeroU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use vmrun_spec::RateSpec;
+use vmrun_spec::{NetSpec, RateSpec};
 
 use super::MAX_FRAME_BYTES;
 
@@ -11,6 +11,22 @@ const SECOND_NS: i128 = 1_000_000_000;
 
 /// How much of a second may be caught up in one go.
 const BURSTS_PER_SECOND: u64 = 10;
+
+/// The limits of both directions, and the clock that they go by. They outlive an activation, so that a
+/// driver which begins anew has nothing of it.
+#[derive(Debug)]
+pub(super) struct Limits {
+    pub(super) rx: Limit,
+    pub(super) tx: Limit,
+    pub(super) start: Instant,
+}
+
+impl Limits {
+    pub(super) fn new(spec: &NetSpec) -> Self {
+        let limit = |rate| Limit::new(rate, Duration::ZERO);
+        Self { rx: limit(spec.rx), tx: limit(spec.tx), start: Instant::now() }
+    }
+}
 
 /// What one direction may carry, in bytes and in frames.
 ///

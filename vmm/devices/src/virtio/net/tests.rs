@@ -183,6 +183,24 @@ fn rate_holds_frames_back_and_lets_them_through_later() {
 }
 
 #[test]
+fn driver_that_begins_anew_has_no_more_of_the_rate() {
+    let tx = Some(RateSpec { bytes: NonZeroU64::new(1), packets: None });
+    // A burst is one frame of the longest: it is overdrawn by the fourth of these.
+    let large: &[Buffer] = &[(BUFFERS, 20_000, 0)];
+    let mut setting = setting(&NetSpec { tx, ..spec() }, &[], &[large; 5], &[]);
+    setting.await_figure("tx_limited", 1);
+    assert_eq!(setting.figure("tx_packets"), 4);
+    let Suspended { queues, .. } = setting.net.suspend().unwrap();
+    let queues = queues.into_iter().map(Some).collect();
+    let interrupt = interrupt(&setting.failures);
+    setting.net.activate(Activation { queues, memory: memory(), interrupt, features: FEATURES }).unwrap();
+    while setting.figure("tx_limited") < 2 {
+        assert_eq!(setting.figure("tx_packets"), 4);
+        yield_now();
+    }
+}
+
+#[test]
 fn driver_without_a_control_queue_is_served_and_one_without_the_others_is_not() {
     let (tap, host) = tap();
     let failures = Failures::default();

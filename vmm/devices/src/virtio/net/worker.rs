@@ -17,12 +17,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::control;
 use super::features::Features;
-use super::rate::Limit;
+use super::rate::{Limit, Limits};
 use super::rx::{ReceiveError, Received, Receiver};
 use super::tap::Tap;
 use super::tx::{Sender, Sent, is_gone};
 use super::watch::{Alarm, Event, Source, Watch};
-use super::{NetQueues, Shared};
+use super::{HEADER_BYTES, NetQueues, Shared};
 use crate::virtio::queue::{ActiveQueue, QueueError};
 
 /// Frames of one direction in one turn.
@@ -44,20 +44,18 @@ pub(super) fn serve(
     shared: &Shared,
     tap: &impl Tap,
     timer: &TimerFd,
+    limits: &mut Limits,
     queues: &mut Option<NetQueues>,
     stop: &EventFd,
 ) -> Result<(), WorkerError> {
     let Some(NetQueues { rx, tx, control, features }) = queues.take() else { return Ok(()) };
-    let now = Duration::ZERO;
     let mut worker = Worker {
         shared,
         tap,
         rx: Receiver::new(rx, features.mergeable()),
         tx: Sender::new(tx),
         control,
-        rx_limit: Limit::new(shared.spec.rx, now),
-        tx_limit: Limit::new(shared.spec.tx, now),
-        start: Instant::now(),
+        limits,
         alarm: Alarm::new(timer),
         rx_wait: Wait::Ready,
         tx_wait: Wait::Ready,
@@ -88,9 +86,7 @@ struct Worker<'s, T> {
     rx: Receiver,
     tx: Sender,
     control: Option<ActiveQueue>,
-    rx_limit: Limit,
-    tx_limit: Limit,
-    start: Instant,
+    limits: &'s mut Limits,
     alarm: Alarm<'s>,
     rx_wait: Wait,
     tx_wait: Wait,
@@ -202,15 +198,15 @@ impl<T: Tap> Worker<'_, T> {
         let counters = &self.shared.counters.tx;
         let linked = self.shared.link.is_up();
         for _ in 0..TURN {
-            if let Some(wait) = held_back(&mut self.tx_limit, self.start) {
+            if let Some(wait) = held_back(&mut self.limits.tx, self.limits.start) {
                 counters.limited.count();
-                self.alarm.set(self.start.elapsed(), wait)?;
+                self.alarm.set(self.limits.start.elapsed(), wait)?;
                 return Ok(Wait::Alarm);
             }
             match self.tx.send(self.tap, linked && !self.lost)? {
                 Sent::Frame(bytes) => {
                     counters.passed(bytes);
-                    self.tx_limit.charge(bytes);
+                    self.limits.tx.charge(without_header(bytes));
                 }
                 Sent::Unlinked => counters.dropped.count(),
                 Sent::Nonsense => counters.errors.count(),
@@ -253,16 +249,16 @@ impl<T: Tap> Worker<'_, T> {
             return Ok(Wait::Driver);
         }
         for _ in 0..TURN {
-            if let Some(wait) = held_back(&mut self.rx_limit, self.start) {
+            if let Some(wait) = held_back(&mut self.limits.rx, self.limits.start) {
                 counters.limited.count();
-                self.alarm.set(self.start.elapsed(), wait)?;
+                self.alarm.set(self.limits.start.elapsed(), wait)?;
                 return Ok(Wait::Alarm);
             }
             let received = if linked { self.rx.receive(self.tap) } else { self.rx.discard(self.tap) };
             match received {
                 Ok(Received::Frame(bytes)) => {
                     counters.passed(bytes);
-                    self.rx_limit.charge(bytes);
+                    self.limits.rx.charge(without_header(bytes));
                 }
                 Ok(Received::TooLong) => counters.dropped.count(),
                 Ok(Received::Nonsense) => counters.errors.count(),
@@ -286,6 +282,11 @@ impl Wait {
             *self = Self::Ready;
         }
     }
+}
+
+/// The bytes of a frame that others see.
+fn without_header(bytes: usize) -> usize {
+    bytes.saturating_sub(HEADER_BYTES)
 }
 
 /// How long the next frame has to wait for the limit. Without one nobody looks at the clock.

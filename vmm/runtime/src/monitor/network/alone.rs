@@ -57,7 +57,7 @@ impl Alone {
         let families = self.passt.families;
         // There is one: this card is the only one.
         let slot = NicSlot::all().next().ok_or_else(|| plug_error("the machine has no slots".to_owned()))?;
-        slots.plug(slot, MAC, Frames::Stream(self.socket)).map_err(plug_error)?;
+        slots.plug(slot, NAME, MAC, Frames::Stream(self.socket)).map_err(plug_error)?;
         Ok((Connected { passt: self.passt, slot, slots }, network(slot, families)))
     }
 }

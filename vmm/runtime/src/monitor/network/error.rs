@@ -2,6 +2,11 @@
 
 use std::io;
 
+use super::{redirect, tap};
+
+/// The right to make interfaces.
+const NO_RIGHT: &str = "it takes CAP_NET_ADMIN in the user namespace that owns the network namespace";
+
 /// Why the container cannot have the network of its namespace.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
@@ -59,24 +64,74 @@ impl NetworkError {
             Self::Read(_) | Self::Plug { .. } => return None,
             Self::Unfit { .. } => "take it out of the namespace, or give the container another network",
             Self::Taken { .. } => "give each sandbox a network namespace of its own",
-            Self::Tap { source, .. } => match source.raw_os_error() {
-                Some(libc::EPERM | libc::EACCES) => {
-                    "it takes CAP_NET_ADMIN in the user namespace that owns the network namespace, and /dev/net/tun"
-                }
-                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-                    "load the host's kernel module tun (`modprobe tun`)"
-                }
-                _ => return None,
-            },
-            Self::Join { source, .. } => match source.raw_os_error() {
-                Some(libc::EPERM | libc::EACCES) => {
-                    "it takes CAP_NET_ADMIN in the user namespace that owns the network namespace"
-                }
-                Some(libc::ENOENT | libc::EOPNOTSUPP) => {
-                    "load the host's kernel modules sch_ingress, cls_matchall and act_mirred"
-                }
-                _ => return None,
-            },
+            Self::Tap { step, source, .. } => return tap_step(step, source),
+            Self::Join { step, source, .. } => return join_step(step, source),
         })
+    }
+}
+
+fn tap_step(step: &str, source: &io::Error) -> Option<&'static str> {
+    Some(match source.raw_os_error()? {
+        libc::EPERM | libc::EACCES if step == tap::OPEN => {
+            "let this user read and write /dev/net/tun, and the devices of its cgroup have it (10:200)"
+        }
+        libc::EPERM => NO_RIGHT,
+        libc::ENOENT | libc::ENODEV | libc::ENXIO if step == tap::OPEN => {
+            "load the host's kernel module tun (`modprobe tun`)"
+        }
+        libc::ENOTTY | libc::EINVAL | libc::EISDIR if step == tap::OPEN || step == tap::ATTACH => {
+            "it is another file than the device of the kernel module tun: make it anew with `mknod /dev/net/tun c 10 200`"
+        }
+        _ => return None,
+    })
+}
+
+fn join_step(step: &str, source: &io::Error) -> Option<&'static str> {
+    Some(match source.raw_os_error()? {
+        libc::EPERM | libc::EACCES => NO_RIGHT,
+        libc::ENOENT | libc::EOPNOTSUPP if step == redirect::QDISC_STEP => {
+            "load the host's kernel module sch_ingress (`modprobe sch_ingress`)"
+        }
+        libc::ENOENT | libc::EOPNOTSUPP => {
+            "load the host's kernel modules cls_matchall and act_mirred (`modprobe -a cls_matchall act_mirred`)"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tap(step: &'static str, errno: i32) -> NetworkError {
+        let source = io::Error::from_raw_os_error(errno);
+        NetworkError::Tap { interface: "eth0".to_owned(), step, source }
+    }
+
+    fn join(step: &'static str, errno: i32) -> NetworkError {
+        let source = io::Error::from_raw_os_error(errno);
+        NetworkError::Join { interface: "eth0".to_owned(), step, source }
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_named_with_the_interface() {
+        for (error, words) in [
+            (tap(tap::OPEN, libc::ENOENT), "modprobe tun"),
+            (tap(tap::OPEN, libc::ENODEV), "modprobe tun"),
+            (tap(tap::OPEN, libc::EACCES), "read and write /dev/net/tun"),
+            (tap(tap::OPEN, libc::EPERM), "devices of its cgroup"),
+            (tap(tap::ATTACH, libc::EPERM), "CAP_NET_ADMIN"),
+            (tap(tap::ATTACH, libc::ENOTTY), "mknod /dev/net/tun c 10 200"),
+            (join(redirect::QDISC_STEP, libc::ENOENT), "module sch_ingress"),
+            (join(redirect::QDISC_STEP, libc::EPERM), "CAP_NET_ADMIN"),
+            (join(redirect::FILTER_STEP, libc::ENOENT), "cls_matchall and act_mirred"),
+            (join(redirect::FILTER_STEP, libc::EOPNOTSUPP), "cls_matchall and act_mirred"),
+        ] {
+            assert!(error.to_string().contains("eth0 "), "{error}");
+            let step = error.next_step();
+            assert!(step.is_some_and(|step| step.contains(words)), "{error}: {step:?}");
+        }
+        assert_eq!(tap(tap::ATTACH, libc::EBUSY).next_step(), None);
+        assert_eq!(join(redirect::FILTER_STEP, libc::EBUSY).next_step(), None);
     }
 }

@@ -191,6 +191,9 @@ impl Carried {
         {
             crate::log::warn(&format!("cannot tell the guest of the link of {}: {cause}", card.name));
         }
+        if card.name != self.card.name {
+            slots.rename(card.slot, &card.name);
+        }
         self.card = card.clone();
     }
 
@@ -222,7 +225,7 @@ fn carry(netlink: &mut Netlink, slots: &dyn Slots, card: Card) -> Result<Carried
     let redirect = redirect::add(netlink, card.index, index).map_err(joining)?;
     // Without it the guest hears of less, as on a network that filters groups.
     let groups = tap::take_multicast(card.index).ok();
-    let plugged = slots.plug(card.slot, card.mac, Frames::Tap(descriptor)).and_then(|()| {
+    let plugged = slots.plug(card.slot, &card.name, card.mac, Frames::Tap(descriptor)).and_then(|()| {
         // A cable is in it at first.
         if card.carrier { Ok(()) } else { slots.set_link(card.slot, false) }
     });

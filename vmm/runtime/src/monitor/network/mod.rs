@@ -30,6 +30,7 @@ pub(crate) use alone::{Alone, ConnectError};
 pub(crate) use attached::{Attached, Lost};
 pub(crate) use error::NetworkError;
 pub(crate) use follower::Follower;
+pub(crate) use machine::Cards;
 pub(crate) use mirror::Mirror;
 pub(crate) use passt::PasstError;
 pub(crate) use slots::Slots;

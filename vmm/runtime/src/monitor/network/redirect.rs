@@ -27,6 +27,10 @@ const INGRESS: TcHandle = TcHandle { major: TcHandle::INGRESS.major, minor: TcHa
 const INGRESS_KIND: &str = "ingress";
 const QDISC: TcHandle = TcHandle { major: u16::MAX, minor: 0 };
 
+/// Steps that may fail, as messages call them.
+pub(super) const QDISC_STEP: &str = "qdisc ingress";
+pub(super) const FILTER_STEP: &str = "filter matchall, action mirred";
+
 /// A redirection that this process has set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Redirect {
@@ -54,14 +58,14 @@ pub(super) fn add(netlink: &mut Netlink, from: u32, to: u32) -> Result<Redirect,
     let made_qdisc = match made {
         // Of ingress or clsact: one does as well as the other.
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => false,
-        Err(error) => return Err(("qdisc ingress", error)),
+        Err(error) => return Err((QDISC_STEP, error)),
         Ok(()) => true,
     };
     let redirect = Redirect { index: from, made_qdisc };
     let filter = filter(from, to).map_err(|error| ("its number", error))?;
     netlink
         .change(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(|error| ("filter matchall, action mirred", error))
+        .map_err(|error| (FILTER_STEP, error))
         .inspect_err(|_| redirect.remove(netlink))?;
     Ok(redirect)
 }

@@ -10,6 +10,10 @@ use super::links::TAP_PREFIX;
 
 const TUN: &str = "/dev/net/tun";
 
+/// Steps that may fail, as messages call them.
+pub(super) const OPEN: &str = "/dev/net/tun";
+pub(super) const ATTACH: &str = "TUNSETIFF on /dev/net/tun";
+
 /// Size of the header before each frame that says what is left to be done to it
 /// (`struct virtio_net_hdr_v1`).
 const HEADER_BYTES: libc::c_int = 12;
@@ -22,8 +26,8 @@ pub(super) fn make() -> Result<(OwnedFd, String), (&'static str, io::Error)> {
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(TUN)
-        .map_err(|error| (TUN, error))?;
-    let name = attach(&tun).map_err(|error| ("TUNSETIFF", error))?;
+        .map_err(|error| (OPEN, error))?;
+    let name = attach(&tun).map_err(|error| (ATTACH, error))?;
     set_header(&tun).map_err(|error| ("TUNSETVNETHDRSZ", error))?;
     Ok((tun.into(), name))
 }

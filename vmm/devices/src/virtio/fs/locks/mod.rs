@@ -11,6 +11,7 @@
 //! its locks of the file) or gives up a handle, and all with the machine.
 
 mod host;
+mod outside;
 mod ranges;
 mod table;
 mod waiters;
@@ -25,6 +26,7 @@ use virtiofsd::fuse::{FileLock, LK_FLOCK, LkIn};
 use virtiofsd::passthrough::PassthroughFs;
 
 use self::host::{Description, Reopener, Wanted, id_of, try_flock};
+use self::outside::LK_OUTSIDE;
 use self::ranges::{LAST, Mode, Range};
 pub(super) use self::table::Ticket;
 use self::table::{FileId, NO_PROCESS, Owner, Table, Waiting};
@@ -251,6 +253,9 @@ impl Locks {
 
     /// The lock that keeps the request's from being granted, or that there is none.
     pub(super) fn get(&self, host: &PassthroughFs, request: &LockRequest) -> io::Result<FileLock> {
+        if request.arguments.lk_flags & LK_OUTSIDE != 0 {
+            return Ok(told(request, self.outside(host, request)?, 0));
+        }
         let (start, end, mode) = request.range()?;
         let (node, owner, file) = (request.node, request.owner(), request.file(host)?);
         let mut table = self.table();

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::ids::Handle;
-use super::ranges::{Range, Ranges};
+use super::ranges::{Mode, Range, Ranges};
 
 /// An owner of locks: a process, or an open file description.
 pub(super) type Owner = u64;
@@ -62,6 +62,8 @@ pub(super) struct Table<F> {
     owners: HashMap<Owner, usize>,
     /// Ranges of all holdings.
     ranges: usize,
+    /// Files that the guest has had a shared lock of since nobody else had.
+    first_had: HashSet<FileId>,
 }
 
 impl<F> Default for Table<F> {
@@ -72,6 +74,7 @@ impl<F> Default for Table<F> {
             waiting: HashMap::new(),
             owners: HashMap::new(),
             ranges: 0,
+            first_had: HashSet::new(),
         }
     }
 }
@@ -109,6 +112,9 @@ impl<F> Table<F> {
         let before = holding.ranges.len();
         change(holding);
         self.ranges = (self.ranges + holding.ranges.len()).saturating_sub(before);
+        if self.first_had.contains(&file) && self.shared(file).next().is_none() {
+            self.first_had.remove(&file);
+        }
     }
 
     /// What `owner` has of `file`, which it asks for through `handle`: `description` unless it has something.
@@ -194,6 +200,27 @@ impl<F> Table<F> {
         self.by_handle.remove(&handle).into_iter().flatten().collect()
     }
 
+    /// Notes that nobody outside has a shared lock of `file`: the guest is the first, if it has one.
+    pub(super) fn is_first(&mut self, file: FileId) {
+        if self.shared(file).next().is_some() {
+            self.first_had.insert(file);
+        }
+    }
+
+    /// Whether the guest has had a shared lock of `file` ever since nobody else had.
+    pub(super) fn was_first(&self, file: FileId) -> bool {
+        self.first_had.contains(&file)
+    }
+
+    /// What all owners of the guest have of `file` in common with whoever else wants it.
+    pub(super) fn shared(&self, file: FileId) -> impl Iterator<Item = (&F, Range)> {
+        let holdings = self.holdings.iter().filter(move |((of, _), _)| *of == file);
+        holdings.flat_map(|(_, holding)| {
+            let shared = holding.ranges.iter().filter(|range| range.mode == Mode::Shared);
+            shared.map(|range| (&holding.description, *range))
+        })
+    }
+
     /// The first lock of another owner of the guest that keeps `owner` from `wanted`, and whose it is.
     pub(super) fn conflict(&self, file: FileId, owner: Owner, wanted: &Range) -> Option<(Range, u32)> {
         self.blockers(file, owner, wanted)
@@ -269,8 +296,8 @@ impl<F> Table<F> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ranges::LAST;
     use super::super::ranges::Mode::{Exclusive, Shared};
-    use super::super::ranges::{LAST, Mode};
     use super::*;
     use proptest::prelude::*;
 

@@ -254,6 +254,47 @@ fn locks_take_no_more_descriptors_than_they_may() {
 }
 
 #[test]
+fn who_shares_a_file_outside_is_told_from_who_does_so_inside() {
+    let guest = Guest::new();
+    let handle = guest.open(libc::O_RDWR);
+    let other = guest.other();
+    let is_shared_outside = || {
+        let mut request = guest.request(handle, 0, EXCLUSIVE, (0, LAST));
+        request.arguments.lk_flags = outside::LK_OUTSIDE;
+        guest.locks.get(&guest.host, &request).unwrap().type_ == SHARED.cast_unsigned()
+    };
+    assert!(!is_shared_outside());
+    assert_eq!(guest.lock(handle, 7, SHARED, (128, 128)), 0);
+    assert_eq!(guest.lock(handle, 8, SHARED, (120, 130)), 0);
+    assert_eq!(guest.lock(handle, 7, EXCLUSIVE, (5, 9)), 0);
+    // Whoever is first remains so until it lets go.
+    assert!(!is_shared_outside());
+    assert_eq!(other.lock(SHARED, 128, 1), 0);
+    assert!(!is_shared_outside());
+    guest.flush(handle, 7);
+    guest.flush(handle, 8);
+    assert!(is_shared_outside());
+    assert_eq!(guest.lock(handle, 7, SHARED, (128, 128)), 0);
+    assert_eq!(guest.lock(handle, 8, SHARED, (120, 130)), 0);
+    assert_eq!(guest.lock(handle, 7, EXCLUSIVE, (5, 9)), 0);
+    // The guest's are before it and beside it, and are all there afterwards.
+    assert!(is_shared_outside());
+    assert_eq!(other.lock(UNLOCK, 128, 1), 0);
+    assert!(!is_shared_outside());
+    for (start, mode, taken) in [(5, SHARED, true), (120, EXCLUSIVE, true), (130, EXCLUSIVE, true)] {
+        assert_eq!(other.lock(mode, start, 1) == libc::EAGAIN, taken, "{start}");
+    }
+    guest.flush(handle, 8);
+    assert_eq!((other.lock(EXCLUSIVE, 120, 1), other.lock(EXCLUSIVE, 128, 1)), (0, libc::EAGAIN));
+    // One who writes shares with nobody; others may beside that.
+    guest.flush(handle, 7);
+    assert!(!is_shared_outside());
+    assert_eq!(other.lock(SHARED, 300, 1), 0);
+    assert!(is_shared_outside());
+    assert_eq!(guest.locks.table().len(), 0);
+}
+
+#[test]
 fn nonsense_is_refused() {
     let guest = Guest::new();
     let handle = guest.open(libc::O_RDWR);
