@@ -102,9 +102,13 @@ fn carry(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Error>> {
     for load in &loads {
         for side in &sides {
             let Some(pid) = side.machine_pid() else { continue };
-            let before = tracer.counts(pid)?;
+            let (card, before) = (side.card()?, tracer.counts(pid)?);
             let figure = load.run(&lab, side.address(), args.seconds)?;
-            report.count(load, side.name(), &(tracer.counts(pid)? - before), figure.work);
+            let counts = tracer.counts(pid)? - before;
+            report.count(load, side.name(), &counts, figure.work);
+            if let (Some(card), Some(after)) = (card, side.card()?) {
+                report.count_card(load, card, after, figure.work);
+            }
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::counts::Counts;
 use super::load::Load;
+use super::side::Card;
 use crate::stats;
 
 /// Who the others are compared with.
@@ -45,6 +46,17 @@ impl Report {
     pub(super) fn count(&mut self, load: &Load, side: &'static str, counts: &Counts, work: f64) {
         let each = [counts.exits, counts.interrupts, counts.calls].map(|count| count as f64 / work);
         self.row(load).counts.insert(side, each);
+    }
+
+    /// What our card has counted for them.
+    #[allow(clippy::cast_precision_loss, reason = "a figure for a human")]
+    pub(super) fn count_card(&mut self, load: &Load, before: Card, after: Card, work: f64) {
+        for (what, before, after) in
+            [("kicks", before[0], after[0]), ("card_interrupts", before[1], after[1])]
+        {
+            let each = after.saturating_sub(before) as f64 / work;
+            self.figure(&format!("{}_{OURS}_{what}", load.name), each, &format!("per {}", load.work));
+        }
     }
 
     pub(super) fn figure(&mut self, name: &str, value: f64, unit: &str) {

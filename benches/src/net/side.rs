@@ -161,6 +161,24 @@ impl Side {
     }
 }
 
+/// What a sandbox's card has counted: kicks of its driver, and its own interrupts.
+pub(super) type Card = [u64; 2];
+
+impl Side {
+    /// Only vmrun tells.
+    pub(super) fn card(&self) -> Result<Option<Card>, Box<dyn Error>> {
+        let (Kind::Vmrun, Runs::Container { runtime: program, store }) = (self.kind, &self.runs) else {
+            return Ok(None);
+        };
+        let said = output(&mut runtime(program, store, &["events", "--stats", "vmrun-bench-vmrun"]))?;
+        let said: serde_json::Value = serde_json::from_str(&said)?;
+        let counters = &said["data"]["dev.vmrun.network_devices"][0]["counters"];
+        let counter =
+            |name: &str| counters[name].as_u64().ok_or_else(|| format!("vmrun does not tell {name}"));
+        Ok(Some([counter("kicks")?, counter("interrupts")?]))
+    }
+}
+
 fn name(kind: Kind) -> &'static str {
     KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(name, _)| name)
 }

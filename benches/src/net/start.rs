@@ -12,7 +12,7 @@ use super::process::call;
 use super::report::Report;
 use super::side;
 use crate::boot::renew_free_memory;
-use crate::stats::Samples;
+use crate::stats;
 
 /// A network, the container's number in it, its interfaces, and its routes besides those of addresses.
 const CASES: [(&str, u8, u8, u8); 3] = [("loopback", 101, 0, 0), ("one", 102, 1, 1), ("three", 103, 3, 100)];
@@ -41,37 +41,45 @@ pub(super) fn run(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Err
         command.arg(folder(name)).arg("bench-start").stdin(Stdio::null()).stdout(Stdio::null());
         command
     };
-    let mut samples: Vec<Samples> = Vec::new();
-    samples.resize_with(CASES.len() * runtimes.len(), Samples::default);
+    let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); CASES.len() * runtimes.len()];
     for round in 0..=args.starts {
-        let mut samples = samples.iter_mut();
+        let mut seconds = seconds.iter_mut();
         for (_, runtime) in runtimes {
             for (name, ..) in CASES {
                 renew_free_memory();
                 let begun = Instant::now();
                 succeed(command(runtime, name))?;
                 let elapsed = begun.elapsed();
-                if let (Some(samples), 1..) = (samples.next(), round) {
-                    samples.add(elapsed);
+                if let (Some(seconds), 1..) = (seconds.next(), round) {
+                    seconds.push(elapsed.as_secs_f64());
                 }
             }
         }
         eprintln!("start {round} of {}", args.starts);
     }
-    let medians: Vec<f64> = samples.iter().map(Samples::median).collect();
-    for ((runtime, _), medians) in runtimes.iter().zip(medians.chunks(CASES.len())) {
-        for ((name, ..), median) in CASES.iter().zip(medians) {
-            report.figure(&format!("start_{runtime}_{name}"), *median, "s");
+    for ((runtime, _), seconds) in runtimes.iter().zip(seconds.chunks(CASES.len())) {
+        for ((name, ..), seconds) in CASES.iter().zip(seconds) {
+            report.figure(&format!("start_{runtime}_{name}"), stats::median(seconds), "s");
         }
     }
+    // Of each round by itself: its starts had the same neighbours on the machine.
+    let later = |case: usize, later: fn(f64, f64) -> f64| {
+        let rounds: Vec<f64> =
+            seconds[case].iter().zip(&seconds[0]).map(|(with, without)| later(*with, *without)).collect();
+        stats::median(&rounds)
+    };
     for (name, ..) in CASES {
         let Counts { exits, interrupts, calls } = counts(|| succeed(command(&args.vmrun, name)))?;
         for (what, count) in [("exits", exits), ("interrupts", interrupts), ("calls", calls)] {
             report.figure(&format!("start_vmrun_{name}_{what}"), f64::from(u32::try_from(count)?), "times");
         }
     }
-    report.figure("start_one_interface_later", 100.0 * (medians[1] / medians[0] - 1.0), "%");
-    report.figure("mirror_three_interfaces_100_routes", 1e3 * (medians[2] - medians[0]), "ms");
+    report.figure("start_one_interface_later", later(1, |with, without| 100.0 * (with / without - 1.0)), "%");
+    report.figure(
+        "mirror_three_interfaces_100_routes",
+        later(2, |with, without| 1e3 * (with - without)),
+        "ms",
+    );
     Ok(())
 }
 
