@@ -19,6 +19,7 @@ mod boot;
 mod container;
 mod descriptors;
 mod log;
+mod name_service;
 mod network;
 mod removal;
 mod report;

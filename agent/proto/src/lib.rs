@@ -11,8 +11,8 @@
 //!    |  <--- Message::Reply / Message::Event ---  |
 //!    |                                            |
 //!    |  ---- connects to AGENT_PORT ----------->  |
-//!    |  ---- Hello::Control | Hello::Stream --->  |
-//!    |  <=== frames | raw bytes ===============>  |
+//!    |  ---- Hello::Control | Stream | Names -->  |
+//!    |  <=== frames | raw bytes | frames ======>  |
 //! ```
 //!
 //! * The connection that the agent opens at boot is a control connection.
@@ -21,6 +21,8 @@
 //!   [`Hello::Stream`] it carries the raw bytes of one stdio stream and nothing
 //!   else: no framing, so no byte can be lost or reordered by us, and vsock
 //!   credit is the back-pressure. Closing a direction is end of file.
+//! * After [`Hello::Names`] the agent sends frames with a [`Question`] each, the host
+//!   frames with an [`Answer`] each.
 //!
 //! A frame is a little-endian `u32` length and that many bytes of JSON
 //! ([`frame`]). The contract is append-only: see `VERSIONING.md`.
@@ -29,6 +31,7 @@ mod figures;
 mod frame;
 mod message;
 mod mounts;
+mod names;
 mod network;
 mod plan;
 
@@ -39,12 +42,13 @@ pub use message::{
     Stream, StreamKind,
 };
 pub use mounts::{SharedMount, mount_attr};
+pub use names::{Answer, NAME_SERVER_PORT, Question, Transport};
 pub use network::{Address, Hop, Interface, Neighbour, Network, NetworkDevice, Prefix, Route, Rule};
 pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
 
 /// Version of the contract. It grows when a message is added that an older peer
 /// must not be sent; fields with defaults do not change it.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Context id of the host on every virtio-vsock link (virtio 1.2, §5.10.4).
 pub const HOST_CID: u32 = 2;

@@ -20,6 +20,11 @@ pub enum Hello {
     },
     /// The raw bytes of one stdio stream follow.
     Stream(Stream),
+    /// The agent's [`Question`](crate::Question)s follow, and the host's [`Answer`](crate::Answer)s.
+    Names {
+        /// Whose questions.
+        container: String,
+    },
 }
 
 /// Names one stdio stream of one process.

@@ -22,6 +22,10 @@ pub struct Network {
     /// Those that are there for good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub neighbours: Vec<Neighbour>,
+    /// Name servers at addresses of loopback that the host's side of the namespace has: see
+    /// [`Question`](crate::Question).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub name_servers: Vec<IpAddr>,
 }
 
 /// One interface.

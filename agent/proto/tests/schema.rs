@@ -188,6 +188,7 @@ fn network() -> Network {
             mac: vec![2, 0, 0, 0, 0, 2],
             router: true,
         }],
+        name_servers: Vec::new(),
     }
 }
 
@@ -201,6 +202,7 @@ fn reply(name: &str, reply: Reply) {
 
 #[test]
 fn hellos() {
+    golden("hello-names", &Hello::Names { container: "web".into() });
     golden("hello-control", &Hello::Control { version: 1 });
     let kinds = [
         ("stdin", StreamKind::Stdin),
@@ -301,4 +303,16 @@ fn fields_with_defaults_may_be_absent_and_unknown_ones_are_ignored() {
     let text = r#"{"container":"web","new_field":1}"#;
     assert_eq!(serde_json::from_str::<ProcessRef>(text).unwrap(), init());
     assert_eq!(serde_json::from_str::<ProcessIo>("{}").unwrap(), ProcessIo::default());
+}
+
+#[test]
+fn questions_for_names_and_their_answers() {
+    let servers = vec!["127.0.0.11".parse().unwrap(), "::1".parse().unwrap()];
+    golden("network-name-servers", &Network { name_servers: servers, ..Network::default() });
+    for (name, transport) in [("udp", Transport::Udp), ("tcp", Transport::Tcp)] {
+        let server = "127.0.0.11".parse().unwrap();
+        golden(&format!("question-{name}"), &Question { id: 7, server, transport, message: vec![0, 255] });
+    }
+    golden("answer", &Answer { id: 7, message: Some(vec![0, 255]) });
+    golden("answer-none", &Answer { id: 7, message: None });
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   cli ──▶ runtime ──▶ plan ──▶ proto ◀── agent
 //!    │         │  │       └────▶ spec        │
-//!    │         │  └──────────▶ netlink ◀─────┘
+//!    │         │  └────────▶ netlink, bpf ◀──┘
 //!    └─────────┴──▶ machine ──▶ devices ──▶ spec          initramfs
 //! ```
 //!
@@ -23,12 +23,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("vmrun-proto", &[]),
     ("vmrun-initramfs", &[]),
     ("vmrun-netlink", &[]),
+    ("vmrun-bpf", &[]),
     ("vmrun-plan", &["vmrun-proto", "vmrun-spec"]),
     ("vmrun-devices", &["vmrun-spec"]),
     ("vmrun-machine", &["vmrun-devices", "vmrun-spec"]),
-    ("vmrun-runtime", &["vmrun-machine", "vmrun-netlink", "vmrun-plan", "vmrun-proto", "vmrun-spec"]),
+    (
+        "vmrun-runtime",
+        &["vmrun-bpf", "vmrun-machine", "vmrun-netlink", "vmrun-plan", "vmrun-proto", "vmrun-spec"],
+    ),
     ("vmrun", &["vmrun-machine", "vmrun-runtime"]),
-    ("vmrun-agent", &["vmrun-netlink", "vmrun-proto"]),
+    ("vmrun-agent", &["vmrun-bpf", "vmrun-netlink", "vmrun-proto"]),
 ];
 
 /// A crate from outside, who may depend on it, and what that keeps.

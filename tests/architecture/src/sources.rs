@@ -11,6 +11,7 @@ use crate::checkout::files;
 const UNSAFE_FILES: &[(&str, &str)] = &[
     ("agent/agent/src/container/shared_mounts.rs", "mount_setattr, open_tree and move_mount"),
     ("agent/agent/src/sys.rs", "system calls without a safe wrapper in nix; fork in a process of one thread"),
+    ("agent/bpf/src/system.rs", "bpf(2)"),
     ("benches/src/poweroff_init.rs", "ends the machine, as the first and last act of an /init"),
     ("tests/e2e/src/support/terminal.rs", "owns a descriptor that came over a socket"),
     ("vmm/devices/src/heap.rs", "sets a number of the allocator's"),

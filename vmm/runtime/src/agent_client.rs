@@ -304,14 +304,24 @@ pub(crate) fn open_streams(
     streams: &[Stream],
     watch: Watch<'_>,
 ) -> Result<Vec<OwnedFd>, AgentError> {
-    let mut connections = Vec::with_capacity(streams.len());
-    for _ in streams {
+    let hellos: Vec<_> = streams.iter().cloned().map(Hello::Stream).collect();
+    open_connections(socket, &hellos, watch)
+}
+
+/// Opens connections that begin with these words.
+pub(crate) fn open_connections(
+    socket: &Path,
+    hellos: &[Hello],
+    watch: Watch<'_>,
+) -> Result<Vec<OwnedFd>, AgentError> {
+    let mut connections = Vec::with_capacity(hellos.len());
+    for _ in hellos {
         connections.push(ask_for_connection(socket)?);
     }
     let deadline = HANDSHAKE.deadline();
-    for (connection, stream) in connections.iter().zip(streams) {
+    for (connection, hello) in connections.iter().zip(hellos) {
         read_answer(connection, deadline, watch)?;
-        vmrun_proto::write_frame(connection, &Hello::Stream(stream.clone()))
+        vmrun_proto::write_frame(connection, hello)
             .map_err(|source| AgentError::Frame { what: "the agent to take a stream", source })?;
     }
     Ok(connections.into_iter().map(OwnedFd::from).collect())

@@ -13,7 +13,7 @@ mod wait;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
@@ -63,31 +63,31 @@ pub(crate) fn change(
     new: &Network,
 ) -> (Option<Network>, Result<(), String>) {
     let failed = |error: io::Error| format!("cannot enter the container's network namespace: {error}");
-    let entered = || {
-        let outside = Outside::open()?;
-        let ours = File::open(OURS)?;
-        let theirs = File::open(format!("/proc/{init}/ns/net"))?;
-        setns(&theirs, CloneFlags::CLONE_NEWNET)?;
-        Ok((outside, ours, theirs))
-    };
-    let (outside, ours, theirs) = match entered() {
-        Ok(entered) => entered,
+    let outside = match Outside::open() {
+        Ok(outside) => outside,
         Err(error) => return (None, Err(failed(error))),
     };
-    let result = match Hand::reach(outside, theirs.as_fd()) {
-        Ok(mut hand) => {
-            let nothing = nothing();
-            let (reached, result) = hand.go(old.unwrap_or(&nothing), new);
-            (Some(reached), result)
-        }
-        Err(error) => (None, Err(failed(error))),
-    };
+    let changed = within(init, |theirs| {
+        let mut hand = Hand::reach(outside, theirs)?;
+        let nothing = nothing();
+        let (reached, result) = hand.go(old.unwrap_or(&nothing), new);
+        Ok((Some(reached), result))
+    });
+    changed.and_then(|changed| changed).unwrap_or_else(|error| (None, Err(failed(error))))
+}
+
+/// Does something in the network namespace of the process `init`.
+pub(crate) fn within<T>(init: i32, act: impl FnOnce(BorrowedFd<'_>) -> T) -> io::Result<T> {
+    let ours = File::open(OURS)?;
+    let theirs = File::open(format!("/proc/{init}/ns/net"))?;
+    setns(&theirs, CloneFlags::CLONE_NEWNET)?;
+    let result = act(theirs.as_fd());
     if let Err(errno) = setns(ours, CloneFlags::CLONE_NEWNET) {
         // Whatever the agent does from here on would be done in the container's network.
         log::warn(format_args!("cannot leave the container's network namespace: {errno}"));
         sys::exit_now(1);
     }
-    result
+    Ok(result)
 }
 
 /// What a new namespace has.

@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::unistd::{read, write};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vmrun_proto::{FrameError, FrameReader, MAX_FRAME_BYTES, Message, encode};
+use vmrun_proto::{FrameError, FrameReader, MAX_FRAME_BYTES, encode};
 
 /// Bytes read at once; a request with a large seccomp profile needs a few turns.
 const READ_BYTES: usize = 64 << 10;
@@ -77,13 +78,18 @@ impl Connection {
     }
 
     /// Sends `message`, or keeps what cannot be sent now.
-    pub(crate) fn send(&mut self, message: &Message) -> Result<(), ConnectionError> {
+    pub(crate) fn send(&mut self, message: &impl Serialize) -> Result<(), ConnectionError> {
         let frame = encode(message)?;
         if self.unsent.len() + frame.len() > MAX_UNSENT_BYTES {
             return Err(ConnectionError::Flooded);
         }
         self.unsent.extend_from_slice(&frame);
         self.flush()
+    }
+
+    /// How much is kept.
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        self.unsent.len()
     }
 
     /// Sends what is kept.

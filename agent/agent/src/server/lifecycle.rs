@@ -166,8 +166,12 @@ impl Server {
         let State::Making { reply } = process.state else { return };
         let is_init = process.is_init();
         if is_init {
-            process.state = State::Created;
             let container = process.reference.container.clone();
+            if let Err(cause) = self.serve_planned_names(&container, pid) {
+                return self.unmake(id, pid, reply, cause);
+            }
+            let Some(process) = self.processes.get_mut(&id) else { return };
+            process.state = State::Created;
             self.remember_shares(&container);
             self.watch_memory(id, &container);
             self.reply(reply, Reply::Started { pid });
@@ -185,6 +189,17 @@ impl Server {
         if let Some(status) = self.unclaimed_exits.remove(&pid) {
             self.process_ended(id, status);
         }
+    }
+
+    /// Ends an init that cannot have what it needs.
+    fn unmake(&mut self, id: u64, pid: i32, reply: ReplyTo, message: String) {
+        if let Some(process) = self.processes.get_mut(&id) {
+            process.state = State::StartFailed;
+        }
+        if let Err(error) = sys::kill(pid, libc::SIGKILL) {
+            log::warn(format_args!("cannot kill an init that was not made: {error}"));
+        }
+        self.reply_error(reply, ErrorReply { kind: ErrorKind::Failed, stage: Stage::Create, message });
     }
 
     /// Where the kernel counts no memory nobody is killed for want of it.

@@ -7,12 +7,14 @@
 //! * `notify`: what programs say of themselves,
 //! * `ending`: the last of all,
 //! * `write_back`: what programs have written goes to the host,
+//! * `name_servers`: the host answers what containers ask for,
 //! * `streams`: stdio connections and their relays,
 //! * `reaper`: children that have ended.
 
 mod connection;
 mod ending;
 mod lifecycle;
+mod name_servers;
 mod names;
 mod notify;
 mod poller;
@@ -35,7 +37,8 @@ use vmrun_proto::{
     Envelope, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Share, Stream, VERSION,
 };
 
-use self::connection::{Connection, ConnectionError, Role};
+use self::connection::Role;
+pub(crate) use self::connection::{Connection, ConnectionError};
 use self::poller::{Poller, Token};
 use self::process::{ContainerEntry, ManagedProcess};
 use self::streams::AttachedStream;
@@ -146,6 +149,7 @@ impl Server {
             Token::Report(id) => self.report_ready(id),
             Token::Notify(id) => self.notified(id),
             Token::MemoryEvents(id) => self.memory_events(id),
+            Token::Names(id) => self.names_ready(id),
             Token::StreamConnection(id) | Token::StreamGuest(id) => self.stream_ready(id, event),
         }
     }
@@ -224,6 +228,10 @@ impl Server {
                     }
                     Some(Hello::Stream(stream)) => {
                         self.become_stream(id, stream);
+                        return Ok(());
+                    }
+                    Some(Hello::Names { container }) => {
+                        self.become_names(id, &container);
                         return Ok(());
                     }
                     None => {}

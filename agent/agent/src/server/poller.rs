@@ -29,9 +29,11 @@ pub(crate) enum Token {
     StreamGuest(u64),
     /// The count of kills for want of memory, of the container with this init.
     MemoryEvents(u64),
+    /// The name servers of the container with this init.
+    Names(u64),
 }
 
-const KINDS: u64 = 8;
+const KINDS: u64 = 9;
 
 impl Token {
     fn encode(self) -> u64 {
@@ -44,6 +46,7 @@ impl Token {
             Self::StreamGuest(id) => (5, id),
             Self::MemoryEvents(id) => (6, id),
             Self::Notify(id) => (7, id),
+            Self::Names(id) => (8, id),
         };
         id * KINDS + kind
     }
@@ -58,7 +61,8 @@ impl Token {
             4 => Self::StreamConnection(id),
             5 => Self::StreamGuest(id),
             6 => Self::MemoryEvents(id),
-            _ => Self::Notify(id),
+            7 => Self::Notify(id),
+            _ => Self::Names(id),
         }
     }
 }

@@ -17,6 +17,7 @@ use vmrun_proto::{ContainerPlan, ErrorReply, ProcessIo, ProcessRef, StreamKind};
 
 use super::ReplyTo;
 use crate::container::{Cgroup, ErrorLine, MemoryEvents};
+use crate::name_service::NameService;
 use crate::stdio::{Endpoints, kinds};
 
 /// A container.
@@ -28,6 +29,8 @@ pub(crate) struct ContainerEntry {
     pub(crate) init: u64,
     /// Who was killed in it for want of memory; none while it is made, or where nobody counts.
     pub(crate) memory: Option<MemoryEvents>,
+    /// Who stands for its name servers; none where it has none.
+    pub(crate) names: Option<NameService>,
     /// Who waits for it to be gone.
     pub(crate) removal: Option<ReplyTo>,
 }

@@ -87,7 +87,8 @@ impl Server {
         let reference = ProcessRef { container: id.clone(), exec: None };
         let init = self.add_process(reference, plan.io, State::Making { reply }, reply);
         let cgroup = cgroup_of(&plan, &id);
-        self.containers.insert(id, ContainerEntry { plan, cgroup, init, memory: None, removal: None });
+        self.containers
+            .insert(id, ContainerEntry { plan, cgroup, init, memory: None, names: None, removal: None });
         self.launch(init, None).inspect_err(|_| self.discard_process(init))?;
         Ok(None)
     }
@@ -209,7 +210,8 @@ impl Server {
         if let Some(reached) = reached {
             entry.plan.network = Some(Box::new(reached));
         }
-        result.map_err(|cause| failed("change the network of", id, &cause))?;
+        let served = self.serve_names(id, pid, &wanted.name_servers);
+        result.and(served).map_err(|cause| failed("change the network of", id, &cause))?;
         Ok(Some(Reply::Ok))
     }
 

@@ -19,6 +19,7 @@ mod locks;
 mod look;
 mod machine;
 mod mounts;
+mod name_servers;
 mod namespaces;
 mod network;
 mod network_kinds;

@@ -84,10 +84,15 @@ impl Net {
     }
 
     pub(super) fn bundle(&self, script: &str) -> Bundle {
+        self.joined_by(Bundle::shell(script))
+    }
+
+    /// A bundle that names the namespace.
+    pub(super) fn joined_by(&self, bundle: Bundle) -> Bundle {
         let namespaces = ["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
         let network = json!({ "type": "network", "path": format!("/run/netns/{}", self.name) });
         let namespaces: Vec<_> = namespaces.into_iter().chain([network]).collect();
-        Bundle::shell(script).set("/linux/namespaces", json!(namespaces)).capabilities(&[
+        bundle.set("/linux/namespaces", json!(namespaces)).capabilities(&[
             "CAP_NET_RAW",
             "CAP_NET_ADMIN",
             "CAP_NET_BIND_SERVICE",
@@ -104,7 +109,7 @@ impl Drop for Net {
     }
 }
 
-fn run(command: &mut Command) -> Output {
+pub(super) fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
     output

@@ -23,7 +23,7 @@ use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::kernels::LaterMounts;
 use super::launcher::Launcher;
 use super::live::Live;
-use super::network::{Alone, Attached, Cards, Follower, Mirror, NetworkError, Slots};
+use super::network::{Alone, Attached, Cards, Follower, Mirror, NetworkError, ResolvConf, Slots};
 use super::notifier::{Notifier, Teller};
 use super::streams::{self, HostStreams, Stdio};
 use super::tree::{self, TreeError};
@@ -175,8 +175,11 @@ impl Session<'_> {
         // From here on nothing is missed.
         let news = Follower::listen().map_err(NetworkError::Read)?;
         let slots: Arc<dyn Slots> = Arc::<Cards>::clone(self.cards);
-        let mut mirror = Mirror::new(&self.request.state.id, slots)?;
-        let network = mirror.begin()?;
+        // This process is in the container's directory.
+        let resolv_conf = ResolvConf::of(&self.request.plan.host.view, Path::new(SHARE_DIR));
+        let mut mirror = Mirror::new(&self.request.state.id, slots, resolv_conf, self.request.log.clone())?;
+        let (network, warnings) = mirror.begin()?;
+        warnings.iter().for_each(|warning| self.warn(warning));
         mark("network-mirrored");
         let attached = Attached::Namespace(Box::new(Follower::new(news, mirror, self.request.log.clone())));
         Ok(Some(Planned { attached, network }))
@@ -319,9 +322,12 @@ impl Session<'_> {
         mark("agent-ready");
         step!("agent ready");
         let settings = std::mem::take(&mut prepared.settings);
-        let (attached, network) =
+        let (mut attached, network) =
             network.map_or((None, None), |planned| (Some(planned.attached), planned.network));
         let mut relays = self.create(&mut agent, stdio, settings, network)?;
+        if let Some(attached) = &mut attached {
+            attached.begun(&self.watch()).map_err(|error| self.explain(CREATING, error))?;
+        }
         mark("container-created");
         step!("container created");
         // An error means that the launcher is gone: then nobody wants the container.

@@ -26,6 +26,14 @@ pub(crate) enum Lost {
 }
 
 impl Attached {
+    /// The guest has the network that it was to be made with.
+    pub(crate) fn begun(&mut self, watch: Watch<'_>) -> Result<(), AgentError> {
+        match self {
+            Self::Namespace(follower) => follower.begun(watch),
+            Self::Passt(_) => Ok(()),
+        }
+    }
+
     /// Something has happened.
     pub(crate) fn news_came(&mut self) -> Result<(), Lost> {
         match self {

@@ -1,6 +1,7 @@
 //! What can go wrong with a namespace's network, and what helps.
 
 use std::io;
+use std::net::IpAddr;
 
 use super::{redirect, tap};
 
@@ -41,6 +42,20 @@ pub(crate) enum NetworkError {
         /// Why.
         source: io::Error,
     },
+    /// Name servers in the namespace do not hear from those that they ask.
+    #[error(
+        "the name server {server} of the container's network namespace does not hear through {interface} what it asks others ({step})"
+    )]
+    Answers {
+        /// Which one.
+        server: IpAddr,
+        /// Through which interface.
+        interface: String,
+        /// Which step failed.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// Another sandbox has it.
     #[error("the interface {interface} of the container's network namespace is in another sandbox already")]
     Taken {
@@ -64,6 +79,13 @@ impl NetworkError {
             Self::Read(_) | Self::Plug { .. } => return None,
             Self::Unfit { .. } => "take it out of the namespace, or give the container another network",
             Self::Taken { .. } => "give each sandbox a network namespace of its own",
+            Self::Answers { source, .. } => match source.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => {
+                    "names of the engine's own networks are known all the same; for others it takes CAP_BPF and CAP_NET_ADMIN on the host, or a name server that is not on loopback"
+                }
+                Some(libc::ENOENT | libc::EOPNOTSUPP) => "load the host's kernel module cls_bpf",
+                _ => return None,
+            },
             Self::Tap { step, source, .. } => return tap_step(step, source),
             Self::Join { step, source, .. } => return join_step(step, source),
         })

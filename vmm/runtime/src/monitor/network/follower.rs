@@ -46,7 +46,7 @@ pub(crate) struct Follower {
 #[derive(Debug)]
 enum State {
     /// There were no news yet.
-    Resting(Mirror),
+    Resting(Box<Mirror>),
     Following(Worker),
     Over,
 }
@@ -77,7 +77,15 @@ impl Follower {
     }
 
     pub(crate) fn new(news: Netlink, mirror: Mirror, log: Log) -> Self {
-        Self { news, log, state: State::Resting(mirror) }
+        Self { news, log, state: State::Resting(Box::new(mirror)) }
+    }
+
+    /// The guest has what the mirror has begun with.
+    pub(super) fn begun(&mut self, watch: Watch<'_>) -> Result<(), AgentError> {
+        match &mut self.state {
+            State::Resting(mirror) => mirror.serve_names(watch),
+            State::Following(_) | State::Over => Ok(()),
+        }
     }
 
     /// What has come is passed on.
@@ -105,7 +113,7 @@ impl Follower {
 
     fn order(&mut self, order: Order) -> io::Result<()> {
         self.state = match std::mem::replace(&mut self.state, State::Over) {
-            State::Resting(mirror) => State::Following(Worker::start(mirror, self.log.clone())?),
+            State::Resting(mirror) => State::Following(Worker::start(*mirror, self.log.clone())?),
             other => other,
         };
         if let State::Following(worker) = &self.state {
@@ -208,6 +216,7 @@ impl Seat {
         match agent.call(request, CHANGE, &[self.stopped.as_fd()]) {
             Ok(_) => {
                 self.mirror.told(network);
+                self.mirror.serve_names(&[self.stopped.as_fd()]).map_err(|error| about(&error))?;
                 if complaints.is_empty() { Ok(()) } else { Err(complaints.join("; ")) }
             }
             // It has done what it could, and tries the rest again with the next change.

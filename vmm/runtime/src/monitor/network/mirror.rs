@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -15,10 +16,13 @@ use vmrun_proto::Network;
 use vmrun_spec::Frames;
 
 use super::error::NetworkError;
+use super::names::{NameRelay, ResolvConf};
 use super::plan::{Card, NetworkPlan, Unfit};
 use super::redirect::{self, Earlier, Redirect};
 use super::slots::Slots;
-use super::{dump, plan, tap};
+use super::{answers, dump, plan, tap};
+use crate::agent_client::{AgentError, Watch};
+use crate::log::Log;
 use crate::step;
 
 /// The namespace of the thread that has made it, and the machine.
@@ -34,6 +38,11 @@ pub(crate) struct Mirror {
     unfit: Vec<Unfit>,
     /// What has been said of that.
     complaints: Vec<String>,
+    /// Where name servers at loopback addresses are named; nowhere if the guest alone knows.
+    resolv_conf: Option<ResolvConf>,
+    /// Who asks them for the guest.
+    names: Option<NameRelay>,
+    log: Log,
 }
 
 /// An interface that ends in a card.
@@ -44,6 +53,8 @@ struct Carried {
     redirect: Redirect,
     /// Has the interface take frames of all groups.
     _groups: Option<OwnedFd>,
+    /// Name servers of the namespace hear what they ask others through it.
+    lets_answers_in: bool,
 }
 
 /// What has changed, for the guest to follow.
@@ -55,8 +66,23 @@ pub(crate) struct Change {
     pub(crate) complaints: Vec<String>,
 }
 
+/// What there is.
+#[derive(Debug, Default)]
+struct Taken {
+    network: Network,
+    /// What could not be carried.
+    failures: Vec<NetworkError>,
+    /// What the container would be right without.
+    warnings: Vec<NetworkError>,
+}
+
 impl Mirror {
-    pub(crate) fn new(container: &str, slots: Arc<dyn Slots>) -> Result<Self, NetworkError> {
+    pub(crate) fn new(
+        container: &str,
+        slots: Arc<dyn Slots>,
+        resolv_conf: Option<ResolvConf>,
+        log: Log,
+    ) -> Result<Self, NetworkError> {
         Ok(Self {
             container: container.to_owned(),
             netlink: Netlink::open().map_err(NetworkError::Read)?,
@@ -65,29 +91,38 @@ impl Mirror {
             told: Network::default(),
             unfit: Vec::new(),
             complaints: Vec::new(),
+            resolv_conf,
+            names: None,
+            log,
         })
     }
 
     /// Carries what there is. Whatever cannot be carried is an error: the container would not be right
-    /// without. None where there is nothing but loopback.
-    pub(crate) fn begin(&mut self) -> Result<Option<Network>, NetworkError> {
-        let (network, mut failures) = self.take_in()?;
+    /// without. None where there is nothing but loopback. Beside it is what to warn of.
+    pub(crate) fn begin(&mut self) -> Result<(Option<Network>, Vec<String>), NetworkError> {
+        let Taken { network, mut failures, warnings } = self.take_in()?;
         if let Some(error) = self.unfit.first().map(Unfit::error).or_else(|| failures.pop()) {
             return Err(error);
         }
+        let with_next_step = |error: &NetworkError| match error.next_step() {
+            Some(step) => format!("{}; {step}", crate::error::chain(error)),
+            None => crate::error::chain(error),
+        };
+        let shown = warnings.iter().map(with_next_step).collect();
+        self.complaints = warnings.iter().map(|error| crate::error::chain(error)).collect();
         if network == Network::default() {
-            return Ok(None);
+            return Ok((None, shown));
         }
         self.told(network.clone());
-        Ok(Some(network))
+        Ok((Some(network), shown))
     }
 
     /// Looks at the namespace anew. Cards for interfaces that have come are plugged in; those of
     /// interfaces that have gone stay until the guest has been [told](Self::told). None where it has
     /// all been told.
     pub(crate) fn look(&mut self) -> Result<Option<Change>, NetworkError> {
-        let (mut network, failures) = self.take_in()?;
-        let errors = self.unfit.iter().map(Unfit::error).chain(failures);
+        let Taken { mut network, failures, warnings } = self.take_in()?;
+        let errors = self.unfit.iter().map(Unfit::error).chain(failures).chain(warnings);
         let complaints: Vec<_> = errors.map(|error| crate::error::chain(&error)).collect();
         let is_new = |complaint: &&String| !self.complaints.contains(complaint);
         let new: Vec<_> = complaints.iter().filter(is_new).cloned().collect();
@@ -99,7 +134,7 @@ impl Mirror {
     }
 
     /// Carries what there is as far as that can be; what failed is in the answer.
-    fn take_in(&mut self) -> Result<(Network, Vec<NetworkError>), NetworkError> {
+    fn take_in(&mut self) -> Result<Taken, NetworkError> {
         let dump = dump::read(&mut self.netlink, |dump| self.carried.is_empty() && plan::is_empty(dump))
             .map_err(NetworkError::Read)?;
         let taken = self.carried.iter().map(|(index, carried)| (*index, carried.card.slot)).collect();
@@ -123,7 +158,53 @@ impl Mirror {
                 },
             }
         }
-        Ok((network, failures))
+        network.name_servers = self.resolv_conf.as_ref().map(ResolvConf::servers).unwrap_or_default();
+        let warnings = self.let_answers_in(network.name_servers.first().copied());
+        Ok(Taken { network, failures, warnings })
+    }
+
+    /// Lets the namespace's name servers, of which one is named, have what they ask for.
+    fn let_answers_in(&mut self, server: Option<IpAddr>) -> Vec<NetworkError> {
+        let mut failures = Vec::new();
+        for (index, carried) in &mut self.carried {
+            match server {
+                Some(server) if !carried.lets_answers_in => {
+                    let interface = || carried.card.name.clone();
+                    match answers::let_in(&mut self.netlink, *index, carried.tap) {
+                        Ok(()) => carried.lets_answers_in = true,
+                        Err((step, source)) => {
+                            failures.push(NetworkError::Answers {
+                                server,
+                                interface: interface(),
+                                step,
+                                source,
+                            });
+                        }
+                    }
+                }
+                None if carried.lets_answers_in => {
+                    answers::keep_out(&mut self.netlink, *index);
+                    carried.lets_answers_in = false;
+                }
+                _ => {}
+            }
+        }
+        failures
+    }
+
+    /// Asks the name servers that the guest has been told of for it, once the agent stands for them there.
+    pub(crate) fn serve_names(&mut self, watch: Watch<'_>) -> Result<(), AgentError> {
+        let servers = &self.told.name_servers;
+        match &self.names {
+            // The agent has ended the connection.
+            _ if servers.is_empty() => self.names = None,
+            Some(names) if names.is_there() => names.set_servers(servers),
+            _ => {
+                self.names = Some(NameRelay::start(&self.container, servers, self.log.clone(), watch)?);
+                step!("names are asked for at {servers:?}");
+            }
+        }
+        Ok(())
     }
 
     /// Whose network it is.
@@ -240,7 +321,7 @@ fn carry(netlink: &mut Netlink, slots: &dyn Slots, card: Card) -> Result<Carried
         card.mtu,
         card.slot.number()
     );
-    Ok(Carried { card, tap: index, redirect, _groups: groups })
+    Ok(Carried { card, tap: index, redirect, _groups: groups, lets_answers_in: false })
 }
 
 fn index_of(netlink: &mut Netlink, name: &str) -> io::Result<u32> {

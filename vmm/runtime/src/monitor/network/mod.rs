@@ -10,6 +10,7 @@
 
 mod addresses;
 mod alone;
+mod answers;
 mod attached;
 mod dump;
 mod error;
@@ -17,6 +18,7 @@ mod follower;
 mod links;
 mod machine;
 mod mirror;
+mod names;
 mod passt;
 mod plan;
 mod redirect;
@@ -32,6 +34,7 @@ pub(crate) use error::NetworkError;
 pub(crate) use follower::Follower;
 pub(crate) use machine::Cards;
 pub(crate) use mirror::Mirror;
+pub(crate) use names::ResolvConf;
 pub(crate) use passt::PasstError;
 pub(crate) use slots::Slots;
 pub(crate) use sweep::sweep;

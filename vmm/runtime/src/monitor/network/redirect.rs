@@ -16,10 +16,12 @@ use vmrun_netlink::route::tc::{
     TcOption,
 };
 
+use super::answers;
+
 /// `vmrn`: which filters are vmrun's.
-const HANDLE: u32 = u32::from_be_bytes(*b"vmrn");
+pub(super) const HANDLE: u32 = u32::from_be_bytes(*b"vmrn");
 /// Behind all filters that somebody else may have put there.
-const PRIORITY: u32 = 0xffff;
+pub(super) const PRIORITY: u32 = 0xffff;
 /// `ETH_P_ALL`, in the order of the network.
 const ALL_PROTOCOLS: u32 = 0x0300;
 
@@ -76,6 +78,7 @@ impl Redirect {
         let is_alone = filters(netlink, self.index).is_ok_and(|filters| filters.iter().all(is_ours));
         let with_queue = self.made_qdisc && is_alone && remove_qdisc(netlink, self.index).is_ok();
         if !with_queue {
+            answers::keep_out(netlink, self.index);
             let _ = remove_filter(netlink, self.index);
         }
     }
@@ -84,7 +87,7 @@ impl Redirect {
 /// What an earlier vmrun has left at an interface, or another one uses.
 pub(super) fn earlier(netlink: &mut Netlink, index: u32) -> io::Result<Earlier> {
     let filters = filters(netlink, index)?;
-    Ok(match filters.iter().find(|filter| is_ours(filter)) {
+    Ok(match filters.iter().find(|filter| is_redirection(filter)) {
         None => Earlier::None,
         // The kernel forgets the target that goes.
         Some(filter) if target(filter).is_none_or(|target| target == 0) => Earlier::Stale,
@@ -125,7 +128,7 @@ fn filter(from: u32, to: u32) -> io::Result<TcMessage> {
         TcActionAttribute::Kind(TcActionMirror::KIND.to_owned()),
         TcActionAttribute::Options(vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror))]),
     ];
-    let mut filter = addressed(from)?;
+    let mut filter = addressed(from, PRIORITY)?;
     filter.attributes = vec![
         TcAttribute::Kind(TcFilterMatchAll::KIND.to_owned()),
         TcAttribute::Options(vec![TcOption::MatchAll(TcFilterMatchAllOption::Action(vec![action]))]),
@@ -133,17 +136,17 @@ fn filter(from: u32, to: u32) -> io::Result<TcMessage> {
     Ok(filter)
 }
 
-/// Names vmrun's filter of an interface.
-fn addressed(index: u32) -> io::Result<TcMessage> {
+/// Names a filter of vmrun's at an interface.
+pub(super) fn addressed(index: u32, priority: u32) -> io::Result<TcMessage> {
     let mut filter = message(index)?;
     filter.header.parent = INGRESS;
     filter.header.handle = TcHandle::from(HANDLE);
-    filter.header.info = (PRIORITY << 16) | ALL_PROTOCOLS;
+    filter.header.info = (priority << 16) | ALL_PROTOCOLS;
     Ok(filter)
 }
 
 fn remove_filter(netlink: &mut Netlink, index: u32) -> io::Result<()> {
-    let mut filter = addressed(index)?;
+    let mut filter = addressed(index, PRIORITY)?;
     filter.attributes = vec![TcAttribute::Kind(TcFilterMatchAll::KIND.to_owned())];
     netlink.change(RouteNetlinkMessage::DelTrafficFilter(filter), 0)
 }
@@ -171,6 +174,10 @@ fn filters(netlink: &mut Netlink, index: u32) -> io::Result<Vec<TcMessage>> {
 }
 
 fn is_ours(filter: &TcMessage) -> bool {
+    is_redirection(filter) || answers::is_ours(filter)
+}
+
+fn is_redirection(filter: &TcMessage) -> bool {
     let is_matchall = filter.attributes.contains(&TcAttribute::Kind(TcFilterMatchAll::KIND.to_owned()));
     is_matchall && filter.header.handle == TcHandle::from(HANDLE) && filter.header.info >> 16 == PRIORITY
 }
