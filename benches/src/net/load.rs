@@ -67,7 +67,7 @@ pub(super) struct Figure {
 }
 
 impl Load {
-    pub(super) fn run(&self, lab: &Lab, address: String, seconds: u32) -> Result<Figure, Box<dyn Error>> {
+    pub(super) fn run(&self, lab: &Lab, address: &str, seconds: u32) -> Result<Figure, Box<dyn Error>> {
         let run = |words: String| output(&mut lab.far(&words));
         match self.kind {
             Kind::Tcp { streams, reverse } => {

@@ -92,7 +92,7 @@ fn carry(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Error>> {
     for round in 0..args.rounds {
         for load in &loads {
             for side in &sides {
-                let figure = load.run(&lab, side.address(), args.seconds)?;
+                let figure = load.run(&lab, &side.address(), args.seconds)?;
                 report.add(load, side.name(), figure.rate);
             }
         }
@@ -103,7 +103,7 @@ fn carry(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Error>> {
         for side in &sides {
             let Some(pid) = side.machine_pid() else { continue };
             let (card, before) = (side.card()?, tracer.counts(pid)?);
-            let figure = load.run(&lab, side.address(), args.seconds)?;
+            let figure = load.run(&lab, &side.address(), args.seconds)?;
             let counts = tracer.counts(pid)? - before;
             report.count(load, side.name(), &counts, figure.work);
             if let (Some(card), Some(after)) = (card, side.card()?) {

@@ -329,6 +329,7 @@ mod tests {
         theirs.send(b"0123456789").unwrap();
         assert_eq!(pieces.receive(ours.as_fd(), 3).unwrap(), 10, "more than the 9 that fit");
         assert_eq!(bytes_at(&memory, BUFFERS + 0x200, 5), b"5678\0");
+        pieces.usual = MAX_FRAME_BYTES;
         for _ in 0..2000 {
             theirs.send(b"x").unwrap();
             assert_eq!(pieces.receive(ours.as_fd(), 3).unwrap(), 1);
