@@ -1,7 +1,7 @@
 # Everything has one entry here; the work is done by scripts that can be run alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps vmrun build demo test unit lint e2e leaks leaks-network clients conformance bench-boot bench-net bench-verbs install deb kernel kernel-icount clean
+.PHONY: help deps vmrun build demo test unit lint e2e fuzz leaks leaks-network clients conformance bench-boot bench-net bench-verbs install deb kernel kernel-icount clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,9 @@ lint: deps ## formatting, clippy, dependency policy, shell scripts
 
 e2e: build ## run the end-to-end tests
 	@tests/e2e/run
+
+fuzz: deps ## devices and hostile drivers: property tests with 20000 inputs each
+	@tests/fuzz
 
 leaks-network: build ## 100 sandboxes with two network cards, a third of them killed
 	@tests/leaks/network

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Bundle, Runtime};
+use crate::support::{Bundle, Runtime, new_id, vmrun};
 
 const MIB: u64 = 1 << 20;
 
@@ -32,6 +32,15 @@ fn limits_are_visible_in_the_containers_cgroup() {
             32 * MIB
         ));
     });
+}
+
+#[test]
+fn monitor_is_started_in_its_cgroup_and_not_moved_there() {
+    let bundle = Bundle::shell("true").set("/linux/cgroupsPath", json!(format!("/{}", new_id())));
+    let outcome = vmrun(&["--debug"], &["run", "--bundle", bundle.path().to_str().unwrap(), &new_id()]);
+    outcome.exits(0);
+    assert!(outcome.err().contains("in the cgroup Some"), "{outcome:?}");
+    assert!(!outcome.err().contains("has to enter its cgroup"), "{outcome:?}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod mounts;
 mod name_servers;
 mod namespaces;
 mod network;
+mod network_floods;
 mod network_kinds;
 mod network_limits;
 mod network_refused;

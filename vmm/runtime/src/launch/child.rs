@@ -15,7 +15,7 @@ use std::process::{Command, ExitStatus};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use rustix::process::{Pid, kill_process};
 
-use crate::process;
+use crate::{process, step};
 
 /// This program.
 const PROGRAM: &CStr = c"/proc/self/exe";
@@ -37,11 +37,12 @@ impl ChildProcess {
     ///
     /// To be called while there is one thread.
     pub(crate) fn start(arguments: &[&str], cgroup: Option<&Path>) -> io::Result<Self> {
-        let started = cgroup.and_then(|path| clone_into(File::open(path).ok()?.as_fd(), arguments).ok());
-        match started {
-            Some(pid) => Ok(Self { pid }),
-            None => spawn(arguments),
-        }
+        let Some(cgroup) = cgroup else { return spawn(arguments) };
+        let started = File::open(cgroup).and_then(|cgroup| clone_into(cgroup.as_fd(), arguments));
+        started.map(|pid| Self { pid }).or_else(|error| {
+            step!("the monitor has to enter its cgroup: it cannot be started there: {error}");
+            spawn(arguments)
+        })
     }
 
     pub(crate) fn pid(&self) -> i32 {

@@ -26,7 +26,7 @@ use virtiofsd::fuse::{FileLock, LK_FLOCK, LkIn};
 use virtiofsd::passthrough::PassthroughFs;
 
 use self::host::{Description, Reopener, Wanted, id_of, try_flock};
-use self::outside::LK_OUTSIDE;
+use self::outside::{LK_OUTSIDE, Outside};
 use self::ranges::{LAST, Mode, Range};
 pub(super) use self::table::Ticket;
 use self::table::{FileId, NO_PROCESS, Owner, Table, Waiting};
@@ -185,9 +185,13 @@ impl Locks {
         }
         let description = self.description(&mut table, host, request, file, range.mode)?;
         let process = request.arguments.lk.pid;
+        let shares_first = self.shares_first(&mut table, host, request, file, &range);
         let answer = match (description.try_lock(&range), waits) {
             (Ok(()), _) => {
                 table.lock(file, owner, process, range);
+                if shares_first {
+                    table.is_first(file);
+                }
                 Ok(Answer::Now(Ok(())))
             }
             (Err(error), true) if is_taken(&error) => {
@@ -206,6 +210,26 @@ impl Locks {
         };
         table.tidy(file, owner);
         answer
+    }
+
+    /// Whether who has had a range for itself shares it from now on, and nobody outside shares the file: so
+    /// programs begin to share memory, before they map it. Whoever comes meanwhile is second.
+    fn shares_first(
+        &self,
+        table: &mut Table<Arc<Description>>,
+        host: &PassthroughFs,
+        request: &LockRequest,
+        file: FileId,
+        range: &Range,
+    ) -> bool {
+        let holding = table.get(file, request.owner());
+        let was_alone =
+            |range: &Range| holding.is_some_and(|holding| holding.ranges.conflict(range).is_some());
+        if range.mode == Mode::Exclusive || !was_alone(range) || table.was_first(file) {
+            return false;
+        }
+        // If it cannot be told, it is when the memory is mapped.
+        self.look_outside(table, host, request, file).is_ok_and(|found| found == Outside::Nobody)
     }
 
     /// By which the owner locks, and which is open for what is wanted.

@@ -221,6 +221,12 @@ impl<F> Table<F> {
         })
     }
 
+    /// Whether somebody of the guest waits to share this range of `file`, or more.
+    pub(super) fn awaits(&self, file: FileId, range: &Range) -> bool {
+        let covers = |wait: &Waiting| wait.range.start <= range.start && range.end <= wait.range.end;
+        self.waiting.values().any(|wait| wait.file == file && wait.range.mode == Mode::Shared && covers(wait))
+    }
+
     /// The first lock of another owner of the guest that keeps `owner` from `wanted`, and whose it is.
     pub(super) fn conflict(&self, file: FileId, owner: Owner, wanted: &Range) -> Option<(Range, u32)> {
         self.blockers(file, owner, wanted)

@@ -295,6 +295,61 @@ fn who_shares_a_file_outside_is_told_from_who_does_so_inside() {
 }
 
 #[test]
+fn who_shares_what_was_its_own_is_first_before_it_maps_anything() {
+    let guest = Guest::new();
+    let handle = guest.open(libc::O_RDWR);
+    let other = guest.other();
+    let mut request = guest.request(handle, 0, EXCLUSIVE, (0, LAST));
+    request.arguments.lk_flags = outside::LK_OUTSIDE;
+    let is_shared_outside =
+        || guest.locks.get(&guest.host, &request).unwrap().type_ == SHARED.cast_unsigned();
+    assert_eq!(guest.lock(handle, 7, EXCLUSIVE, (128, 128)), 0);
+    assert_eq!(guest.lock(handle, 7, SHARED, (128, 128)), 0);
+    assert_eq!(other.lock(SHARED, 128, 1), 0);
+    assert!(!is_shared_outside());
+    guest.flush(handle, 7);
+    assert!(is_shared_outside());
+    // While another shares it already, it is not.
+    assert_eq!(guest.lock(handle, 7, EXCLUSIVE, (300, 300)), 0);
+    assert_eq!(guest.lock(handle, 7, SHARED, (300, 300)), 0);
+    assert!(is_shared_outside());
+}
+
+#[test]
+fn what_the_guest_has_waited_for_is_not_somebody_elses() {
+    let guest = Guest::new();
+    let handle = guest.open(libc::O_RDWR);
+    assert_eq!(guest.lock(handle, 7, EXCLUSIVE, (128, 128)), 0);
+    let ticket = guest.wait(&guest.request(handle, 8, SHARED, (128, 128)));
+    assert_eq!(guest.lock(handle, 7, SHARED, (128, 128)), 0);
+    // It is granted, and nobody has noted it yet.
+    let ended = guest.locks.waiters.next_ended().unwrap();
+    let mut request = guest.request(handle, 0, EXCLUSIVE, (0, LAST));
+    request.arguments.lk_flags = outside::LK_OUTSIDE;
+    assert_eq!(guest.locks.get(&guest.host, &request).unwrap().type_, UNLOCK.cast_unsigned());
+    assert_eq!(guest.locks.end(ended).0, ticket);
+}
+
+#[test]
+fn of_more_locks_than_can_be_looked_behind_nothing_is_noted() {
+    let guest = Guest::new();
+    let handle = guest.open(libc::O_RDWR);
+    let other = guest.other();
+    for at in 0..300 {
+        assert_eq!(guest.lock(handle, 7, EXCLUSIVE, (at * 2, at * 2)), 0);
+    }
+    assert_eq!(other.lock(SHARED, 10_000, 1), 0);
+    assert_eq!(guest.lock(handle, 7, SHARED, (9_000, 9_000)), 0);
+    let mut request = guest.request(handle, 0, EXCLUSIVE, (0, LAST));
+    request.arguments.lk_flags = outside::LK_OUTSIDE;
+    let asked = || guest.locks.get(&guest.host, &request).unwrap().type_;
+    // It gives up, whichever way it looks first.
+    asked();
+    assert_eq!(guest.lock(handle, 7, UNLOCK, (0, 600)), 0);
+    assert_eq!(asked(), SHARED.cast_unsigned());
+}
+
+#[test]
 fn nonsense_is_refused() {
     let guest = Guest::new();
     let handle = guest.open(libc::O_RDWR);

@@ -1,0 +1,64 @@
+//! Guests that flood, and guests that do not read.
+
+use std::fs;
+
+use super::network::{Net, end};
+use crate::support::{Bundle, Run, place};
+
+const FLOOD: &str = include_str!("../programs/flood.py");
+
+/// Datagrams for a guest that does not take them: some four times what its queue and the tap's hold.
+const DATAGRAMS: &str = "python3 -I -S -c '
+import socket
+to_guest = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(5000):
+    try:
+        to_guest.sendto(bytes(1400), (\"10.88.0.2\", 9))
+    except OSError:
+        pass'";
+
+/// What a process has of the host: descriptors, threads, MiB of addresses.
+fn held(pid: i32) -> (usize, usize, u64) {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let kib: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
+    (descriptors, threads, kib >> 10)
+}
+
+/// Whether nothing has grown but by what the monitor's own tasks take: a flood is a thousand times that.
+fn is_no_more(before: (usize, usize, u64), now: (usize, usize, u64)) -> bool {
+    now.0 <= before.0 + 8 && now.1 <= before.1 + 2 && now.2 <= before.2 + 16
+}
+
+#[test]
+fn guest_that_floods_or_does_not_read_has_no_more_of_the_host_and_others_their_share() {
+    let net = Net::with_eth0();
+    let bundle = net.joined_by(Bundle::python(FLOOD));
+    let container = Run::of(&bundle).detach();
+    let monitor = container.started.monitor();
+    let first = container.started.stdout.await_text(0, "round\n");
+    let before = held(monitor);
+
+    let other = Net::with_eth0();
+    other.bundle("ping -c 1 -W 60 10.88.0.1 >/dev/null && echo reached").run().prints("reached\n");
+    assert_eq!(other.traces(), "");
+
+    let second = container.started.stdout.await_text(first, "round\n");
+    container.started.stdout.await_text(second, "round\n");
+    let after = held(monitor);
+    assert!(is_no_more(before, after), "{before:?}, then {after:?}");
+
+    let ping = format!("{}/bin/busybox ping -c 1 -W 60 10.88.0.2", place().busybox.display());
+    let reached = || assert!(net.far_shell(&ping).output().unwrap().status.success());
+    reached();
+    container.verb("pause", &[]).prints("");
+    assert!(net.far_shell(DATAGRAMS).status().unwrap().success());
+    let after = held(monitor);
+    assert!(is_no_more(before, after), "{before:?}, then {after:?}");
+    container.verb("resume", &[]).prints("");
+    reached();
+    end(&container);
+    assert_eq!(net.traces(), "");
+}
