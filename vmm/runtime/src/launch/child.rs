@@ -81,7 +81,8 @@ fn clone_into(cgroup: BorrowedFd<'_>, arguments: &[&str]) -> io::Result<Pid> {
     // SAFETY: as by fork(2): the child has a copy of this memory, with this thread alone in it, so
     // that no lock is held by one that it lacks.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const how, size_of::<libc::clone_args>()) };
-    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
+    // Nor is -1 a pid.
+    match i32::try_from(pid).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw) {
         None if pid == 0 => become_program(&pointers),
         None => Err(io::Error::last_os_error()),
         Some(pid) => Ok(pid),
