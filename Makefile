@@ -1,7 +1,7 @@
 # Everything has one entry here; the work is done by scripts that can be run alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps vmrun build demo test unit lint e2e fuzz leaks leaks-network clients conformance bench-boot bench-verbs install deb kernel kernel-icount clean
+.PHONY: help deps vmrun build demo test unit lint e2e fuzz leaks leaks-network clients conformance bench-boot bench-net bench-verbs install deb kernel kernel-icount clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,6 +47,9 @@ conformance: build ## run the conformance table on crun, runc and vmrun
 
 bench-boot: build ## print boot and start-up times, kernel work, memory
 	@benches/boot
+
+bench-net: build ## print what a sandbox's network carries, against QEMU microvm and crun
+	@benches/net
 
 bench-verbs: build ## print what exec and state cost, against crun
 	@benches/verbs

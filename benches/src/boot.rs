@@ -80,7 +80,8 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-fn parameters(file: &Path) -> Result<String, Box<dyn Error>> {
+/// The kernel's parameters as one line.
+pub(crate) fn parameters(file: &Path) -> Result<String, Box<dyn Error>> {
     let text = fs::read_to_string(file)?;
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     Ok(lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "))
@@ -111,7 +112,7 @@ fn qemu(args: &BootArgs, parameters: &str) -> Command {
 /// page that has ever held instructions costs a thousand times a write, so that
 /// each command would pay for what the ones before it have run; on a real CPU this
 /// changes nothing.
-fn renew_free_memory() {
+pub(crate) fn renew_free_memory() {
     const BYTES: usize = 256 << 20;
     drop(std::hint::black_box(vec![1_u8; BYTES]));
 }

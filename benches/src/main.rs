@@ -3,6 +3,7 @@
 
 mod boot;
 mod memory;
+mod net;
 mod stats;
 mod verbs;
 
@@ -23,6 +24,8 @@ struct Args {
 enum Bench {
     /// Cold `vmrun run` of /bin/true against QEMU microvm and crun.
     Boot(boot::BootArgs),
+    /// What a sandbox's network carries, against QEMU microvm and crun.
+    Net(net::NetArgs),
     /// `exec` and `state` of a container that runs, against crun.
     Verbs(verbs::VerbsArgs),
     /// Write a boot image of the agent's size whose init ends the machine at once.
@@ -39,6 +42,7 @@ enum Bench {
 fn main() -> ExitCode {
     let result = match Args::parse().bench {
         Bench::Boot(args) => boot::run(&args),
+        Bench::Net(args) => net::run(&args),
         Bench::Verbs(args) => verbs::run(&args),
         Bench::PoweroffImage { init, like, out } => poweroff_image(&init, &like, &out),
     };

@@ -12,14 +12,7 @@ impl Samples {
     }
 
     pub(crate) fn median(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        let middle = sorted.len() / 2;
-        match sorted.len() {
-            0 => f64::NAN,
-            count if count % 2 == 1 => sorted[middle],
-            _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
-        }
+        median(&self.0)
     }
 
     pub(crate) fn min(&self) -> f64 {
@@ -28,6 +21,18 @@ impl Samples {
 
     pub(crate) fn max(&self) -> f64 {
         self.0.iter().copied().fold(0.0, f64::max)
+    }
+}
+
+/// The one in the middle.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => f64::NAN,
+        count if count % 2 == 1 => sorted[middle],
+        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
     }
 }
 

@@ -27,6 +27,9 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// How often a dump is begun anew that a change has made inconsistent.
 const MOST_DUMPS: usize = 8;
 
+/// How many changes are sent together: what the kernel says if all of them fail has room in a socket.
+const BATCH: usize = 64;
+
 /// A message's body, as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -101,6 +104,60 @@ impl Netlink {
         self.ask(message, flags | NLM_F_ACK).map(drop)
     }
 
+    /// Has the kernel change many things, one after the other, whether or not some fail: what it says
+    /// of each.
+    ///
+    /// # Errors
+    /// It has not said that.
+    pub fn change_all(
+        &mut self,
+        messages: Vec<RouteNetlinkMessage>,
+        flags: u16,
+    ) -> io::Result<Vec<io::Result<()>>> {
+        let mut results = Vec::with_capacity(messages.len());
+        let mut messages = messages.into_iter();
+        loop {
+            let batch: Vec<_> = messages.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                return Ok(results);
+            }
+            results.extend(self.change_batch(batch, flags)?);
+        }
+    }
+
+    fn change_batch(
+        &mut self,
+        batch: Vec<RouteNetlinkMessage>,
+        flags: u16,
+    ) -> io::Result<Vec<io::Result<()>>> {
+        let first = self.sequence.wrapping_add(1);
+        let last = batch.len().saturating_sub(1);
+        let mut results: Vec<_> = batch.iter().map(|_| Ok(())).collect();
+        let mut bytes = Vec::new();
+        for (number, message) in batch.into_iter().enumerate() {
+            // Of those before the last one the kernel tells only what has failed.
+            let acknowledge = if number == last { NLM_F_ACK } else { 0 };
+            self.put(&mut bytes, message, flags | acknowledge);
+        }
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        loop {
+            let count = self.receive()?;
+            let mut rest = self.buffer.get(..count).unwrap_or_default();
+            while !rest.is_empty() {
+                let message = next(&mut rest)?;
+                let number = usize::try_from(message.header.sequence_number.wrapping_sub(first));
+                let (Ok(number), NetlinkPayload::Error(error)) = (number, message.payload) else { continue };
+                let Some(result) = results.get_mut(number) else { continue };
+                if error.code.is_some() {
+                    *result = Err(error.to_io());
+                }
+                if number == last {
+                    return Ok(results);
+                }
+            }
+        }
+    }
+
     /// Asks for one thing.
     ///
     /// # Errors
@@ -124,15 +181,24 @@ impl Netlink {
     }
 
     fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Answer>> {
+        let mut bytes = Vec::new();
+        self.put(&mut bytes, message, flags);
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        self.answers()
+    }
+
+    /// Appends a request to `bytes`.
+    fn put(&mut self, bytes: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
         request.header.flags = NLM_F_REQUEST | flags;
         request.header.sequence_number = self.sequence;
         request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
-        self.answers()
+        let start = bytes.len();
+        bytes.resize(start + request.buffer_len().next_multiple_of(4), 0);
+        if let Some(room) = bytes.get_mut(start..) {
+            request.serialize(room);
+        }
     }
 
     fn answers(&mut self) -> io::Result<Vec<Answer>> {
@@ -142,10 +208,8 @@ impl Netlink {
             let count = self.receive()?;
             let mut rest = self.buffer.get(..count).unwrap_or_default();
             while !rest.is_empty() {
-                let message = NetlinkMessage::<Raw>::deserialize(rest)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+                let message = next(&mut rest)?;
                 let header = message.header;
-                rest = rest.get(aligned(header.length)..).unwrap_or_default();
                 if header.sequence_number != self.sequence {
                     // Of a request that was broken off.
                     continue;
@@ -200,6 +264,14 @@ impl AsFd for Netlink {
     }
 }
 
+/// Takes a message off the front of what the kernel has sent.
+fn next(rest: &mut &[u8]) -> io::Result<NetlinkMessage<Raw>> {
+    let message = NetlinkMessage::<Raw>::deserialize(rest)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    *rest = rest.get(aligned(message.header.length)..).unwrap_or_default();
+    Ok(message)
+}
+
 /// Where the next message begins.
 fn aligned(length: u32) -> usize {
     // A header's length is at least its own, else it would not have been read.
@@ -229,6 +301,24 @@ mod tests {
         none.header.index = 0x7fff_fff0;
         let error = netlink.get(RouteNetlinkMessage::GetLink(none)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(Errno::ENODEV as i32));
+    }
+
+    #[test]
+    fn each_of_many_changes_has_its_own_result() {
+        let change = |index| {
+            let mut link = LinkMessage::default();
+            link.header.index = index;
+            RouteNetlinkMessage::SetLink(link)
+        };
+        // Nothing is changed of what is there; more than a batch, and the last one fails.
+        let mut messages: Vec<_> = (0..=BATCH).map(|_| change(0x7fff_fff0)).collect();
+        messages[3] = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let results = Netlink::open().unwrap().change_all(messages, 0).unwrap();
+        assert_eq!(results.len(), BATCH + 1);
+        assert!(Netlink::open().unwrap().change_all(Vec::new(), 0).unwrap().is_empty());
+        for result in results {
+            assert!(result.is_err());
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Doing the steps from one network to another, in the container's namespace.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -37,6 +38,8 @@ pub(super) struct Hand<'n> {
     inside: RefCell<Netlink>,
     changing: RefCell<Listener>,
     namespace: BorrowedFd<'n>,
+    /// The interfaces' numbers, as far as they have been asked for and none has come or gone since.
+    indexes: RefCell<BTreeMap<String, u32>>,
 }
 
 /// The half that is opened in the agent's own namespace.
@@ -61,6 +64,7 @@ impl<'n> Hand<'n> {
             inside: RefCell::new(Netlink::open()?),
             changing: RefCell::new(Listener::open()?),
             namespace,
+            indexes: RefCell::default(),
         })
     }
 
@@ -69,17 +73,55 @@ impl<'n> Hand<'n> {
     pub(super) fn go(&mut self, old: &Network, new: &Network) -> (Network, Result<(), String>) {
         let mut reached = new.clone();
         let mut result = Ok(());
-        for change in difference(old, new) {
-            if let Err(error) = self.carry_out(change, &reached) {
-                forget(&mut reached, change);
-                result = result.and(Err(error));
+        let changes = difference(old, new);
+        for changes in changes.chunk_by(|one, next| is_route(one) && is_route(next)) {
+            let results = match changes {
+                [change] => vec![self.carry_out(*change, &reached)],
+                routes => self.add_routes(routes),
+            };
+            for (change, failure) in changes.iter().zip(results) {
+                if let Err(error) = failure {
+                    forget(&mut reached, *change);
+                    result = result.and(Err(error));
+                }
             }
         }
         (reached, result)
     }
 
+    /// Namespaces may have many of them: each alone would cost more in words with the kernel than in
+    /// routes.
+    fn add_routes(&self, changes: &[Change<'_>]) -> Vec<Result<(), String>> {
+        let routes = changes.iter().filter_map(|change| match change {
+            Change::AddRoute(route) => Some(*route),
+            _ => None,
+        });
+        let (mut messages, mut results) = (Vec::new(), Vec::new());
+        for route in routes {
+            let message = messages::route(route, &|name| self.index_of(name));
+            results
+                .push((route, message.map(|message| messages.push(RouteNetlinkMessage::NewRoute(message)))));
+        }
+        let said = match self.inside.borrow_mut().change_all(messages, NLM_F_CREATE | NLM_F_APPEND) {
+            Ok(said) => said,
+            Err(error) => {
+                let error = format!("cannot add the routes: {}", words(&error));
+                return results.into_iter().map(|_| Err(error.clone())).collect();
+            }
+        };
+        let mut said = said.into_iter();
+        let results = results.into_iter().map(|(route, sent)| match sent {
+            Ok(()) => said.next().map_or(Ok(()), |said| route_added(route, said)),
+            Err(error) => Err(error),
+        });
+        results.collect()
+    }
+
     fn carry_out(&mut self, change: Change<'_>, reached: &Network) -> Result<(), String> {
         let about = |what: String| move |error: io::Error| format!("cannot {what}: {}", words(&error));
+        if matches!(change, Change::AddInterface(_) | Change::SetInterface(..) | Change::RemoveInterface(_)) {
+            self.indexes.borrow_mut().clear();
+        }
         match change {
             Change::AddInterface(interface) => self.add(interface),
             Change::SetInterface(before, interface) => self.set(before, interface),
@@ -117,8 +159,7 @@ impl<'n> Hand<'n> {
             Change::AddRoute(route) => {
                 let message =
                     RouteNetlinkMessage::NewRoute(messages::route(route, &|name| self.index_of(name))?);
-                let added = self.inside(message, NLM_F_CREATE | NLM_F_APPEND);
-                unless(Errno::EEXIST, added).map_err(about(format!("add the route {}", route_shown(route))))
+                route_added(route, self.inside(message, NLM_F_CREATE | NLM_F_APPEND))
             }
             Change::RemoveRoute(route) => {
                 // With its interface it is gone, too.
@@ -250,10 +291,16 @@ impl<'n> Hand<'n> {
     }
 
     fn index_of(&self, name: &str) -> Result<u32, String> {
+        if let Some(index) = self.indexes.borrow().get(name) {
+            return Ok(*index);
+        }
         let mut link = LinkMessage::default();
         link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-        self.look(link, INDEX_AT)
-            .map_err(|error| format!("the interface {name} is not there: {}", words(&error)))
+        let index = self
+            .look(link, INDEX_AT)
+            .map_err(|error| format!("the interface {name} is not there: {}", words(&error)))?;
+        self.indexes.borrow_mut().insert(name.to_owned(), index);
+        Ok(index)
     }
 
     fn link(&self, message: LinkMessage, act: &str, interface: &Interface) -> Result<(), String> {
@@ -309,6 +356,16 @@ fn forget(reached: &mut Network, change: Change<'_>) {
         Change::AddRule(rule) => reached.rules.retain(|one| one != rule),
         _ => {}
     }
+}
+
+fn is_route(change: &Change<'_>) -> bool {
+    matches!(change, Change::AddRoute(_))
+}
+
+/// What the kernel says of a new route.
+fn route_added(route: &vmrun_proto::Route, said: io::Result<()>) -> Result<(), String> {
+    unless(Errno::EEXIST, said)
+        .map_err(|error| format!("cannot add the route {}: {}", route_shown(route), words(&error)))
 }
 
 fn is_there(reached: &Network, interface: &Interface) -> bool {

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use libc::{c_int, c_uint, c_ulong, iovec};
 use vm_memory::{Bytes, GuestAddress, GuestMemory};
 
+use super::MAX_FRAME_BYTES;
 use crate::memory::Memory;
 
 /// `TUNGETVNETHDRSZ`
@@ -106,8 +107,11 @@ const MAX_PIECES: usize = 1024;
 /// Most pieces of one frame: the rest of a call is for what does not fit.
 pub(super) const MAX_FRAME_PIECES: usize = MAX_PIECES - 1;
 
-/// Where bytes go that do not fit: they show only that there were some.
-const SPILL_BYTES: usize = 16;
+/// Bytes more than there is room for: they show only that there were some.
+const TOO_MANY_BYTES: usize = 16;
+
+/// Where bytes go behind the pieces that a call was given: a frame's, and those.
+const SPILL_BYTES: usize = MAX_FRAME_BYTES + TOO_MANY_BYTES;
 
 /// Pieces of guest memory, one behind the other.
 pub(super) struct Pieces {
@@ -118,7 +122,9 @@ pub(super) struct Pieces {
     addresses: Vec<GuestAddress>,
     /// So many of the list are used up.
     start: usize,
-    spill: Box<[u8; SPILL_BYTES]>,
+    spill: Vec<u8>,
+    /// A little more than what has come lately.
+    usual: usize,
 }
 
 // SAFETY: the pieces are in memory that is kept by `memory`, which may be used from any thread.
@@ -126,7 +132,14 @@ unsafe impl Send for Pieces {}
 
 impl Pieces {
     pub(super) fn new(memory: Memory) -> Self {
-        Self { memory, list: Vec::new(), addresses: Vec::new(), start: 0, spill: Box::default() }
+        Self {
+            memory,
+            list: Vec::new(),
+            addresses: Vec::new(),
+            start: 0,
+            spill: Vec::new(),
+            usual: MAX_FRAME_BYTES,
+        }
     }
 
     /// How many there are.
@@ -184,9 +197,42 @@ impl Pieces {
 
     /// Receives a frame into the first `count` pieces. A result above their length means that it was
     /// longer, and is not whole.
+    ///
+    /// The kernel looks at each piece that it is given, needed or not. So it is given as many as frames
+    /// have filled lately, and what is behind those in a frame that is longer is copied.
     pub(super) fn receive(&mut self, from: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
-        let end = self.start + count.min(self.count()).min(MAX_FRAME_PIECES);
-        let spill = iovec { iov_base: self.spill.as_mut_ptr().cast(), iov_len: SPILL_BYTES };
+        let count = count.min(self.count()).min(MAX_FRAME_PIECES);
+        let (given, direct) = self.covering(self.usual, count);
+        let behind = (self.room(count) - direct).min(MAX_FRAME_BYTES);
+        let received = self.receive_into(from, given, behind + TOO_MANY_BYTES)?;
+        if let Some(spilt) = received.checked_sub(direct).filter(|&spilt| spilt > 0) {
+            let spilt = self.spill.get(..spilt.min(behind)).unwrap_or_default();
+            // All of it is in the guest's memory.
+            let _ = self.write(direct, spilt);
+        }
+        // Frames of another size come together: it is followed up at once, and down slowly.
+        self.usual = received.max(self.usual - self.usual / 64);
+        Ok(received)
+    }
+
+    /// How many of the first `count` pieces have room for `bytes`, and what room they have.
+    fn covering(&self, bytes: usize, count: usize) -> (usize, usize) {
+        let (mut pieces, mut room) = (0, 0);
+        for piece in self.list[self.start..].iter().take(count) {
+            if room >= bytes {
+                break;
+            }
+            pieces += 1;
+            room += piece.iov_len;
+        }
+        (pieces, room)
+    }
+
+    /// Into the first `count` pieces, and then so many bytes of the spill.
+    fn receive_into(&mut self, from: BorrowedFd<'_>, count: usize, spill: usize) -> io::Result<usize> {
+        let end = self.start + count;
+        self.spill.resize(SPILL_BYTES, 0);
+        let spill = iovec { iov_base: self.spill.as_mut_ptr().cast(), iov_len: spill.min(SPILL_BYTES) };
         // For this call the spill lies behind the pieces, in place of the next one.
         self.list.push(spill);
         let last = self.list.len() - 1;
@@ -194,7 +240,8 @@ impl Pieces {
         let list = &self.list[self.start..=end];
         let count = c_int::try_from(list.len()).unwrap_or(c_int::MAX);
         // SAFETY: the pieces are mapped as long as `self.memory` is, and the guest's memory may change
-        // at any time: nobody has a reference into it. The spill is this value's own, borrowed mutably.
+        // at any time: nobody has a reference into it. The spill is this value's own, borrowed mutably,
+        // and at least as long as is said here.
         let received = unsafe { libc::readv(from.as_raw_fd(), list.as_ptr(), count) };
         let result = usize::try_from(received).map_err(|_| io::Error::last_os_error());
         self.list.swap(end, last);
@@ -264,6 +311,30 @@ mod tests {
         assert_eq!(pieces.receive(ours.as_fd(), 9).unwrap(), 5);
         assert_eq!(bytes_at(&memory, BUFFERS + 0x200, 3), b"45\0");
         assert_eq!(bytes_at(&memory, BUFFERS, 2), b"uv");
+    }
+
+    #[test]
+    fn frame_that_is_longer_than_usual_is_whole_all_the_same() {
+        let memory = memory();
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let mut pieces = pieces(&memory, &[2, 3, 4]);
+        pieces.usual = 1;
+        theirs.send(b"abcdefg").unwrap();
+        assert_eq!(pieces.receive(ours.as_fd(), 3).unwrap(), 7);
+        assert_eq!(bytes_at(&memory, BUFFERS, 3), b"ab\0");
+        assert_eq!(bytes_at(&memory, BUFFERS + 0x100, 4), b"cde\0");
+        assert_eq!(bytes_at(&memory, BUFFERS + 0x200, 3), b"fg\0");
+        assert_eq!(pieces.usual, 7);
+        pieces.usual = 1;
+        theirs.send(b"0123456789").unwrap();
+        assert_eq!(pieces.receive(ours.as_fd(), 3).unwrap(), 10, "more than the 9 that fit");
+        assert_eq!(bytes_at(&memory, BUFFERS + 0x200, 5), b"5678\0");
+        pieces.usual = MAX_FRAME_BYTES;
+        for _ in 0..2000 {
+            theirs.send(b"x").unwrap();
+            assert_eq!(pieces.receive(ours.as_fd(), 3).unwrap(), 1);
+        }
+        assert!(pieces.usual < 64, "it is forgotten that there were long ones");
     }
 
     #[test]

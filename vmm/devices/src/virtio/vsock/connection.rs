@@ -78,8 +78,9 @@ pub(super) struct Connection<S> {
     host_eof: bool,
     /// Both directions of the host's stream are closed.
     host_hangup: bool,
-    /// The guest sends no more.
+    /// The guest sends no more, and whether the host's reader was told.
     guest_eof: bool,
+    host_told: bool,
     /// The guest receives no more.
     guest_deaf: bool,
     /// Bytes from the guest that the host's reader has not taken.
@@ -124,6 +125,7 @@ impl<S: HostStream> Connection<S> {
             host_eof: false,
             host_hangup: false,
             guest_eof: false,
+            host_told: false,
             guest_deaf: false,
             buffer: VecDeque::new(),
             peer_buf_alloc: request.buf_alloc,
@@ -271,7 +273,8 @@ impl<S: HostStream> Connection<S> {
 
     fn end_of_guest(&mut self) {
         self.guest_eof = true;
-        if self.buffer.is_empty() {
+        // Once: the system tells of it by an event, at which it would be told again, and again.
+        if self.buffer.is_empty() && !std::mem::replace(&mut self.host_told, true) {
             // Fails when the peer is gone, who then has seen the end as well.
             let _ = self.stream.shutdown_write();
         }

@@ -1,6 +1,7 @@
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use proptest::prelude::*;
 
 use super::*;
@@ -103,6 +104,20 @@ fn end_of_the_guests_writer_reaches_the_host_behind_its_data() {
     theirs.read_to_end(&mut all).unwrap();
     assert_eq!(all, b"bye");
     assert!(!connection.is_draining());
+}
+
+#[test]
+fn end_of_the_guests_writer_makes_no_events_of_its_own() {
+    let (mut connection, _theirs) = established(4096);
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+    epoll.add(connection.stream(), EpollEvent::new(flags, 0)).unwrap();
+    let told = || epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO).unwrap() > 0;
+    let shutdown = Header { flags: SHUTDOWN_SEND, ..header(op::SHUTDOWN, 4096, 0) };
+    connection.guest_packet(&shutdown, &[]);
+    assert!(told());
+    connection.host_event(false, true, false);
+    assert!(!told(), "the loop would never rest");
 }
 
 #[test]
