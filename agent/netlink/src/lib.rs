@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -29,6 +29,9 @@ const MOST_DUMPS: usize = 8;
 
 /// How many changes are sent together: what the kernel says if all of them fail has room in a socket.
 const BATCH: usize = 64;
+
+/// And how many bytes of them: a socket takes no more at once than its buffer.
+const BATCH_BYTES: usize = 32 << 10;
 
 /// A message's body, as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,14 +118,18 @@ impl Netlink {
         flags: u16,
     ) -> io::Result<Vec<io::Result<()>>> {
         let mut results = Vec::with_capacity(messages.len());
-        let mut messages = messages.into_iter();
-        loop {
-            let batch: Vec<_> = messages.by_ref().take(BATCH).collect();
-            if batch.is_empty() {
-                return Ok(results);
+        let mut messages = messages.into_iter().peekable();
+        while messages.peek().is_some() {
+            let (mut batch, mut bytes) = (Vec::new(), 0);
+            while let Some(message) = messages.next_if(|message| {
+                bytes += message.buffer_len();
+                batch.is_empty() || (batch.len() < BATCH && bytes <= BATCH_BYTES)
+            }) {
+                batch.push(message);
             }
             results.extend(self.change_batch(batch, flags)?);
         }
+        Ok(results)
     }
 
     fn change_batch(

@@ -58,7 +58,7 @@ pub(crate) struct NameService {
     doors: Vec<Door>,
     replies: Replies,
     /// Leads packets to the doors for as long as it is open.
-    _steering: OwnedFd,
+    _steering: Option<OwnedFd>,
     /// Who knows the answers.
     host: Option<Connection>,
     clients: BTreeMap<u64, Client>,

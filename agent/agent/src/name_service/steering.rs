@@ -25,16 +25,19 @@ const PASS: i32 = 1;
 /// Where the number of a socket is for the kernel to read.
 const PLACE: i16 = -4;
 
-/// Steers for as long as the descriptor that is returned is open.
-pub(super) fn attach(doors: &[Door], namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    // A map has room for something.
-    let map = SocketMap::new(u32::try_from(2 * doors.len().max(1)).map_err(io::Error::other)?)?;
+/// Steers for as long as the descriptor that is returned is open. Where there are no doors, since the
+/// namespace has none of the addresses, nothing is steered.
+pub(super) fn attach(doors: &[Door], namespace: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    if doors.is_empty() {
+        return Ok(None);
+    }
+    let map = SocketMap::new(u32::try_from(2 * doors.len()).map_err(io::Error::other)?)?;
     for (place, socket) in (0..).zip(doors.iter().flat_map(|door| [door.datagrams(), door.listener()])) {
         map.put(place, socket)?;
     }
     let servers: Vec<_> = doors.iter().map(Door::server).collect();
     let program = vmrun_bpf::load(Kind::SocketLookup, &program(&servers, map.descriptor())?)?;
-    vmrun_bpf::attach_to_namespace(program.as_fd(), namespace)
+    vmrun_bpf::attach_to_namespace(program.as_fd(), namespace).map(Some)
 }
 
 /// Server `n` has the datagrams' socket at `2 n`, the connections' behind it.

@@ -155,6 +155,7 @@ impl Worker {
             stopped,
             settled: sender,
             is_settled: is_settled.as_fd().try_clone_to_owned()?.into(),
+            complained: String::new(),
         };
         let thread = thread::Builder::new().name("network".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || seat.work())?;
@@ -170,6 +171,8 @@ struct Seat {
     stopped: UnixStream,
     settled: Sender<Result<(), String>>,
     is_settled: std::fs::File,
+    /// What was complained of last: news that change nothing of it come often.
+    complained: String,
 }
 
 impl Seat {
@@ -178,9 +181,11 @@ impl Seat {
         while let Ok(order) = self.orders.recv() {
             let settle = order == Order::Settle || self.gather();
             let result = self.follow();
-            if let Err(complaint) = &result {
-                self.complain(complaint);
+            let complaint = result.as_ref().err().cloned().unwrap_or_default();
+            if !complaint.is_empty() && complaint != self.complained {
+                self.complain(&complaint);
             }
+            self.complained = complaint;
             if settle {
                 // Who does not wait any more needs no answer.
                 let _ = self.settled.send(result);
@@ -206,9 +211,15 @@ impl Seat {
         let about = |error: &dyn std::error::Error| {
             format!("the guest's network does not follow that of its namespace: {}", chain(error))
         };
-        let Some(Change { network, complaints }) = self.mirror.look().map_err(|error| about(&error))? else {
-            return Ok(());
+        let Some(Change { network, complaints, warnings }) =
+            self.mirror.look().map_err(|error| about(&error))?
+        else {
+            // Its connection may have ended meanwhile, or was not to be had.
+            return self.mirror.serve_names(&[self.stopped.as_fd()]).map_err(|error| about(&error));
         };
+        if !warnings.is_empty() {
+            self.complain(&warnings.join("; "));
+        }
         let mut agent = AgentClient::connect(Path::new(VSOCK_SOCKET), &[self.stopped.as_fd()])
             .map_err(|error| about(&error))?;
         let container = self.mirror.container().to_owned();
@@ -222,7 +233,11 @@ impl Seat {
             // It has done what it could, and tries the rest again with the next change.
             Err(error @ AgentError::Refused(_)) => {
                 self.mirror.told(network);
-                Err(about(&error))
+                // Names are none of that.
+                let served = self.mirror.serve_names(&[self.stopped.as_fd()]);
+                let failures: Vec<_> =
+                    std::iter::once(error).chain(served.err()).map(|error| about(&error)).collect();
+                Err(failures.join("; "))
             }
             Err(error) => Err(about(&error)),
         }

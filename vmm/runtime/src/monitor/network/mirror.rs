@@ -64,6 +64,8 @@ pub(crate) struct Change {
     pub(crate) network: Network,
     /// What cannot be carried, where that was not said before.
     pub(crate) complaints: Vec<String>,
+    /// What works less well than it should, where that was not said before.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What there is.
@@ -122,15 +124,16 @@ impl Mirror {
     /// all been told.
     pub(crate) fn look(&mut self) -> Result<Option<Change>, NetworkError> {
         let Taken { mut network, failures, warnings } = self.take_in()?;
-        let errors = self.unfit.iter().map(Unfit::error).chain(failures).chain(warnings);
-        let complaints: Vec<_> = errors.map(|error| crate::error::chain(&error)).collect();
-        let is_new = |complaint: &&String| !self.complaints.contains(complaint);
-        let new: Vec<_> = complaints.iter().filter(is_new).cloned().collect();
-        self.complaints = complaints;
-        if new.is_empty() && is_the_same(&self.told, &mut network) {
+        let shown = |error: NetworkError| crate::error::chain(&error);
+        let mut complaints: Vec<_> = self.unfit.iter().map(Unfit::error).chain(failures).map(shown).collect();
+        let mut warnings: Vec<_> = warnings.into_iter().map(shown).collect();
+        let known = std::mem::replace(&mut self.complaints, [&complaints[..], &warnings].concat());
+        complaints.retain(|complaint| !known.contains(complaint));
+        warnings.retain(|warning| !known.contains(warning));
+        if complaints.is_empty() && warnings.is_empty() && is_the_same(&self.told, &mut network) {
             return Ok(None);
         }
-        Ok(Some(Change { network, complaints: new }))
+        Ok(Some(Change { network, complaints, warnings }))
     }
 
     /// Carries what there is as far as that can be; what failed is in the answer.

@@ -68,6 +68,10 @@ impl Desk {
                 return Ok(());
             }
             for id in ready.flights {
+                // They are still ready when the guest has taken what waits.
+                if self.unsent.len() >= MAX_UNSENT_BYTES {
+                    break;
+                }
                 let outcome = self.flights.get_mut(&id).and_then(Flight::advance);
                 if let Some(message) = outcome {
                     self.flights.remove(&id);

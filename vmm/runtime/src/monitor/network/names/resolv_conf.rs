@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
 use vmrun_proto::{ROOTFS_DIR, VOLUMES_DIR};
 use vmrun_spec::View;
 
@@ -54,25 +55,22 @@ impl ResolvConf {
     }
 
     fn read(&self) -> Option<String> {
-        // Whatever the container has put there: nothing is waited for, nothing outside of it is read.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = if self.below.as_os_str().is_empty() {
-            openat2(CWD, &self.tree, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
+        // Whatever the container has put there: nothing outside of it is read.
+        let named = OFlags::PATH | OFlags::CLOEXEC;
+        let found = if self.below.as_os_str().is_empty() {
+            openat2(CWD, &self.tree, named, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
         } else {
-            let tree = openat2(
-                CWD,
-                &self.tree,
-                OFlags::PATH | OFlags::CLOEXEC,
-                Mode::empty(),
-                ResolveFlags::empty(),
-            );
+            let tree = openat2(CWD, &self.tree, named, Mode::empty(), ResolveFlags::empty());
             let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-            tree.and_then(|tree| openat2(&tree, &self.below, flags, Mode::empty(), inside))
+            tree.and_then(|tree| openat2(&tree, &self.below, named, Mode::empty(), inside))
         };
-        let file = file.ok()?;
-        if FileType::from_raw_mode(fstat(&file).ok()?.st_mode) != FileType::RegularFile {
+        let found = found.ok()?;
+        // To open a device of the host's does something already.
+        if FileType::from_raw_mode(fstat(&found).ok()?.st_mode) != FileType::RegularFile {
             return None;
         }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = open(format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty()).ok()?;
         let mut bytes = Vec::new();
         File::from(file).take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
