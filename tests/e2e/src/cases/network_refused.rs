@@ -46,7 +46,7 @@ fn taps_that_cannot_be_made_are_refused_with_what_is_missing() {
     end_of(&mut under(&["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"], &bundle))
         .fails_with(1, &[tap, "not permitted", "CAP_NET_ADMIN"]);
     assert_eq!(net.traces(), "");
-    let store = std::env::temp_dir().join(new_id());
+    let store = std::path::Path::new("/tmp").join(new_id());
     let plain = Run::of(&bundle).store(&store).command();
     let mut command = Command::new("setpriv");
     command.args(["--reuid=1000", "--regid=1000", "--clear-groups"]);
