@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use vmrun_proto::{Answer, Question, Transport};
 
-use crate::server::{Connection, ConnectionError};
+use crate::connection::{Connection, ConnectionError};
 use crate::{log, network};
 use askers::{Asker, Askers};
 use client::Client;

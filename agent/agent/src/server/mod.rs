@@ -1,7 +1,6 @@
 //! The event loop and everything it knows.
 //!
 //! * `poller`: epoll,
-//! * `connection`: frames from and to the host,
 //! * `requests`: what the host asks,
 //! * `process`, `lifecycle`: processes from the order to the exit,
 //! * `notify`: what programs say of themselves,
@@ -11,7 +10,6 @@
 //! * `streams`: stdio connections and their relays,
 //! * `reaper`: children that have ended.
 
-mod connection;
 mod ending;
 mod lifecycle;
 mod name_servers;
@@ -37,11 +35,10 @@ use vmrun_proto::{
     Envelope, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Share, Stream, VERSION,
 };
 
-use self::connection::Role;
-pub(crate) use self::connection::{Connection, ConnectionError};
 use self::poller::{Poller, Token};
 use self::process::{ContainerEntry, ManagedProcess};
 use self::streams::AttachedStream;
+use crate::connection::{Connection, ConnectionError, Role};
 use crate::container::Cgroup;
 use crate::{log, sys};
 

@@ -14,15 +14,11 @@ use vmrun_bpf::{Assembler, Helper, Instruction, Kind, Label, Register, Size};
 use vmrun_netlink::Netlink;
 use vmrun_netlink::core::{NLM_F_CREATE, NLM_F_EXCL};
 use vmrun_netlink::route::RouteNetlinkMessage;
-use vmrun_netlink::route::tc::{
-    TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption,
-};
+use vmrun_netlink::route::tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcOption};
 use vmrun_proto::NAME_SERVER_PORT;
 
-use super::redirect;
+use super::filters::Filter;
 
-/// Right before the redirection.
-const PRIORITY: u32 = redirect::PRIORITY - 1;
 /// As it is shown by `tc filter`.
 const NAME: &str = "vmrun-answers";
 
@@ -61,7 +57,7 @@ pub(super) fn let_in(
     let program = program(tap).and_then(|program| vmrun_bpf::load(Kind::TrafficFilter, &program));
     let program = program.map_err(|error| ("BPF program", error))?;
     let number = |error| ("its number", error);
-    let mut filter = addressed(interface).map_err(number)?;
+    let mut filter = Filter::Answers.at(interface).map_err(number)?;
     let descriptor = u32::try_from(program.as_fd().as_raw_fd()).map_err(io::Error::other).map_err(number)?;
     filter.attributes.push(TcAttribute::Options(vec![
         TcOption::Bpf(TcFilterBpfOption::ProgFd(descriptor)),
@@ -71,26 +67,6 @@ pub(super) fn let_in(
     netlink
         .change(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_CREATE | NLM_F_EXCL)
         .map_err(|error| ("filter bpf", error))
-}
-
-/// The opposite; where there is nothing, nothing happens.
-pub(super) fn keep_out(netlink: &mut Netlink, interface: u32) {
-    if let Ok(filter) = addressed(interface) {
-        let _ = netlink.change(RouteNetlinkMessage::DelTrafficFilter(filter), 0);
-    }
-}
-
-/// Whether it is a filter of this kind.
-pub(super) fn is_ours(filter: &TcMessage) -> bool {
-    filter.attributes.contains(&TcAttribute::Kind(TcFilterBpf::KIND.to_owned()))
-        && filter.header.handle == TcHandle::from(redirect::HANDLE)
-        && filter.header.info >> 16 == PRIORITY
-}
-
-fn addressed(interface: u32) -> io::Result<TcMessage> {
-    let mut filter = redirect::addressed(interface, PRIORITY)?;
-    filter.attributes = vec![TcAttribute::Kind(TcFilterBpf::KIND.to_owned())];
-    Ok(filter)
 }
 
 /// A number of the network's order, as it is loaded.
@@ -202,14 +178,6 @@ fn look_for_socket(program: &mut Assembler, next: Label) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn filter_is_told_from_the_redirection() {
-        let filter = addressed(3).unwrap();
-        assert!(is_ours(&filter));
-        assert_eq!(filter.header.info >> 16, 0xfffe);
-        assert!(!is_ours(&redirect::addressed(3, redirect::PRIORITY).unwrap()));
-    }
 
     #[test]
     fn program_copies_to_the_tap_that_it_is_for() {

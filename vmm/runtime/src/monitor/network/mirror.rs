@@ -16,6 +16,7 @@ use vmrun_proto::Network;
 use vmrun_spec::Frames;
 
 use super::error::NetworkError;
+use super::filters::Filter;
 use super::names::{NameRelay, ResolvConf};
 use super::plan::{Card, NetworkPlan, Unfit};
 use super::redirect::{self, Earlier, Redirect};
@@ -186,7 +187,7 @@ impl Mirror {
                     }
                 }
                 None if carried.lets_answers_in => {
-                    answers::keep_out(&mut self.netlink, *index);
+                    Filter::Answers.remove(&mut self.netlink, *index);
                     carried.lets_answers_in = false;
                 }
                 _ => {}

@@ -14,6 +14,7 @@ mod answers;
 mod attached;
 mod dump;
 mod error;
+mod filters;
 mod follower;
 mod links;
 mod machine;

@@ -12,20 +12,11 @@ use vmrun_netlink::core::{NLM_F_CREATE, NLM_F_EXCL};
 use vmrun_netlink::route::RouteNetlinkMessage;
 use vmrun_netlink::route::tc::{
     TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption, TcActionType,
-    TcAttribute, TcFilterMatchAll, TcFilterMatchAllOption, TcHandle, TcMessage, TcMirror, TcMirrorActionType,
-    TcOption,
+    TcAttribute, TcFilterMatchAllOption, TcHandle, TcMessage, TcMirror, TcMirrorActionType, TcOption,
 };
 
-use super::answers;
+use super::filters::{self, Filter, is_ours, message};
 
-/// `vmrn`: which filters are vmrun's.
-pub(super) const HANDLE: u32 = u32::from_be_bytes(*b"vmrn");
-/// Behind all filters that somebody else may have put there.
-pub(super) const PRIORITY: u32 = 0xffff;
-/// `ETH_P_ALL`, in the order of the network.
-const ALL_PROTOCOLS: u32 = 0x0300;
-
-const INGRESS: TcHandle = TcHandle { major: TcHandle::INGRESS.major, minor: TcHandle::MIN_INGRESS };
 const INGRESS_KIND: &str = "ingress";
 const QDISC: TcHandle = TcHandle { major: u16::MAX, minor: 0 };
 
@@ -75,19 +66,18 @@ pub(super) fn add(netlink: &mut Netlink, from: u32, to: u32) -> Result<Redirect,
 impl Redirect {
     /// Takes it away, as far as it is still there: with its interface it is gone.
     pub(super) fn remove(self, netlink: &mut Netlink) {
-        let is_alone = filters(netlink, self.index).is_ok_and(|filters| filters.iter().all(is_ours));
+        let is_alone = filters::all(netlink, self.index).is_ok_and(|filters| filters.iter().all(is_ours));
         let with_queue = self.made_qdisc && is_alone && remove_qdisc(netlink, self.index).is_ok();
         if !with_queue {
-            answers::keep_out(netlink, self.index);
-            let _ = remove_filter(netlink, self.index);
+            Filter::ALL.iter().for_each(|filter| filter.remove(netlink, self.index));
         }
     }
 }
 
 /// What an earlier vmrun has left at an interface, or another one uses.
 pub(super) fn earlier(netlink: &mut Netlink, index: u32) -> io::Result<Earlier> {
-    let filters = filters(netlink, index)?;
-    Ok(match filters.iter().find(|filter| is_redirection(filter)) {
+    let filters = filters::all(netlink, index)?;
+    Ok(match filters.iter().find(|filter| Filter::Redirection.is(filter)) {
         None => Earlier::None,
         // The kernel forgets the target that goes.
         Some(filter) if target(filter).is_none_or(|target| target == 0) => Earlier::Stale,
@@ -98,10 +88,6 @@ pub(super) fn earlier(netlink: &mut Netlink, index: u32) -> io::Result<Earlier> 
 /// Takes away what an earlier vmrun has left, with the queue where nobody else has anything there.
 pub(super) fn clean(netlink: &mut Netlink, index: u32) {
     Redirect { index, made_qdisc: true }.remove(netlink);
-}
-
-fn message(index: u32) -> io::Result<TcMessage> {
-    Ok(TcMessage::with_index(i32::try_from(index).map_err(io::Error::other)?))
 }
 
 /// The queue of what an interface receives.
@@ -128,58 +114,10 @@ fn filter(from: u32, to: u32) -> io::Result<TcMessage> {
         TcActionAttribute::Kind(TcActionMirror::KIND.to_owned()),
         TcActionAttribute::Options(vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror))]),
     ];
-    let mut filter = addressed(from, PRIORITY)?;
-    filter.attributes = vec![
-        TcAttribute::Kind(TcFilterMatchAll::KIND.to_owned()),
-        TcAttribute::Options(vec![TcOption::MatchAll(TcFilterMatchAllOption::Action(vec![action]))]),
-    ];
+    let mut filter = Filter::Redirection.at(from)?;
+    let options = vec![TcOption::MatchAll(TcFilterMatchAllOption::Action(vec![action]))];
+    filter.attributes.push(TcAttribute::Options(options));
     Ok(filter)
-}
-
-/// Names a filter of vmrun's at an interface.
-pub(super) fn addressed(index: u32, priority: u32) -> io::Result<TcMessage> {
-    let mut filter = message(index)?;
-    filter.header.parent = INGRESS;
-    filter.header.handle = TcHandle::from(HANDLE);
-    filter.header.info = (priority << 16) | ALL_PROTOCOLS;
-    Ok(filter)
-}
-
-fn remove_filter(netlink: &mut Netlink, index: u32) -> io::Result<()> {
-    let mut filter = addressed(index, PRIORITY)?;
-    filter.attributes = vec![TcAttribute::Kind(TcFilterMatchAll::KIND.to_owned())];
-    netlink.change(RouteNetlinkMessage::DelTrafficFilter(filter), 0)
-}
-
-/// All filters of an interface's ingress; those that cannot be read count as somebody else's.
-fn filters(netlink: &mut Netlink, index: u32) -> io::Result<Vec<TcMessage>> {
-    let mut asked = message(index)?;
-    asked.header.parent = INGRESS;
-    let answers = match netlink.dump(&RouteNetlinkMessage::GetTrafficFilter(asked)) {
-        // Without a queue there are none.
-        Err(error)
-            if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT | libc::EOPNOTSUPP)) =>
-        {
-            return Ok(Vec::new());
-        }
-        answers => answers?,
-    };
-    let filters = answers.iter().filter_map(|answer| match answer.message() {
-        Ok(RouteNetlinkMessage::NewTrafficFilter(filter)) => Some(filter),
-        Ok(_) => None,
-        Err(_) => Some(TcMessage::default()),
-    });
-    // A classifier's head comes as a filter without a handle.
-    Ok(filters.filter(|filter| filter.header.index == 0 || u32::from(filter.header.handle) != 0).collect())
-}
-
-fn is_ours(filter: &TcMessage) -> bool {
-    is_redirection(filter) || answers::is_ours(filter)
-}
-
-fn is_redirection(filter: &TcMessage) -> bool {
-    let is_matchall = filter.attributes.contains(&TcAttribute::Kind(TcFilterMatchAll::KIND.to_owned()));
-    is_matchall && filter.header.handle == TcHandle::from(HANDLE) && filter.header.info >> 16 == PRIORITY
 }
 
 fn target(filter: &TcMessage) -> Option<u32> {
