@@ -71,7 +71,11 @@ impl NameService {
     pub(crate) fn open(init: i32, servers: &[IpAddr]) -> Result<Self, String> {
         let failed = |cause: &dyn std::fmt::Display| {
             let shown: Vec<_> = servers.iter().map(ToString::to_string).collect();
-            format!("cannot serve at the name servers' addresses {}: {cause}", shown.join(", "))
+            format!(
+                "cannot serve at the name servers' addresses {}: {cause}; \
+                 a guest kernel other than vmrun's needs CONFIG_BPF_SYSCALL and CONFIG_INET for it",
+                shown.join(", ")
+            )
         };
         let opened = network::within(init, |namespace| {
             let doors = servers.iter().filter_map(|server| Door::open(*server).transpose());
