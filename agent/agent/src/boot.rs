@@ -23,9 +23,9 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, mkdir};
-use vmrun_proto::{AGENT_PORT, HOST_CID, READY_PORT};
+use vmrun_proto::{AGENT_PORT, GuestMark, HOST_CID, READY_PORT};
 
-use crate::{log, sys};
+use crate::{log, marks, sys};
 
 /// Room for the stream connections of many processes that are made at once.
 const LISTEN_BACKLOG: i32 = 128;
@@ -90,6 +90,7 @@ pub(crate) fn boot() -> Result<Links, BootError> {
         log::warn(format_args!("cannot bring the loopback interface up: {error}"));
     }
     finish_connecting(&control).map_err(BootError::Connect)?;
+    marks::tell(GuestMark::AgentReady);
     Ok(Links { listener, control })
 }
 

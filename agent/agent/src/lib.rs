@@ -20,6 +20,7 @@ mod connection;
 mod container;
 mod descriptors;
 mod log;
+mod marks;
 mod name_service;
 mod network;
 mod removal;
@@ -35,6 +36,7 @@ use std::os::fd::OwnedFd;
 pub fn run_as_init() -> ! {
     log::install_panic_hook();
     run_inside_if_asked();
+    marks::begin();
     if let Err(error) = boot::prepare_stdio() {
         die(&format_args!("cannot open /dev/null for the standard streams: {error}"));
     }

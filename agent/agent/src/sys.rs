@@ -89,6 +89,18 @@ pub(crate) fn raise_hard_limit(resource: u32, wanted: u64) -> io::Result<()> {
     check(unsafe { libc::setrlimit(resource, &raw const limit) })
 }
 
+/// Writes a byte to an I/O port. Children do not get the right to.
+pub(crate) fn write_port(port: u16, byte: u8) -> io::Result<()> {
+    // SAFETY: gives the right to one port, whose use touches no memory.
+    check(unsafe { libc::ioperm(port.into(), 1, 1) })?;
+    // SAFETY: the line above has just allowed it.
+    unsafe {
+        std::arch::asm!("out dx, al", in("dx") port, in("al") byte, options(nomem, nostack, preserves_flags))
+    };
+    // SAFETY: takes the right back.
+    check(unsafe { libc::ioperm(port.into(), 1, 0) })
+}
+
 /// Receives one datagram and the first descriptor that came with it, without waiting.
 pub(crate) fn receive_with_descriptor(
     socket: BorrowedFd<'_>,

@@ -29,6 +29,7 @@
 
 mod figures;
 mod frame;
+mod marks;
 mod message;
 mod mounts;
 mod names;
@@ -37,6 +38,7 @@ mod plan;
 
 pub use figures::{ContainerFigures, DeviceFigures, InterfaceFigures, PacketFigures, ProcessInfo};
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, read_frame, write_frame};
+pub use marks::{GuestMark, MARK_PORT, MARK_VARIABLE};
 pub use message::{
     Envelope, ErrorKind, ErrorReply, Event, ExitStatus, Hello, Message, ProcessRef, Reply, Request, Stage,
     Stream, StreamKind,

@@ -4,13 +4,15 @@
 //!   cli ──▶ runtime ──▶ plan ──▶ proto ◀── agent
 //!    │         │  │       └────▶ spec        │
 //!    │         │  └────────▶ netlink, bpf ◀──┘
-//!    └─────────┴──▶ machine ──▶ devices ──▶ spec          initramfs
+//!    ├─────────┴──▶ machine ──▶ devices ──▶ spec          initramfs
+//!    └──▶ measure ──▶ spec
 //! ```
 //!
 //! The runtime owns the monitor process, and the monitor owns a machine: that is
 //! its edge to `machine`. An edge from the command line alone would need an
 //! abstraction over machines, of which there is one. The command line's own edge
-//! to `machine` is `vmrun check`.
+//! to `machine` is `vmrun check`; `measure` is `vmrun bench`, which sees nothing of a sandbox but what any
+//! caller of the command does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +33,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         "vmrun-runtime",
         &["vmrun-bpf", "vmrun-machine", "vmrun-netlink", "vmrun-plan", "vmrun-proto", "vmrun-spec"],
     ),
-    ("vmrun", &["vmrun-machine", "vmrun-runtime"]),
+    ("vmrun-measure", &["vmrun-spec"]),
+    ("vmrun", &["vmrun-machine", "vmrun-measure", "vmrun-runtime"]),
     ("vmrun-agent", &["vmrun-bpf", "vmrun-netlink", "vmrun-proto"]),
 ];
 

@@ -23,6 +23,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("vmm/machine/src/mapped.rs", "maps pages of the program's file into guest memory"),
     ("vmm/machine/src/memory.rs", "maps guest memory with huge pages"),
     ("vmm/machine/src/vcpu/kick.rs", "a signal handler writes into the vCPU's kvm_run"),
+    ("vmm/measure/src/counters/filter.rs", "an ioctl of perf events"),
     ("vmm/runtime/src/fds.rs", "makes owners out of inherited descriptor numbers"),
     ("vmm/runtime/src/host_cgroup/oom.rs", "a process that shares the memory of another"),
     ("vmm/runtime/src/launch/child.rs", "clone3, which starts a process in a cgroup; exec"),

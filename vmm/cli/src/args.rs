@@ -50,6 +50,7 @@ pub(crate) enum Verb {
     Features(verbs::features::FeaturesArgs),
     Checkpoint(verbs::checkpoint::UnsupportedArgs),
     Restore(verbs::checkpoint::UnsupportedArgs),
+    Bench(verbs::bench::BenchArgs),
     Check(verbs::check::CheckArgs),
     Version(verbs::version::VersionArgs),
 }

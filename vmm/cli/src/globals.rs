@@ -41,6 +41,13 @@ pub(crate) struct Globals {
 }
 
 impl Globals {
+    /// Those that another `vmrun` needs to do the same.
+    pub(crate) fn for_another(&self) -> Vec<String> {
+        let root =
+            self.root.iter().flat_map(|root| ["--root".to_owned(), root.to_string_lossy().into_owned()]);
+        root.chain(self.systemd_cgroup.then(|| "--systemd-cgroup".to_owned())).collect()
+    }
+
     /// Where errors and steps are written to.
     pub(crate) fn log(&self) -> Log {
         let format = match self.log_format {

@@ -13,6 +13,7 @@ mod verbs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 use vmrun_runtime::{Error, MonitorFds, exec_main, monitor_main, oom_main, refuse_sockets, step};
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     if let Some(cgroup) = oom_cgroup() {
         return ExitCode::from(oom_main(&cgroup));
     }
+    let began = Instant::now();
     let args = Args::parse();
     let report = Report::new(&args);
     // Before the log is opened, which would be taken for one of them.
@@ -49,11 +51,13 @@ fn main() -> ExitCode {
         if matches!(args.verb, Verb::Exec(_)) { Error::exec_exit_code } else { Error::exit_code };
     let (act, result) = match args.verb {
         Verb::Create(create) => {
-            (create.act(), sockets.and_then(|()| verbs::create::create(&store, create, &args.globals)))
+            (create.act(), sockets.and_then(|()| verbs::create::create(&store, create, &args.globals, began)))
         }
         Verb::Start(start) => (start.act(), verbs::start::start(&store, &start)),
         Verb::Exec(exec) => (exec.act(), sockets.and_then(|()| verbs::exec::exec(&store, exec))),
-        Verb::Run(run) => (run.act(), sockets.and_then(|()| verbs::run::run(&store, run, &args.globals))),
+        Verb::Run(run) => {
+            (run.act(), sockets.and_then(|()| verbs::run::run(&store, run, &args.globals, began)))
+        }
         Verb::State(state) => (state.act(), verbs::state::state(&store, &state)),
         Verb::Kill(kill) => (kill.act(), verbs::kill::kill(&store, &kill)),
         Verb::Delete(delete) => (delete.act(), verbs::delete::delete(&store, &delete)),
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         Verb::Features(features) => (features.act(), verbs::features::features(&features)),
         Verb::Checkpoint(_) => ("cannot checkpoint".to_owned(), unsupported("checkpoint")),
         Verb::Restore(_) => ("cannot restore".to_owned(), unsupported("restore")),
+        Verb::Bench(bench) => return verbs::bench::bench(&bench, &args.globals),
         Verb::Check(check) => return verbs::check::check(&check),
         Verb::Version(version) => return verbs::version::version(&version),
     };

@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         initramfs: Image::File(initramfs.clone().into()),
         cmdline: arguments.collect(),
         console_log: directory.join("console.log"),
+        mark_port: None,
         devices: vec![
             DeviceSpec::Vsock(VsockSpec { cid: 3, socket: directory.join("vsock.sock") }),
             DeviceSpec::Rng,

@@ -18,6 +18,7 @@ use crate::io_apic::IoApic;
 use crate::io_bus::IoBus;
 use crate::mapped::MappedPages;
 use crate::running::Running;
+use crate::stamps::Stamps;
 use crate::vcpu::{Entry, VcpuThread, guest_cpuid, set_boot_state, set_firmware_state, write_tables};
 use crate::{check, kvm, layout, memory};
 
@@ -104,7 +105,7 @@ impl Built {
         }
         let routed = Arc::clone(&vm);
         let io_apic = IoApic::new(inputs, move |routing| Ok(routed.set_gsi_routing(routing)?));
-        let bus = IoBus::new(bus, io_apic, console.clone());
+        let bus = IoBus::new(bus, io_apic, console.clone(), spec.mark_port.map(Stamps::new));
         Ok(Self { vcpus, bus, devices, console, end, vm, memory })
     }
 

@@ -7,6 +7,7 @@ use vmrun_devices::{ConsoleLog, MmioBus, Uart};
 use crate::end::MachineEnd;
 use crate::io_apic::{self, IoApic};
 use crate::layout;
+use crate::stamps::Stamps;
 
 /// What a vCPU does after an exit.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,17 +23,24 @@ pub(crate) struct IoBus {
     io_apic: Arc<Mutex<IoApic>>,
     uart: Arc<Mutex<Uart>>,
     console: ConsoleLog,
+    /// Where somebody asks how far the guest has come.
+    stamps: Option<Stamps>,
 }
 
 impl IoBus {
-    pub(crate) fn new(mmio: MmioBus, io_apic: IoApic, console: ConsoleLog) -> Self {
+    pub(crate) fn new(mmio: MmioBus, io_apic: IoApic, console: ConsoleLog, stamps: Option<Stamps>) -> Self {
         let io_apic = Arc::new(Mutex::new(io_apic));
         Self {
             mmio: Arc::new(mmio),
             io_apic,
             uart: Arc::new(Mutex::new(Uart::new(console.clone()))),
             console,
+            stamps,
         }
+    }
+
+    pub(crate) fn stamps(&self) -> Option<&Stamps> {
+        self.stamps.as_ref()
     }
 
     pub(crate) fn mmio_read(&self, address: u64, data: &mut [u8]) -> Outcome {
@@ -75,6 +83,8 @@ impl IoBus {
             }
         } else if port == layout::KEYBOARD_PORT && data == [layout::KEYBOARD_RESET] {
             return Outcome::End(MachineEnd::Reset);
+        } else if let Some(stamps) = &self.stamps {
+            stamps.port_write(port, data);
         }
         Outcome::Continue
     }
@@ -112,6 +122,7 @@ mod tests {
             MmioBus::new(layout::MMIO, 0x1000),
             IoApic::new(1, |_| Err(std::io::Error::other("no room"))),
             console,
+            Some(Stamps::new(0xe8)),
         )
     }
 
@@ -134,6 +145,16 @@ mod tests {
         let mut status = [9];
         bus.port_read(0x64, &mut status);
         assert_eq!(status, [0]);
+    }
+
+    #[test]
+    fn marks_are_stamped_and_other_bytes_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let bus = bus(directory.path());
+        assert_eq!(bus.port_write(0xe8, &[1]), Outcome::Continue);
+        assert_eq!(bus.port_write(0x3f8, b"x"), Outcome::Continue);
+        let stamps = bus.stamps().unwrap().read();
+        assert_eq!(stamps.iter().map(|stamp| stamp.code).collect::<Vec<_>>(), [Some(1)]);
     }
 
     #[test]

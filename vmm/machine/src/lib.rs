@@ -25,6 +25,7 @@ mod layout;
 mod mapped;
 mod memory;
 mod running;
+mod stamps;
 mod vcpu;
 
 pub use built::{BootImages, Built};
@@ -34,3 +35,4 @@ pub use end::MachineEnd;
 pub use error::{BootError, DeviceError, KvmError, MachineError, MemoryError, PlugError, SpecError};
 pub use mapped::MappedPages;
 pub use running::{Console, Running};
+pub use stamps::Stamp;

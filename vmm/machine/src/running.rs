@@ -12,6 +12,7 @@ use crate::devices::{DeviceCounters, Devices};
 use crate::end::{EndSignal, MachineEnd};
 use crate::error::PlugError;
 use crate::io_bus::IoBus;
+use crate::stamps::{Stamp, Stamps};
 use crate::vcpu::VcpuThread;
 
 /// A machine whose vCPUs run. Dropping it stops it.
@@ -21,8 +22,8 @@ use crate::vcpu::VcpuThread;
 #[derive(Debug)]
 pub struct Running {
     vcpus: Vec<VcpuThread>,
-    /// Held, not used: the vCPUs have clones.
-    _bus: IoBus,
+    /// The vCPUs have clones.
+    bus: IoBus,
     devices: Devices,
     console: Console,
     end: EndSignal,
@@ -51,7 +52,7 @@ impl Running {
         end: EndSignal,
         held: (Arc<VmFd>, Memory),
     ) -> Self {
-        Self { vcpus, _bus: bus, devices, console: Console { log: console }, end, _held: held }
+        Self { vcpus, bus, devices, console: Console { log: console }, end, _held: held }
     }
 
     /// Readable once the machine has ended by itself: for `poll`.
@@ -117,6 +118,11 @@ impl Running {
     /// What the devices have counted by now. Waits for none of them.
     pub fn counters(&self) -> Vec<DeviceCounters> {
         self.devices.counters()
+    }
+
+    /// When the guest was how far, if it was to say (`MachineSpec::mark_port`).
+    pub fn stamps(&self) -> Vec<Stamp> {
+        self.bus.stamps().map(Stamps::read).unwrap_or_default()
     }
 
     /// Stops the vCPUs and the devices and joins every thread.

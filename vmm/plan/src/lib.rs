@@ -46,7 +46,9 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{PosixRlimit, Process};
 use serde::{Deserialize, Serialize};
-use vmrun_proto::{ConsoleSize, ContainerPlan, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share};
+use vmrun_proto::{
+    ConsoleSize, ContainerPlan, MARK_PORT, MARK_VARIABLE, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share,
+};
 use vmrun_spec::{
     DeviceSpec, HostPlan, Image, MachineSpec, NetworkNamespace, ShareSpec, UserNetwork, VolumeKind, VsockSpec,
 };
@@ -127,6 +129,8 @@ pub struct Options {
     pub notify: bool,
     /// `--network user`, as [`user_network`] has it.
     pub user_network: Option<UserNetwork>,
+    /// The guest is to say how far it has come, for a timeline.
+    pub timeline: bool,
     /// Size of the terminal that the program will be shown on.
     pub console_size: Option<ConsoleSize>,
 }
@@ -169,13 +173,16 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     let (hooks, guest_hooks) = hooks::split(&bundle.spec)?;
     let spec = guest::Rewrite { bundle, facts, options, volumes: &volumes, cpus: &cpus, vcpus: size.vcpus };
     let spec = spec.done(guest_hooks);
+    // The kernel hands what it does not know to the agent, as a variable.
+    let timeline: Vec<String> = options.timeline.then(|| format!("{MARK_VARIABLE}=1")).into_iter().collect();
     let machine = MachineSpec {
         vcpus: size.vcpus,
         memory_mib: size.memory_mib,
         kernel: options.kernel.clone(),
         initramfs: options.initramfs.clone(),
-        cmdline: options.kernel_params.clone(),
+        cmdline: [&options.kernel_params[..], &timeline].concat(),
         console_log: options.directory.join(CONSOLE_LOG),
+        mark_port: options.timeline.then_some(MARK_PORT),
         devices: vec![
             DeviceSpec::Vsock(VsockSpec { cid: GUEST_CID, socket: PathBuf::from(VSOCK_SOCKET) }),
             DeviceSpec::Rng,

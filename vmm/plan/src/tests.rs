@@ -38,6 +38,7 @@ fn options() -> Options {
         kernel: Image::Embedded,
         initramfs: Image::Embedded,
         kernel_params: Vec::new(),
+        timeline: false,
         console_size: None,
         systemd_cgroup: false,
         notify: false,

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::path::PathBuf;
 
 use vmrun_plan::{BundleError, PlanError};
 use vmrun_spec::FailureReport;
@@ -85,6 +86,16 @@ pub enum Error {
         verb: &'static str,
         /// Why.
         why: &'static str,
+    },
+    /// `--timeline`.
+    #[error("cannot {act} the timeline {}", .path.display())]
+    Timeline {
+        /// What was tried.
+        act: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// A signal's name.
     #[error(transparent)]

@@ -35,7 +35,7 @@ mod status;
 mod stdio;
 mod store;
 mod systemd;
-pub mod timeline;
+mod timeline;
 mod timestamp;
 mod user_namespace;
 mod verbs;

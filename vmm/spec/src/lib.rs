@@ -7,6 +7,7 @@ mod launch;
 mod machine;
 mod network;
 mod slot;
+mod timeline;
 
 pub use device::{
     DeviceChange, DeviceSpec, Frames, Handles, NetSpec, NetworkRates, RateSpec, ShareSpec, VsockSpec,
@@ -19,3 +20,4 @@ pub use launch::{FailureReport, LauncherMessage, MonitorMessage};
 pub use machine::{Image, MachineSpec};
 pub use network::{PortProtocol, PublishedPort, UserNetwork};
 pub use slot::{NicSlot, NoSuchSlot};
+pub use timeline::{Lane, Mark, Phase, Timeline};

@@ -23,6 +23,10 @@ pub struct MachineSpec {
     pub cmdline: Vec<String>,
     /// File that takes the guest's kernel log; made if missing, its size is capped.
     pub console_log: PathBuf,
+    /// I/O port by which the guest says how far it has come: each byte that it writes there is stamped
+    /// with the host's clock. None where nobody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark_port: Option<u16>,
     /// The devices that it boots with; the guest probes them in this order.
     pub devices: Vec<DeviceSpec>,
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use vmrun_proto::{ErrorKind, ErrorReply, Event, Reply, Share, Stage, StreamKind};
+use vmrun_proto::{ErrorKind, ErrorReply, Event, GuestMark, Reply, Share, Stage, StreamKind};
 
 use super::names::{describe, stream_name};
 use super::poller::Token;
@@ -18,7 +18,7 @@ use crate::container::{
 };
 use crate::report::{self, Received, Report};
 use crate::stdio::{ChildStdio, Endpoint, make_pipes};
-use crate::{log, removal, sys};
+use crate::{log, marks, removal, sys};
 
 /// Name of the directory, in a process's, with the socket on which it says how it is.
 const NOTIFY_DIRECTORY: &str = "notify";
@@ -172,6 +172,7 @@ impl Server {
             }
             let Some(process) = self.processes.get_mut(&id) else { return };
             process.state = State::Created;
+            marks::tell(GuestMark::ContainerMade);
             self.remember_shares(&container);
             self.watch_memory(id, &container);
             self.reply(reply, Reply::Started { pid });
@@ -238,6 +239,9 @@ impl Server {
             State::Starting { reply } => {
                 let pid = process.pid.unwrap_or_default();
                 process.state = State::Running;
+                if process.is_init() {
+                    marks::tell(GuestMark::ProgramRuns);
+                }
                 self.reply(reply, Reply::Started { pid });
             }
             State::Making { reply } => {

@@ -1,10 +1,10 @@
 //! Children that have ended: processes the host asked for, makers, orphans.
 
-use vmrun_proto::{ErrorKind, ErrorReply, Event, ExitStatus, Reply, Stage};
+use vmrun_proto::{ErrorKind, ErrorReply, Event, ExitStatus, GuestMark, Reply, Stage};
 
 use super::Server;
 use super::process::State;
-use crate::{log, sys};
+use crate::{log, marks, sys};
 
 impl Server {
     pub(super) fn children_ended(&mut self) {
@@ -50,6 +50,7 @@ impl Server {
         self.notified(id);
         self.send_what_is_written(&reference);
         if is_init {
+            marks::tell(GuestMark::ProgramEnded);
             // The notice may still be on its way.
             self.memory_events(id);
         }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
 use vmrun_proto::{
-    ConsoleSize, ContainerPlan, ErrorKind, ErrorReply, Network, ProcessIo, ProcessRef, Reply, Request, Stage,
-    StreamKind,
+    ConsoleSize, ContainerPlan, ErrorKind, ErrorReply, GuestMark, Network, ProcessIo, ProcessRef, Reply,
+    Request, Stage, StreamKind,
 };
 
 use super::lifecycle::cgroup_of;
@@ -15,7 +15,7 @@ use super::names::describe;
 use super::process::{ContainerEntry, Exec, ManagedProcess, State};
 use super::{ReplyTo, Server};
 use crate::container::{Members, describe_processes, figures};
-use crate::{network, sys};
+use crate::{marks, network, sys};
 
 /// Where the agent keeps what belongs to processes: numbered, since ids of the
 /// host are no file names.
@@ -37,7 +37,10 @@ impl Server {
     /// Carries a request out, or begins to; the reply may come later.
     pub(super) fn handle(&mut self, request: Request, reply: ReplyTo) {
         let done = match request {
-            Request::Create { container, plan } => self.create(container, plan, reply),
+            Request::Create { container, plan } => {
+                marks::tell(GuestMark::ContainerOrdered);
+                self.create(container, plan, reply)
+            }
             Request::Start { container } => self.start(container, reply),
             Request::Exec { process, spec, io, cgroup } => {
                 self.exec(process, Exec { spec, cgroup }, io, reply)

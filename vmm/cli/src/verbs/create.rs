@@ -1,9 +1,11 @@
 //! `vmrun create`.
 
+use std::time::Instant;
+
 use clap::Args;
 use vmrun_runtime::{Error, LaunchMode, Store};
 
-use super::launch::LaunchArgs;
+use super::launch::{LaunchArgs, Stay};
 use crate::globals::Globals;
 
 /// Make a container whose program waits for `vmrun start`
@@ -23,6 +25,11 @@ impl CreateArgs {
     }
 }
 
-pub(crate) fn create(store: &Store, args: CreateArgs, globals: &Globals) -> Result<u8, Error> {
-    args.launch.launch(store, globals, LaunchMode::Create, true)
+pub(crate) fn create(
+    store: &Store,
+    args: CreateArgs,
+    globals: &Globals,
+    began: Instant,
+) -> Result<u8, Error> {
+    args.launch.launch(store, globals, Stay { mode: LaunchMode::Create, keep: true, timeline: None, began })
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Instant;
 
 use clap::{ArgAction, Args};
 use vmrun_runtime::{
@@ -83,25 +84,31 @@ pub(crate) struct LaunchArgs {
     preserve_fds: u32,
 }
 
+/// What the two differ in.
+#[derive(Debug)]
+pub(crate) struct Stay {
+    pub(crate) mode: LaunchMode,
+    /// The container stays in the store.
+    pub(crate) keep: bool,
+    /// Where the start's timeline goes.
+    pub(crate) timeline: Option<PathBuf>,
+    /// When this process began.
+    pub(crate) began: Instant,
+}
+
 impl LaunchArgs {
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
-    pub(crate) fn launch(
-        self,
-        store: &Store,
-        globals: &Globals,
-        mode: LaunchMode,
-        keep: bool,
-    ) -> Result<u8, Error> {
+    pub(crate) fn launch(self, store: &Store, globals: &Globals, stay: Stay) -> Result<u8, Error> {
         refuse_what_has_no_meaning(&self)?;
         let options = LaunchOptions {
-            mode,
+            mode: stay.mode,
             id: self.id,
             bundle: self.bundle,
             pid_file: self.pid_file,
-            keep,
+            keep: stay.keep,
             console_socket: self.console_socket,
             pidfd_socket: self.pidfd_socket,
             log: globals.log(),
@@ -111,6 +118,8 @@ impl LaunchArgs {
             assets: AssetOptions { kernel: self.kernel, initramfs: self.initramfs, directory: self.assets },
             kernel_params: self.kernel_param,
             policy: self.policy,
+            timeline: stay.timeline,
+            began: stay.began,
             network: self.network,
             ports: self.publish,
         };

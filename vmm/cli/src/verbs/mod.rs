@@ -1,5 +1,6 @@
 //! One file a verb: its options, and the call that they become.
 
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod create;

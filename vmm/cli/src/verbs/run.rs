@@ -1,9 +1,12 @@
 //! `vmrun run`.
 
+use std::path::PathBuf;
+use std::time::Instant;
+
 use clap::Args;
 use vmrun_runtime::{Error, LaunchMode, Store};
 
-use super::launch::LaunchArgs;
+use super::launch::{LaunchArgs, Stay};
 use crate::globals::Globals;
 
 /// Run a container and wait for its end
@@ -24,6 +27,11 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     keep: bool,
 
+    /// Write what the time was spent on, by the host's processes and in the guest, in phases: JSON, which
+    /// viewers of Chrome's trace format open
+    #[arg(long, value_name = "FILE", conflicts_with = "detach")]
+    timeline: Option<PathBuf>,
+
     /// Taken for runc's sake: no process of the container is ever left to this one
     #[arg(long, hide = true)]
     no_subreaper: bool,
@@ -35,7 +43,7 @@ impl RunArgs {
     }
 }
 
-pub(crate) fn run(store: &Store, args: RunArgs, globals: &Globals) -> Result<u8, Error> {
+pub(crate) fn run(store: &Store, args: RunArgs, globals: &Globals, began: Instant) -> Result<u8, Error> {
     let mode = if args.detach { LaunchMode::RunDetached } else { LaunchMode::Run };
-    args.launch.launch(store, globals, mode, args.keep)
+    args.launch.launch(store, globals, Stay { mode, keep: args.keep, timeline: args.timeline, began })
 }

@@ -80,6 +80,11 @@ impl VcpuThread {
             &format!("vcpu{id}"),
             VCPU,
             move || {
+                if id == 0
+                    && let Some(stamps) = bus.stamps()
+                {
+                    stamps.entry();
+                }
                 let cause = run(vcpu, &bus, &obeyed);
                 obeyed.outside.set(true);
                 if let Some(cause) = cause {

@@ -19,7 +19,7 @@ mod supervise;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmrun_plan::{Bundle, NetworkChoice, Options, SandboxPlan};
 use vmrun_proto::ConsoleSize;
@@ -32,7 +32,7 @@ use crate::id::ContainerId;
 use crate::log::{self, Log};
 use crate::monitor::{ConsoleMode, MonitorRequest};
 use crate::store::{StateSource, Store};
-use crate::timeline::mark;
+use crate::timeline::Writing;
 use crate::{policy, stdio, step, timestamp};
 use alone::Alone;
 
@@ -98,6 +98,10 @@ pub struct LaunchOptions {
     pub kernel_params: Vec<String>,
     /// The host's policy, if it is not where it usually is.
     pub policy: Option<PathBuf>,
+    /// Where it is written what the start's time was spent on; for [`LaunchMode::Run`].
+    pub timeline: Option<PathBuf>,
+    /// When this process began.
+    pub began: Instant,
     /// The network of a sandbox that stands alone.
     pub network: Option<NetworkChoice>,
     /// Ports of the host that lead into it.
@@ -211,7 +215,16 @@ impl LaunchError {
 /// # Errors
 /// The container could not be made, or its monitor died. Nothing is left behind then.
 pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Result<u8, Error> {
-    mark("launcher");
+    let Some(path) = &options.timeline else { return launch_it(store, options, embedded) };
+    let failed = |act| move |source| Error::Timeline { act, path: path.clone(), source };
+    let writing = Writing::begin(path, options.began).map_err(failed("make"))?;
+    let result = launch_it(store, options, embedded);
+    // Why the container failed matters more.
+    let written = writing.finish(&options.id).map_err(failed("write"));
+    result.and_then(|code| written.map(|()| code))
+}
+
+fn launch_it(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Result<u8, Error> {
     let id: ContainerId = options.id.parse()?;
     let mut bundle = Bundle::load(&options.bundle)?;
     step!("bundle {} loaded, root file system {}", bundle.dir.display(), bundle.rootfs.display());
@@ -242,6 +255,7 @@ pub fn launch(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Res
         state: source,
         plan,
         notify: None,
+        timeline: None,
         console: match &console {
             Console::None | Console::Ours => ConsoleMode::Inherited,
             Console::Socket(path) => ConsoleMode::Socket(path.clone()),
@@ -283,6 +297,7 @@ fn plan(
         systemd_cgroup: options.systemd_cgroup,
         notify,
         user_network: network.user.clone(),
+        timeline: options.timeline.is_some(),
     };
     let mut facts = facts::facts(bundle)?;
     facts.sources.extend(network.sources());

@@ -11,8 +11,8 @@ use super::channel::Channel;
 use super::child::ChildProcess;
 use super::service::Manager;
 use super::{LaunchError, network};
-use crate::fds;
 use crate::monitor::{HIDDEN_VERB, MonitorRequest};
+use crate::{fds, timeline};
 
 /// A monitor that was just started.
 #[derive(Debug)]
@@ -31,9 +31,11 @@ pub(crate) fn spawn(
     let manager = manager.map(Manager::copy).transpose().map_err(LaunchError::io("copy a socket"))?;
     let notify =
         manager.as_ref().map(fds::pass_on).transpose().map_err(LaunchError::io("pass a socket on"))?;
-    let plan = match notify {
-        None => request_file(request)?,
-        Some(_) => request_file(&MonitorRequest { notify, ..request.clone() })?,
+    let shared = timeline::for_the_monitor().map_err(LaunchError::io("pass the timeline on"))?;
+    let timeline = shared.as_ref().map(|(_, number)| *number);
+    let plan = match (notify, timeline) {
+        (None, None) => request_file(request)?,
+        _ => request_file(&MonitorRequest { notify, timeline, ..request.clone() })?,
     };
     let (ours, theirs) = UnixStream::pair().map_err(LaunchError::io("make a socket pair"))?;
     let plan_fd = fds::pass_on(&plan).map_err(LaunchError::io("pass the plan on"))?;

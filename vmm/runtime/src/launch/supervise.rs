@@ -25,7 +25,7 @@ use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::RawMode;
 use crate::store::{ExecBase, NewEntry, State};
-use crate::timeline::mark;
+use crate::timeline::{Point, mark};
 use crate::verbs::{OciState, end_container, sweep_network};
 use crate::{log, step};
 
@@ -58,7 +58,7 @@ pub(crate) fn supervise(
         Console::Ours => RawMode::enter(io::stdin()).map_err(LaunchError::io("set up the terminal"))?,
         _ => None,
     };
-    mark("planned");
+    mark(Point::Planned);
     let monitor = spawn(request, cgroup.directory().as_deref(), manager)?;
     // From here on it goes with the container.
     cgroup.keep();
@@ -77,7 +77,7 @@ pub(crate) fn supervise(
         }
         Ok((outcome, pid_file)) => {
             let ended = guard.wait()?;
-            mark("monitor-reaped");
+            mark(Point::MonitorReaped);
             if let Some(pid_file) = pid_file {
                 // runc leaves it as well: engines read it after the end.
                 pid_file.keep();

@@ -17,7 +17,7 @@ use crate::assets::{self, Embedded};
 use crate::pages;
 use crate::step;
 use crate::store::StoreError;
-use crate::timeline::mark;
+use crate::timeline::{Point, mark};
 
 /// A machine that runs, and the socket on which its agent will report.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     if plan.host.hooks.precede_creation() {
         hook_mounts::offer(&request.directory.join(SHARE_DIR), &plan.host)?;
     }
-    mark("tree");
+    mark(Point::TreeBuilt);
     step!("tree built: {} and {} volumes", plan.host.rootfs.display(), plan.host.volumes.len());
     let kernel = assets::load(assets::KERNEL, &plan.machine.kernel, embedded.kernel)?;
     let initramfs = assets::load(assets::INITRAMFS, &plan.machine.initramfs, embedded.initramfs)?;
@@ -67,13 +67,12 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
         .map_err(StoreError::io("listen on", &request.directory.join(&socket)))?;
     let kernel_pages = if plan.machine.kernel == Image::Embedded { embedded.kernel_pages } else { &[] };
     let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
-    mark("images");
+    mark(Point::ImagesFound);
     step!("kernel of {} bytes, boot image of {} bytes", kernel.len(), initramfs.len());
     let machine = Built::new(&plan.machine, images).map_err(|error| about_kernel(&plan.machine, error))?;
-    mark("built");
+    mark(Point::MachineBuilt);
     step!("machine built: {} vCPUs, {} MiB", plan.machine.vcpus, plan.machine.memory_mib);
     let machine = machine.start()?;
-    mark("vcpus-run");
     step!("vCPUs run");
     // While the guest boots.
     pages::release(embedded.kernel);

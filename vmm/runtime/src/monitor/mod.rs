@@ -32,6 +32,7 @@ mod view;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use vmrun_plan::SandboxPlan;
@@ -49,7 +50,7 @@ use crate::signals::Signals;
 use crate::status::Status;
 use crate::step;
 use crate::store::{Entry, StateSource, Store, StoreError};
-use crate::timeline::mark;
+use crate::timeline::{self, Point, mark};
 use failure::{Broken, MonitorError};
 use launcher::Launcher;
 use network::Alone;
@@ -71,6 +72,8 @@ pub(crate) struct MonitorRequest {
     pub(crate) console: ConsoleMode,
     /// The descriptor of the socket on which the caller wants to hear how the program is.
     pub(crate) notify: Option<RawFd>,
+    /// The descriptor of the memory file with the start's timeline.
+    pub(crate) timeline: Option<RawFd>,
     /// The program waits for `vmrun start`.
     pub(crate) start_later: bool,
     /// The launcher does not wait for the end.
@@ -104,8 +107,8 @@ pub struct MonitorFds {
 
 /// Runs the monitor and gives its exit code.
 pub fn monitor_main(fds: MonitorFds, embedded: Embedded) -> u8 {
-    mark("monitor");
-    let opened = open(fds);
+    let begun = Instant::now();
+    let opened = open(fds, begun);
     let (request, launcher) = match opened {
         Ok(opened) => opened,
         Err(error) => {
@@ -133,14 +136,17 @@ fn entry(request: &MonitorRequest) -> Option<Entry> {
     Store::new(Some(&request.root)).open(&id).ok()
 }
 
-fn open(fds: MonitorFds) -> Result<(MonitorRequest, Launcher), MonitorError> {
+fn open(fds: MonitorFds, begun: Instant) -> Result<(MonitorRequest, Launcher), MonitorError> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
     let launcher = fds::inherited(fds.launcher).map_err(failed("take over the launcher's socket"))?;
     let file = fds::inherited(fds.request).map_err(failed("take over the request"))?;
     let request: MonitorRequest =
         vmrun_proto::read_frame(std::fs::File::from(file)).map_err(MonitorError::Request)?;
-    let keep: Vec<RawFd> = [fds.launcher].into_iter().chain(request.notify).collect();
+    let keep: Vec<RawFd> = [fds.launcher].into_iter().chain(request.notify).chain(request.timeline).collect();
     fds::close_all_but(&keep).map_err(failed("close what the caller left open"))?;
+    if let Some(shared) = request.timeline {
+        timeline::go_on(fds::inherited(shared).map_err(failed("take over the timeline"))?, begun);
+    }
     let manager = request.notify.map(fds::inherited).transpose();
     let manager = manager.map_err(failed("take over the socket of NOTIFY_SOCKET"))?.map(Into::into);
     let last = if request.start_later { MonitorMessage::Created } else { MonitorMessage::Started };
@@ -192,7 +198,7 @@ fn end(
             (MonitorMessage::Failed(report), code)
         }
     };
-    mark("monitor-end");
+    mark(Point::MonitorEnds);
     step!("ends with code {code}: {message:?}");
     let ended = matches!(message, MonitorMessage::Ended { .. });
     let keep = request.keep && (ended || launcher.may_leave());

@@ -37,7 +37,7 @@ use crate::signals::{self, Signals};
 use crate::status::Status;
 use crate::stdio::{self, Drained, Patience, Relays};
 use crate::store::{CONTROL_SOCKET, Entry, StoreError};
-use crate::timeline::mark;
+use crate::timeline::{self, Point, mark};
 use crate::verbs::OciState;
 use crate::{host_cgroup, host_settings, log, step};
 
@@ -100,6 +100,7 @@ pub(crate) fn run(
     // Nothing of the guest may happen any more when others are told of the end, and hooks run. A vCPU
     // that a device keeps is in no guest either, and ends with the process.
     let _ = machine.hold_within(HOLD_LIMIT);
+    timeline::guest_marks(&machine.stamps());
     let result = result.map_err(|error| session.broken(error));
     // The kernel takes vCPUs, devices and memory away at once when the process
     // ends; joining each thread before would only delay that.
@@ -180,7 +181,7 @@ impl Session<'_> {
         let mut mirror = Mirror::new(&self.request.state.id, slots, resolv_conf, self.request.log.clone())?;
         let (network, warnings) = mirror.begin()?;
         warnings.iter().for_each(|warning| self.warn(warning));
-        mark("network-mirrored");
+        mark(Point::NetworkRead);
         let attached = Attached::Namespace(Box::new(Follower::new(news, mirror, self.request.log.clone())));
         Ok(Some(Planned { attached, network }))
     }
@@ -189,7 +190,7 @@ impl Session<'_> {
     fn connect(&self, alone: Alone) -> Result<Planned, MonitorError> {
         let slots: Arc<dyn Slots> = Arc::<Cards>::clone(self.cards);
         let (connected, network) = alone.connect(slots, &self.watch())?;
-        mark("network-connected");
+        mark(Point::NetworkPlugged);
         Ok(Planned { attached: Attached::Passt(connected), network: Some(network) })
     }
 
@@ -319,7 +320,7 @@ impl Session<'_> {
         mut prepared: Prepared,
         network: Option<Planned>,
     ) -> Result<Ended, MonitorError> {
-        mark("agent-ready");
+        mark(Point::AgentHeard);
         step!("agent ready");
         let settings = std::mem::take(&mut prepared.settings);
         let (mut attached, network) =
@@ -328,7 +329,7 @@ impl Session<'_> {
         if let Some(attached) = &mut attached {
             attached.begun(&self.watch()).map_err(|error| self.explain(CREATING, error))?;
         }
-        mark("container-created");
+        mark(Point::ContainerCreated);
         step!("container created");
         // An error means that the launcher is gone: then nobody wants the container.
         let gone = |_| MonitorError::LauncherGone { stage: CREATING };
@@ -339,7 +340,7 @@ impl Session<'_> {
         let mut live = Live::new(self, agent, prepared, attached);
         if !self.request.start_later {
             live.start(&self.watch())?;
-            mark("program-started");
+            mark(Point::ProgramStarted);
             step!("program started");
             // From here on the launcher may come and go.
             let _ = self.launcher.send(&MonitorMessage::Started);
@@ -348,11 +349,11 @@ impl Session<'_> {
             log::leave_standard_error();
         }
         let code = live.until_the_end()?;
-        mark("program-ended");
+        mark(Point::EndHeard);
         step!("program ended with code {code}");
         self.tell_console();
         let warnings = self.finish(&mut live.into_agent(), &mut relays);
-        mark("output-drained");
+        mark(Point::OutputDrained);
         step!("files written back, output drained");
         Ok(Ended { code, warnings })
     }
@@ -385,7 +386,7 @@ impl Session<'_> {
             tree::close_rootfs(&share)?;
         }
         view::build(&share, &self.request.plan.host.view)?;
-        mark("view");
+        mark(Point::ViewBuilt);
         step!("view of the container's files built");
         // The guest is made: what it does from now on is the container's.
         host_cgroup::limit_late(self.request.state.own_cgroup(), &self.request.plan.host.limits)?;
