@@ -95,7 +95,7 @@ pub(crate) fn write_port(port: u16, byte: u8) -> io::Result<()> {
     check(unsafe { libc::ioperm(port.into(), 1, 1) })?;
     // SAFETY: the line above has just allowed it.
     unsafe {
-        std::arch::asm!("out dx, al", in("dx") port, in("al") byte, options(nomem, nostack, preserves_flags))
+        std::arch::asm!("out dx, al", in("dx") port, in("al") byte, options(nomem, nostack, preserves_flags));
     };
     // SAFETY: takes the right back.
     check(unsafe { libc::ioperm(port.into(), 1, 0) })

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// So many resamples decide an interval.
 const RESAMPLES: usize = 2000;
 /// Any number would do; one that stays gives the same interval for the same samples.
-const SEED: u64 = 0x766d_7275_6e;
+const SEED: u64 = 0x0076_6d72_756e;
 
 /// What some samples come to, in their unit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

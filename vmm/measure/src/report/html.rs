@@ -44,7 +44,7 @@ pub fn html(report: &Report) -> String {
 }
 
 fn section(body: &mut String, id: &str, title: &str, content: &str) {
-    let _ = write!(body, "<section id=\"{id}\"><h2>{}</h2>{content}</section>\n", escape(title));
+    let _ = writeln!(body, "<section id=\"{id}\"><h2>{}</h2>{content}</section>", escape(title));
 }
 
 fn about(report: &Report) -> String {
