@@ -18,6 +18,7 @@ mod listing;
 mod locks;
 mod look;
 mod machine;
+mod measure;
 mod mounts;
 mod name_servers;
 mod namespaces;
