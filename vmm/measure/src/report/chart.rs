@@ -20,8 +20,8 @@ pub(super) fn escape(text: &str) -> String {
 
 /// A row for each command: a dot for each run, a bar to the median.
 pub(super) fn times(sides: &[&Side]) -> String {
-    let most = sides.iter().flat_map(|side| side.seconds.iter()).copied().fold(0.0, f64::max);
-    let x = scale(most);
+    let longest = sides.iter().flat_map(|side| side.seconds.iter()).copied().fold(0.0, f64::max);
+    let x = scale(longest);
     let mut body = String::new();
     for (row, side) in sides.iter().enumerate() {
         let Some(time) = &side.time else { continue };
@@ -76,8 +76,8 @@ pub(super) fn phases(side: &str, phases: &[PhaseSummary]) -> String {
 pub(super) fn distribution(sides: &[&Side]) -> String {
     const HEIGHT: f64 = 260.0;
     const FLOOR: f64 = 230.0;
-    let most = sides.iter().flat_map(|side| side.seconds.iter()).copied().fold(0.0, f64::max);
-    let x = |seconds: f64| 50.0 + if most > 0.0 { seconds / most * (WIDTH - 70.0) } else { 0.0 };
+    let longest = sides.iter().flat_map(|side| side.seconds.iter()).copied().fold(0.0, f64::max);
+    let x = |seconds: f64| 50.0 + if longest > 0.0 { seconds / longest * (WIDTH - 110.0) } else { 0.0 };
     let mut body = String::new();
     for (share, label) in [(0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (1.0, "100 %")] {
         let y = FLOOR - share * (FLOOR - 14.0);
@@ -85,7 +85,7 @@ pub(super) fn distribution(sides: &[&Side]) -> String {
         let _ = write!(body, r#"<text class="axis" x="44" y="{:.1}">{label}</text>"#, y + 4.0);
     }
     for part in 0..=4 {
-        let seconds = most * f64::from(part) / 4.0;
+        let seconds = longest * f64::from(part) / 4.0;
         let place = x(seconds);
         let _ = write!(
             body,
@@ -120,40 +120,32 @@ fn steps(side: &Side, x: impl Fn(f64) -> f64, floor: f64) -> String {
     path
 }
 
-/// A group of rows for each figure, a row in it for each command; every group has its own scale.
+/// A group of rows for each figure, a row in it for each command. Every group has its own scale, but for parts
+/// of another figure (`VM exits: cpuid`), which have that of the whole.
 pub(super) fn counts(sides: &[&Side], names: &[String]) -> String {
     let mut body = String::new();
     let mut row = 0;
     for figure_name in names {
-        let values: Vec<_> = sides
-            .iter()
-            .enumerate()
-            .filter_map(|(number, side)| Some((number, *side, side.figures.get(figure_name)?.median)))
-            .collect();
-        let x = scale(values.iter().map(|(.., value)| *value).fold(0.0, f64::max));
-        let _ = write!(
-            body,
-            r#"<text class="group" x="0" y="{:.1}">{}</text>"#,
-            at(row) + 22.0,
-            escape(figure_name)
-        );
+        let whole = figure_name.split_once(": ").map_or(figure_name.as_str(), |(whole, _)| whole);
+        let x = scale(most(sides, whole).max(most(sides, figure_name)));
+        let y = at(row) + 22.0;
+        let _ = write!(body, r#"<text class="group" x="0" y="{y:.1}">{}</text>"#, escape(figure_name));
         row += 1;
-        for (number, side, value) in values {
+        for (number, side) in sides.iter().enumerate() {
+            let Some(value) = side.figures.get(figure_name).map(|figure| figure.median) else { continue };
             let middle = at(row) + ROW / 2.0;
+            let class = format!("c{}", number % COLORS);
             body.push_str(&name(&side.name, middle));
-            body.push_str(&bar(
-                LEFT,
-                x(value) - LEFT,
-                middle - 9.0,
-                18.0,
-                &format!("c{}", number % COLORS),
-                &count(value),
-            ));
+            body.push_str(&bar(LEFT, x(value) - LEFT, middle - 9.0, 18.0, &class, &count(value)));
             body.push_str(&figure(&count(value), middle));
             row += 1;
         }
     }
     svg("What the kernel counts of a run", at(row), &body)
+}
+
+fn most(sides: &[&Side], figure: &str) -> f64 {
+    sides.iter().filter_map(|side| Some(side.figures.get(figure)?.median)).fold(0.0, f64::max)
 }
 
 /// Colours that the page has for commands.

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use vmrun_spec::Lane;
+
 use super::chart::{self, escape};
 use super::{Report, Side, duration, lane};
 
@@ -22,7 +24,7 @@ pub fn html(report: &Report) -> String {
         &[chart::times(&timed), ratios(report), times(&timed)].concat(),
     );
     for side in timed.iter().filter(|side| !side.phases.is_empty()) {
-        let content = [chart::phases(&side.name, &side.phases), phases(side)].concat();
+        let content = [chart::phases(&side.name, &side.phases), lanes(), phases(side)].concat();
         section(&mut body, "phases", &format!("Phases of {}", side.name), &content);
     }
     let lines = [chart::distribution(&timed), legend(&timed)].concat();
@@ -96,6 +98,12 @@ fn phases(side: &Side) -> String {
         [vec![phase.name.clone(), lane(phase.lane).to_owned()], five.to_vec(), vec![share]].concat()
     });
     table(&["phase", "whose", "min", "median", "p90", "p99", "max", "share"], rows)
+}
+
+fn lanes() -> String {
+    let lanes = [Lane::Launcher, Lane::Monitor, Lane::Guest].map(lane);
+    let spans = lanes.map(|lane| format!("<span class=\"of-{lane}\">{lane}</span>"));
+    format!("<p class=\"legend\">{}</p>", spans.join(" "))
 }
 
 fn legend(sides: &[&Side]) -> String {
