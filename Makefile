@@ -1,7 +1,7 @@
 # Everything has one entry here; the work is done by scripts that can be run alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps vmrun build demo test unit lint e2e fuzz leaks leaks-network clients conformance bench-boot bench-net bench-verbs install deb kernel kernel-icount clean
+.PHONY: help deps vmrun build demo test unit lint e2e fuzz leaks leaks-network clients conformance bench counts bench-boot bench-net bench-verbs install deb kernel kernel-icount clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,6 +44,12 @@ clients: build ## run podman, containerd and Docker with vmrun under them
 
 conformance: build ## run the conformance table on crun, runc and vmrun
 	@tests/conformance/run
+
+bench: build ## measure what the README promises, and say which budgets are met
+	@benches/budgets
+
+counts: build ## what a start costs, counted, against benches/baseline.json
+	@tests/counts
 
 bench-boot: build ## print boot and start-up times, kernel work, memory
 	@benches/boot

@@ -11,9 +11,6 @@ use crate::report::{self, Comparison, PhaseSummary, Report};
 use crate::side::Side;
 use crate::stats::{Summary, ratio};
 
-/// Rounds in which is counted; they are not timed, since counting takes time.
-const COUNTED: usize = 3;
-
 /// What is to be measured.
 #[derive(Debug)]
 pub struct Request {
@@ -27,8 +24,8 @@ pub struct Request {
     pub warmups: usize,
     /// The longest that a run may take.
     pub limit: Duration,
-    /// Count in some more runs.
-    pub count: bool,
+    /// Further runs, in which is counted; they are not timed, since counting takes time.
+    pub counted: usize,
 }
 
 /// How far it is.
@@ -57,9 +54,8 @@ pub fn measure(request: &Request, mut progress: impl FnMut(Progress)) -> Result<
     if request.runs == 0 {
         return Err(MeasureError::Number("there is nothing to say of no runs; ask for one at least"));
     }
-    let mut counters = if request.count { Counters::open() } else { Counters::none() };
-    let counted = if request.count { COUNTED } else { 0 };
-    let rounds = request.warmups + request.runs + counted;
+    let mut counters = if request.counted > 0 { Counters::open() } else { Counters::none() };
+    let rounds = request.warmups + request.runs + request.counted;
     let mut samples: Vec<Samples> = request.sides.iter().map(|_| Samples::default()).collect();
     let mut at = Progress { done: 0, all: rounds * request.sides.len() };
     for round in 0..rounds {
@@ -189,7 +185,7 @@ mod tests {
     fn request(lines: &[&str], runs: usize) -> Request {
         let sides =
             lines.iter().map(|line| Side::command(*line, CommandLine::parse(line).unwrap())).collect();
-        Request { kind: "boot", sides, runs, warmups: 1, limit: Duration::from_secs(600), count: false }
+        Request { kind: "boot", sides, runs, warmups: 1, limit: Duration::from_secs(600), counted: 0 }
     }
 
     #[test]

@@ -136,7 +136,7 @@ fn bench_alternates_with_other_commands_and_writes_what_it_found() {
 }
 
 fn compares_with_a_baseline(file: &str, report: &Value) {
-    let words = ["bench", "boot", "--runs", "1", "--warmups", "0", "--no-counts", "--baseline", file];
+    let words = ["bench", "boot", "--runs", "1", "--warmups", "0", "--counted", "0", "--baseline", file];
     bench(&words).ok();
     let mut slow = report.clone();
     slow["sides"][0]["time"]["median"] = json!(0.000_001);
@@ -151,7 +151,7 @@ fn compares_with_a_baseline(file: &str, report: &Value) {
 
 #[test]
 fn bench_of_exec_and_density_leaves_nothing() {
-    let said = bench(&["bench", "exec", "--runs", "2", "--no-counts"]).ok();
+    let said = bench(&["bench", "exec", "--runs", "2", "--counted", "0"]).ok();
     assert!(said.contains("vmrun exec"), "{said}");
     let scratch = Scratch::new();
     let file = scratch.path().join("d.json");

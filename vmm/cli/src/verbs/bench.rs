@@ -109,9 +109,9 @@ struct RoundsArgs {
     /// The longest that a run may take
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     limit: u64,
-    /// Count nothing: no runs but the timed ones
-    #[arg(long)]
-    no_counts: bool,
+    /// Further runs of each, in which is counted and not timed; 0 counts nothing
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    counted: u32,
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -145,7 +145,7 @@ fn next_step(error: &MeasureError) -> &'static str {
         MeasureError::Late { .. } => "; run it by hand, or give it more time with --limit",
         MeasureError::Baseline { .. } => "; name a file that --json has written",
         MeasureError::File { .. } | MeasureError::Command { .. } => "; correct it",
-        MeasureError::Count(_) => "; leave it out with --no-counts",
+        MeasureError::Count(_) => "; count nothing, with --counted 0",
         MeasureError::Number(_) => "",
     }
 }
@@ -192,7 +192,7 @@ impl RoundsArgs {
             runs: usize::try_from(self.runs).unwrap_or(usize::MAX),
             warmups: usize::try_from(self.warmups).unwrap_or(usize::MAX),
             limit: Duration::from_secs(self.limit),
-            count: !self.no_counts,
+            counted: usize::try_from(self.counted).unwrap_or(usize::MAX),
         };
         let bar = bar();
         let report = measure(&request, |at| show(&bar, at));
