@@ -88,7 +88,7 @@ impl Writer {
     /// Appends one that holds others.
     #[must_use]
     pub fn nest(self, kind: u16, inner: Self) -> Self {
-        self.put(kind | NLA_F_NESTED, &inner.0)
+        self.put(kind | NLA_F_NESTED, &inner.finish())
     }
 
     /// Appends one that is there already.

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::network::{Net, end, exec, run};
-use crate::support::{BOTH, Bundle, Detached, Run, new_id, place, wait};
+use super::network::{Net, exec, run};
+use crate::support::{BOTH, Bundle, Detached, Run, Runtime, new_id, place, wait};
 
 /// Port 80 answers, and what the namespace's rules say decides on the others.
 const SERVES: &str = "mkdir /tmp/www && echo served >/tmp/www/index.html
@@ -19,14 +19,14 @@ const SERVES: &str = "mkdir /tmp/www && echo served >/tmp/www/index.html
 const RULES: &str = "table ip mesh {
     counter seen { }
     set closed { type inet_service; elements = { 82 } }
-    chain inbound { meta l4proto tcp counter name seen redirect to :80 comment \"to the proxy\" }
+    chain inbound { meta l4proto tcp counter name seen redirect to :80 comment \"to the proxy\"; }
     chain in { type nat hook prerouting priority dstnat; iif eth0 tcp dport { 8080, 8090-8099 } counter jump inbound; }
     chain filter {
         type filter hook input priority filter; policy accept;
         tcp dport vmap { 9 : drop, 83 : jump refused }
         tcp dport @closed reject with tcp reset
     }
-    chain refused { reject with tcp reset }
+    chain refused { reject with tcp reset; }
 }
 table ip6 mesh {
     chain in { type nat hook prerouting priority dstnat; tcp dport 8080 redirect to :80; }
@@ -55,19 +55,24 @@ impl Ruled {
     /// What is served at a port, as the other side sees it.
     fn at(&self, address: &str) -> String {
         let busybox = place().busybox.join("bin/busybox");
-        let get = format!("{} wget -q -T 30 -O - http://{address}/ 2>&1", busybox.display());
+        let (host, port) = address.rsplit_once(':').unwrap();
+        let host = host.trim_matches(['[', ']']);
+        let get = format!(
+            "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | {} nc -w 30 {host} {port} 2>&1 | tail -n 1",
+            busybox.display()
+        );
         let output = self.net.far_shell(&get).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         if said.contains("refused") || said.contains("reset") { "refused\n".to_owned() } else { said }
     }
 
     /// A container in it; a hook makes the rules.
-    fn start(&self, on: crate::support::Runtime, rules: &Path) -> (Bundle, Detached) {
+    fn start(&self, on: Runtime, rules: &Path, store: &Path) -> (Bundle, Detached) {
         let nft = format!("ip netns exec {} nft -f {}", self.net.name, rules.display());
         let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", nft] });
         let bundle = self.net.bundle(SERVES).push("/hooks/createRuntime", hook);
         let bundle = bundle.bind(Path::new("/usr"), "/host", &["ro"]);
-        let container = Run::of(&bundle).on(on).detach();
+        let container = Run::of(&bundle).on(on).store(store).detach();
         container.started.stdout.await_text(0, "ready\n");
         (bundle, container)
     }
@@ -85,9 +90,10 @@ fn rules_of_the_namespace_hold_and_follow_and_those_of_the_container_stay() {
     let rules = std::env::temp_dir().join(new_id());
     fs::write(&rules, RULES).unwrap();
     for runtime in BOTH {
+        let store = tempfile::tempdir().unwrap();
         let ruled = Ruled::new();
-        ruled.inside("iptables -A INPUT -p tcp --dport 86 -j ACCEPT");
-        let (_bundle, container) = ruled.start(runtime, &rules);
+        ruled.inside("iptables -t nat -A PREROUTING -p tcp --dport 86 -j ACCEPT");
+        let (_bundle, container) = ruled.start(runtime, &rules, store.path());
         // Made by a hook.
         for (address, wanted) in [
             ("10.88.0.2:80", "served\n"),
@@ -99,24 +105,25 @@ fn rules_of_the_namespace_hold_and_follow_and_those_of_the_container_stay() {
         ] {
             assert_eq!(ruled.at(address), wanted, "{runtime:?}: {address}");
         }
-        // The container has its own in the same table, and before them.
-        let own = "iptables -A INPUT -p tcp --dport 84 -j REJECT --reject-with tcp-reset";
+        // The container has its own in the same chain. Nobody serves at port 7.
+        let own = "iptables -t nat -A PREROUTING -p tcp --dport 84 -j REDIRECT --to-ports 7";
         assert_eq!(exec(&container, &format!("{HOSTS}; {own}; echo $?")), "0\n", "{runtime:?}");
         ruled.until_at("10.88.0.2:84", "refused\n");
         // While it runs, by iptables with its extensions, behind the container's and before them.
         ruled.inside(
             "iptables -t nat -A PREROUTING -d 10.88.0.2 -p tcp --dport 8081 -j REDIRECT --to-ports 80",
         );
-        let new = "-p tcp --dport 85 -m conntrack --ctstate NEW -m comment --comment new -j REJECT --reject-with tcp-reset";
-        ruled.inside(&format!("iptables -I INPUT {new}"));
+        let new = "PREROUTING -p tcp --dport 85 -m conntrack --ctstate NEW -m comment --comment new \
+            -j REDIRECT --to-ports 7";
+        ruled.inside(&format!("iptables -t nat -I {new}"));
         ruled.until_at("10.88.0.2:8081", "served\n");
         ruled.until_at("10.88.0.2:85", "refused\n");
-        let order = exec(&container, &format!("{HOSTS}; iptables -S INPUT | grep -o 'dport [0-9]*'"));
-        assert_eq!(order, "dport 85\ndport 86\ndport 84\n", "{runtime:?}");
+        let order = format!("{HOSTS}; iptables -t nat -S PREROUTING | grep -o 'dport [0-9]*' | xargs");
+        assert_eq!(exec(&container, &order), "dport 85 dport 86 dport 84 dport 8081\n", "{runtime:?}");
         // And away again, elements of a set, too.
         ruled.inside("nft delete element ip mesh closed '{ 82 }'");
         ruled.until_at("10.88.0.2:82", "served\n");
-        ruled.inside(&format!("iptables -D INPUT {new}"));
+        ruled.inside(&format!("iptables -t nat -D {new}"));
         ruled.until_at("10.88.0.2:85", "served\n");
         ruled.inside("nft delete table ip mesh");
         ruled.until_at("10.88.0.2:8080", "refused\n");
@@ -124,7 +131,7 @@ fn rules_of_the_namespace_hold_and_follow_and_those_of_the_container_stay() {
         for (address, wanted) in [("10.88.0.2:84", "refused\n"), ("10.88.0.2:8081", "served\n")] {
             assert_eq!(ruled.at(address), wanted, "{runtime:?}: {address}");
         }
-        end(&container);
+        container.end().exits(0);
     }
     fs::remove_file(rules).unwrap();
 }

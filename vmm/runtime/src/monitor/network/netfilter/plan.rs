@@ -101,9 +101,9 @@ pub(super) fn plan(dump: &Dump, names: &BTreeMap<u32, String>, servers: &[IpAddr
                 let flags = number(told.attributes, SET_FLAGS);
                 let set = set(told.attributes, &name, flags & ANONYMOUS != 0);
                 if flags & ANONYMOUS != 0 {
-                    drop(anonymous.insert((at, name), set))
+                    anonymous.insert((at, name), set);
                 } else {
-                    table.sets.push(set)
+                    table.sets.push(set);
                 }
             }
             Kind::Elements => {
