@@ -33,6 +33,7 @@ mod marks;
 mod message;
 mod mounts;
 mod names;
+pub mod netfilter;
 mod network;
 mod plan;
 

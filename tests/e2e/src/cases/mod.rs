@@ -22,6 +22,7 @@ mod measure;
 mod mounts;
 mod name_servers;
 mod namespaces;
+mod netfilter;
 mod network;
 mod network_floods;
 mod network_kinds;

@@ -560,15 +560,16 @@ def socket_diagnostics():
 @probe
 def xtables_extensions():
     matches = 'addrtype comment conntrack connmark iprange limit mac mark multiport owner pkttype recent state statistic tcp'
-    targets = 'CONNMARK DNAT LOG MARK MASQUERADE REDIRECT SNAT TCPMSS'
-    for kind, names in enumerate((matches, targets)):
-        for name in names.split():
-            asked = attribute(1, name) + attribute(2, b'\0' * 4) + attribute(3, struct.pack('>I', kind))
-            try:
-                first_answer(12, 0xb00, 4, struct.pack('BBH', socket.AF_INET, 0, 0) + asked)
-            except OSError as error:
-                # Of another revision than 0.
-                assert error.errno == errno.EPROTONOSUPPORT, f'{name}: {error}'
+    targets = 'CONNMARK DNAT LOG MARK MASQUERADE REDIRECT REJECT SNAT TCPMSS'
+    for family in socket.AF_INET, socket.AF_INET6:
+        for kind, names in enumerate((matches, targets)):
+            for name in names.split():
+                asked = attribute(1, name) + attribute(2, b'\0' * 4) + attribute(3, struct.pack('>I', kind))
+                try:
+                    first_answer(12, 0xb00, 4, struct.pack('BBH', family, 0, 0) + asked)
+                except OSError as error:
+                    # Of another revision than 0.
+                    assert error.errno == errno.EPROTONOSUPPORT, f'{name}, {family}: {error}'
 
 
 @probe
