@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   child ──unshare──▶ user namespace ◀─map─ newuidmap, newgidmap: the caller, and the subordinate ids
-//!                        ▲       ▲ └─map─ this process: the caller alone, where that cannot be
-//!   this process ────setns───────┘
+//!                        ▲
+//!   this process ──setns─┘    or ──unshare──▶ one with the caller alone, where that cannot be
 //! ```
 //!
 //! Without subordinate ids a container runs all the same, but its files can belong to its root alone:
@@ -15,7 +15,7 @@ use std::fs;
 use std::io;
 use std::process::{Command, Stdio};
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Pid, Uid, getegid, geteuid};
 
 use super::id_map::Child;
@@ -73,17 +73,21 @@ impl fmt::Display for Lack {
 pub(super) fn become_root() -> io::Result<Option<String>> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let child = Child::start()?;
-    let (child, warning) = match map_all(child.pid(), &[(UIDS, uid), (GIDS, gid)]) {
-        Ok(()) => (child, None),
-        Err(lack) => {
-            // One of the maps may be there, and stays as it is.
-            let child = Child::start()?;
-            map_alone(child.pid(), uid, gid)?;
-            (child, Some(format!("files of the container can belong to its root alone: {lack}")))
+    let mapped = map_all(child.pid(), &[(UIDS, uid), (GIDS, gid)]);
+    let mapped = mapped.and_then(|()| {
+        let refused = |error: io::Error| Lack::Refused { program: UIDS.program, said: error.to_string() };
+        child.namespace().map_err(refused)
+    });
+    match mapped {
+        Ok(namespace) => {
+            setns(namespace, CloneFlags::CLONE_NEWUSER)?;
+            Ok(None)
         }
-    };
-    setns(child.namespace()?, CloneFlags::CLONE_NEWUSER)?;
-    Ok(warning)
+        Err(lack) => {
+            become_root_alone(uid, gid)?;
+            Ok(Some(format!("files of the container can belong to its root alone: {lack}")))
+        }
+    }
 }
 
 fn map_all(pid: Pid, kinds: &[(Kind, u32)]) -> Result<(), Lack> {
@@ -120,11 +124,11 @@ fn run(program: &'static str, mut command: Command) -> Result<(), Lack> {
 }
 
 /// As anybody may do it, whose groups are then fixed.
-fn map_alone(pid: Pid, uid: u32, gid: u32) -> io::Result<()> {
-    let at = |name: &str| format!("/proc/{pid}/{name}");
-    fs::write(at("setgroups"), "deny")?;
-    fs::write(at("uid_map"), format!("0 {uid} 1"))?;
-    fs::write(at("gid_map"), format!("0 {gid} 1"))
+fn become_root_alone(uid: u32, gid: u32) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWUSER)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
 /// Of `passwd(5)`: the C library's own search loads modules, which a program linked like this one has not.
