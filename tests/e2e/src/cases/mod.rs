@@ -36,6 +36,7 @@ mod seccomp;
 mod sharing;
 mod store;
 mod streams;
+mod subordinate_ids;
 mod terminal;
 mod user_network;
 mod wall;

@@ -289,10 +289,7 @@ impl Session<'_> {
 
     /// Tells the engine's log of a failure that ends nothing.
     pub(super) fn warn(&self, message: &str) {
-        // There is nobody left to tell when it is not writable.
-        if super::open_log(&self.request.log).is_ok() {
-            log::warn(message);
-        }
+        super::warn(&self.request.log, message);
     }
 
     /// The program has said that it is ready.
