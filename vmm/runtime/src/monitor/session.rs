@@ -23,7 +23,7 @@ use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::kernels::LaterMounts;
 use super::launcher::Launcher;
 use super::live::Live;
-use super::network::{Alone, Attached, Cards, Follower, Mirror, NetworkError, ResolvConf, Slots};
+use super::network::{Alone, Attached, Cards, Follower, Mirror, NetworkError, News, ResolvConf, Slots};
 use super::notifier::{Notifier, Teller};
 use super::streams::{self, HostStreams, Stdio};
 use super::tree::{self, TreeError};
@@ -173,7 +173,7 @@ impl Session<'_> {
             return Ok(None);
         }
         // From here on nothing is missed.
-        let news = Follower::listen().map_err(NetworkError::Read)?;
+        let news = News::listen().map_err(NetworkError::Read)?;
         let slots: Arc<dyn Slots> = Arc::<Cards>::clone(self.cards);
         // This process is in the container's directory.
         let resolv_conf = ResolvConf::of(&self.request.plan.host.view, Path::new(SHARE_DIR));
