@@ -21,6 +21,7 @@ mod machine;
 mod mounts;
 mod name_servers;
 mod namespaces;
+mod netfilter;
 mod network;
 mod network_floods;
 mod network_kinds;

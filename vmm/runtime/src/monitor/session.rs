@@ -177,7 +177,8 @@ impl Session<'_> {
         let slots: Arc<dyn Slots> = Arc::<Cards>::clone(self.cards);
         // This process is in the container's directory.
         let resolv_conf = ResolvConf::of(&self.request.plan.host.view, Path::new(SHARE_DIR));
-        let mut mirror = Mirror::new(&self.request.state.id, slots, resolv_conf, self.request.log.clone())?;
+        let mut mirror =
+            Mirror::new(&self.request.state.id, &news, slots, resolv_conf, self.request.log.clone())?;
         let (network, warnings) = mirror.begin()?;
         warnings.iter().for_each(|warning| self.warn(warning));
         mark("network-mirrored");

@@ -31,7 +31,7 @@ const LONGEST: Duration = Duration::from_millis(300);
 
 const STACK_BYTES: usize = 512 << 10;
 
-/// The namespace's news, and who sees to them.
+/// The namespace's news, heard from before the mirror has looked, and who sees to them.
 #[derive(Debug)]
 pub(crate) struct Follower {
     news: News,
@@ -81,7 +81,7 @@ impl Follower {
 
     /// What has come is passed on.
     pub(crate) fn news_came(&mut self) -> io::Result<()> {
-        if self.news.came()? {
+        if self.news.drain()? {
             self.order(Order::Look)?;
         }
         Ok(())
@@ -91,7 +91,7 @@ impl Follower {
     /// cannot have.
     pub(crate) fn settle(&mut self, watch: Watch<'_>) -> Result<Result<(), String>, AgentError> {
         let failed = |source| AgentError::Io { act: "follow the network namespace", source };
-        let any = self.news.came().map_err(failed)?;
+        let any = self.news.drain().map_err(failed)?;
         if !any && !matches!(self.state, State::Following(_)) {
             return Ok(Ok(()));
         }

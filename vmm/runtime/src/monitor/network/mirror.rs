@@ -12,6 +12,8 @@ use super::carried::Carried;
 use super::error::NetworkError;
 use super::filters::Filter;
 use super::names::{NameRelay, ResolvConf};
+use super::netfilter::{Listing, Rules, UnfitRule};
+use super::news::News;
 use super::plan::{Card, NetworkPlan, Unfit};
 use super::slots::Slots;
 use super::{answers, carried, dump, plan};
@@ -23,6 +25,7 @@ use crate::step;
 pub(crate) struct Mirror {
     container: String,
     netlink: Netlink,
+    rules: Rules,
     slots: Arc<dyn Slots>,
     /// By the interfaces' numbers on the host.
     carried: BTreeMap<u32, Carried>,
@@ -63,13 +66,16 @@ struct Taken {
 impl Mirror {
     pub(crate) fn new(
         container: &str,
+        news: &News,
         slots: Arc<dyn Slots>,
         resolv_conf: Option<ResolvConf>,
         log: Log,
     ) -> Result<Self, NetworkError> {
+        let (rule_news, wakes) = news.of_rules();
         Ok(Self {
             container: container.to_owned(),
             netlink: Netlink::open().map_err(NetworkError::Read)?,
+            rules: Rules::new(rule_news, wakes),
             slots,
             carried: BTreeMap::new(),
             told: Network::default(),
@@ -147,7 +153,17 @@ impl Mirror {
             }
         }
         network.name_servers = self.resolv_conf.as_ref().map(ResolvConf::servers).unwrap_or_default();
-        let warnings = self.let_answers_in(network.name_servers.first().copied());
+        let mut warnings = Vec::new();
+        if network != Network::default() || !self.carried.is_empty() {
+            let Listing { tables, unfit, legacy } =
+                self.rules.read(&dump::names(&dump), &network.name_servers)?;
+            network.tables = tables;
+            failures.extend(unfit.into_iter().map(UnfitRule::error));
+            if !legacy.is_empty() {
+                warnings.push(NetworkError::Legacy { tables: legacy.join(", ") });
+            }
+        }
+        warnings.extend(self.let_answers_in(network.name_servers.first().copied()));
         Ok(Taken { network, failures, warnings })
     }
 
@@ -247,6 +263,12 @@ impl Unfit {
     }
 }
 
+impl UnfitRule {
+    fn error(self) -> NetworkError {
+        NetworkError::Unfit { what: self.rule, why: self.why.to_owned() }
+    }
+}
+
 /// Whether there is nothing to be told. What has only become older is as it was: then it stays so.
 fn is_the_same(told: &Network, new: &mut Network) -> bool {
     for interface in &mut new.interfaces {
@@ -288,11 +310,13 @@ fn summary(network: &Network) -> String {
         format!("{}{}", interface.name, addresses.collect::<String>())
     };
     let interfaces: Vec<_> = network.interfaces.iter().map(interface).collect();
+    let chains = network.tables.iter().flat_map(|table| &table.chains);
     format!(
-        "{}; {} routes, {} rules, {} neighbours",
+        "{}; {} routes, {} rules, {} neighbours, {} netfilter rules",
         interfaces.join(", "),
         network.routes.len(),
         network.rules.len(),
-        network.neighbours.len()
+        network.neighbours.len(),
+        chains.map(|chain| chain.rules.len()).sum::<usize>()
     )
 }

@@ -1,177 +1,55 @@
-//! News of the namespace. What the monitor itself does there is none: each tap that it makes, and each
-//! step of its set-up, would have the whole namespace looked at again.
+//! What tells of changes in a namespace, of several kinds.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
-use vmrun_netlink::route::RouteNetlinkMessage;
-use vmrun_netlink::{Answer, Netlink};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use vmrun_netlink::Netlink;
 
-use super::links;
+use super::netfilter::RuleNews;
+use super::own_taps::Taps;
 
 /// `RTMGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`,
 /// and the groups of IPv6's rules and of both families' settings.
 const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000 | 0x80_0000 | 0x100_0000;
 
-/// `RTM_NEWLINK`, `_DELLINK`, `_NEWADDR`, `_DELADDR`, `_NEWROUTE`, `_DELROUTE`, `_NEWNEIGH`, `_DELNEIGH`,
-/// `_NEWNETCONF` and `_DELNETCONF`.
-const NEW_LINK: u16 = 16;
-const DEL_LINK: u16 = 17;
-const ADDRESSES: [u16; 2] = [20, 21];
-const ROUTES: [u16; 2] = [24, 25];
-const NEIGHBOURS: [u16; 2] = [28, 29];
-const SETTINGS: [u16; 2] = [80, 81];
-
-/// Where the interface's number is in the bodies of links, addresses and neighbours.
-const INTERFACE_AT: Range<usize> = 4..8;
-/// A route's header, and its attribute of the interface (`RTA_OIF`).
-const ROUTE_HEADER: usize = 12;
-const ROUTE_INTERFACE: u16 = 4;
-/// A setting's header, and its attribute of the interface (`NETCONFA_IFINDEX`).
-const SETTING_HEADER: usize = 1;
-const SETTING_INTERFACE: u16 = 1;
-
-/// What is heard of the namespace.
+/// Of the namespace of the thread that has opened it. Readable when there are some.
 #[derive(Debug)]
 pub(crate) struct News {
-    netlink: Netlink,
+    any: Arc<Epoll>,
+    network: Netlink,
     taps: Taps,
+    rules: RuleNews,
 }
 
 impl News {
-    /// Hears of what happens from now on in the namespace of this thread: to be called before the
-    /// mirror looks.
+    /// Hears of what happens from now on; of rules once somebody has looked at them.
     pub(crate) fn listen() -> io::Result<Self> {
-        Ok(Self { netlink: Netlink::listen(GROUPS)?, taps: Taps::default() })
+        let any = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let network = Netlink::listen(GROUPS)?;
+        any.add(network.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        Ok(Self { any: Arc::new(any), network, taps: Taps::default(), rules: RuleNews::default() })
     }
 
-    /// Takes what has come; says whether there is something to be looked at.
-    pub(super) fn came(&mut self) -> io::Result<bool> {
+    /// Takes all; says whether there were any but of the monitor's own taps.
+    pub(super) fn drain(&mut self) -> io::Result<bool> {
         let mut heard = Vec::new();
-        let lost = self.netlink.drain(|answer| {
+        let lost = self.network.drain(|answer| {
             heard.push(answer.clone());
             false
         })?;
-        Ok(self.taps.leave_news(&heard) || lost)
+        Ok(self.taps.leave_news(&heard) | lost | self.rules.drain()?)
+    }
+
+    /// Where news of rules are to come.
+    pub(super) fn of_rules(&self) -> (RuleNews, Arc<Epoll>) {
+        (self.rules.clone(), Arc::clone(&self.any))
     }
 }
 
 impl AsFd for News {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.netlink.as_fd()
-    }
-}
-
-/// The numbers of vmrun's own taps that were heard of.
-#[derive(Debug, Default)]
-struct Taps(BTreeSet<u32>);
-
-impl Taps {
-    /// Whether there is something about anything else. A tap's settings are told before its name, so all
-    /// that was heard together is looked at together.
-    fn leave_news(&mut self, heard: &[Answer]) -> bool {
-        for answer in heard.iter().filter(|answer| answer.kind() == NEW_LINK) {
-            let Ok(RouteNetlinkMessage::NewLink(link)) = answer.message() else { continue };
-            // The number may be that of a tap which has gone.
-            match links::is_own_tap(&link) {
-                true => self.0.insert(link.header.index),
-                false => self.0.remove(&link.header.index),
-            };
-        }
-        let any = heard.iter().any(|answer| !interface(answer).is_some_and(|index| self.0.contains(&index)));
-        for answer in heard.iter().filter(|answer| answer.kind() == DEL_LINK) {
-            interface(answer).map(|index| self.0.remove(&index));
-        }
-        any
-    }
-}
-
-/// The interface that it is about, if it is about one.
-fn interface(answer: &Answer) -> Option<u32> {
-    match answer.kind() {
-        NEW_LINK | DEL_LINK => answer.number(INTERFACE_AT),
-        kind if ADDRESSES.contains(&kind) || NEIGHBOURS.contains(&kind) => answer.number(INTERFACE_AT),
-        kind if ROUTES.contains(&kind) => number(answer.attribute(ROUTE_HEADER, ROUTE_INTERFACE)),
-        kind if SETTINGS.contains(&kind) => number(answer.attribute(SETTING_HEADER, SETTING_INTERFACE)),
-        _ => None,
-    }
-}
-
-fn number(bytes: Option<&[u8]>) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes?.try_into().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use vmrun_netlink::core::Emitable;
-    use vmrun_netlink::route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
-
-    use super::*;
-
-    fn link(index: u32, name: &str, kind: InfoKind) -> Answer {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.attributes =
-            vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])];
-        let mut body = vec![0; link.buffer_len()];
-        link.emit(&mut body);
-        Answer::new(NEW_LINK, body)
-    }
-
-    /// A header of `header` bytes with the number at its fifth, and an attribute with it.
-    fn about(kind: u16, header: usize, attribute: u16, index: u32) -> Answer {
-        let mut body = vec![0; header.next_multiple_of(4)];
-        if header >= 8 {
-            body[4..8].copy_from_slice(&index.to_ne_bytes());
-        }
-        body.extend([8, 0]);
-        body.extend(attribute.to_ne_bytes());
-        body.extend(index.to_ne_bytes());
-        Answer::new(kind, body)
-    }
-
-    fn is_news(taps: &mut Taps, answer: Answer) -> bool {
-        taps.leave_news(&[answer])
-    }
-
-    #[test]
-    fn what_is_about_own_taps_is_no_news_and_all_else_is() {
-        let mut taps = Taps::default();
-        assert!(is_news(&mut taps, link(2, "eth0", InfoKind::Veth)));
-        assert!(!is_news(&mut taps, link(3, "vmrun-tap0", InfoKind::Tun)));
-        for (number, expected) in [(2, true), (3, false)] {
-            assert_eq!(is_news(&mut taps, about(20, 8, 0, number)), expected);
-            assert_eq!(is_news(&mut taps, about(28, 12, 0, number)), expected);
-            assert_eq!(is_news(&mut taps, about(24, 12, ROUTE_INTERFACE, number)), expected);
-            assert_eq!(is_news(&mut taps, about(80, 1, SETTING_INTERFACE, number)), expected);
-        }
-        // A rule, and what is not known.
-        assert!(is_news(&mut taps, about(32, 12, ROUTE_INTERFACE, 3)));
-        assert!(is_news(&mut taps, about(99, 8, 0, 3)));
-        assert!(!taps.leave_news(&[]));
-    }
-
-    #[test]
-    fn settings_of_a_tap_that_come_before_its_name_are_no_news() {
-        let settings = || about(80, 1, SETTING_INTERFACE, 3);
-        let mut taps = Taps::default();
-        assert!(!taps.leave_news(&[settings(), link(3, "vmrun-tap0", InfoKind::Tun)]));
-        assert!(taps.leave_news(&[settings(), about(20, 8, 0, 2)]));
-        assert!(is_news(&mut Taps::default(), settings()));
-    }
-
-    #[test]
-    fn interface_of_the_name_of_a_tap_and_one_with_its_number_are_news() {
-        let mut taps = Taps::default();
-        assert!(is_news(&mut taps, link(2, "vmrun-tap0", InfoKind::Dummy)));
-        assert!(!is_news(&mut taps, link(3, "vmrun-tap0", InfoKind::Tun)));
-        assert!(!is_news(&mut taps, about(DEL_LINK, 16, 0, 3)));
-        assert!(is_news(&mut taps, about(20, 8, 0, 3)));
-        assert!(!is_news(&mut taps, link(3, "vmrun-tap0", InfoKind::Tun)));
-        assert!(is_news(&mut taps, link(3, "eth1", InfoKind::Tun)));
-        assert!(is_news(&mut taps, about(20, 8, 0, 3)));
-        assert!(is_news(&mut taps, about(DEL_LINK, 16, 0, 2)));
+        self.any.0.as_fd()
     }
 }
