@@ -7,7 +7,9 @@ pub mod attributes;
 pub mod netfilter;
 
 use std::convert::Infallible;
+use std::ffi::CStr;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{
@@ -36,6 +38,12 @@ const BATCH: usize = 64;
 /// And how many bytes of them: a socket takes no more at once than its buffer.
 const BATCH_BYTES: usize = 32 << 10;
 
+/// Marks an attribute as holding others, or as being in the network's order.
+const NESTED: u16 = 0xc000;
+
+/// Something that the kernel is to change, with the flags of its message (`NLM_F_CREATE`, …).
+pub type Change = (RouteNetlinkMessage, u16);
+
 /// A message's body, as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -44,6 +52,13 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// One of this kind, as the kernel would send it.
+    pub fn new(kind: u16, body: Vec<u8>) -> Self {
+        let mut header = NetlinkHeader::default();
+        header.message_type = kind;
+        Self { header, body }
+    }
+
     /// What it says.
     ///
     /// # Errors
@@ -53,9 +68,38 @@ impl Answer {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
     }
 
+    /// Its kind (`RTM_*`).
+    pub fn kind(&self) -> u16 {
+        self.header.message_type
+    }
+
     /// Its bytes behind netlink's header.
     pub fn body(&self) -> &[u8] {
         &self.body
+    }
+
+    /// The number that is at `place` in its body.
+    pub fn number(&self, place: Range<usize>) -> Option<u32> {
+        Some(u32::from_ne_bytes(self.body.get(place)?.try_into().ok()?))
+    }
+
+    /// The value of the first attribute of this kind behind a header of `header` bytes.
+    pub fn attribute(&self, header: usize, kind: u16) -> Option<&[u8]> {
+        let mut rest = self.body.get(aligned(header)..)?;
+        loop {
+            let [length, found] = [rest.get(0..2)?, rest.get(2..4)?]
+                .map(|field| u16::from_ne_bytes(field.try_into().unwrap_or_default()));
+            let value = rest.get(4..usize::from(length))?;
+            if found & !NESTED == kind {
+                return Some(value);
+            }
+            rest = rest.get(aligned(length.into())..)?;
+        }
+    }
+
+    /// An attribute that is text.
+    pub fn text(&self, header: usize, kind: u16) -> Option<&str> {
+        CStr::from_bytes_until_nul(self.attribute(header, kind)?).ok()?.to_str().ok()
     }
 
     /// The same, kept.
@@ -136,36 +180,28 @@ impl Netlink {
     ///
     /// # Errors
     /// It has not said that.
-    pub fn change_all(
-        &mut self,
-        messages: Vec<RouteNetlinkMessage>,
-        flags: u16,
-    ) -> io::Result<Vec<io::Result<()>>> {
-        let mut results = Vec::with_capacity(messages.len());
-        let mut messages = messages.into_iter().peekable();
-        while messages.peek().is_some() {
+    pub fn change_all(&mut self, changes: Vec<Change>) -> io::Result<Vec<io::Result<()>>> {
+        let mut results = Vec::with_capacity(changes.len());
+        let mut changes = changes.into_iter().peekable();
+        while changes.peek().is_some() {
             let (mut batch, mut bytes) = (Vec::new(), 0);
-            while let Some(message) = messages.next_if(|message| {
+            while let Some(change) = changes.next_if(|(message, _)| {
                 bytes += message.buffer_len();
                 batch.is_empty() || (batch.len() < BATCH && bytes <= BATCH_BYTES)
             }) {
-                batch.push(message);
+                batch.push(change);
             }
-            results.extend(self.change_batch(batch, flags)?);
+            results.extend(self.change_batch(batch)?);
         }
         Ok(results)
     }
 
-    fn change_batch(
-        &mut self,
-        batch: Vec<RouteNetlinkMessage>,
-        flags: u16,
-    ) -> io::Result<Vec<io::Result<()>>> {
+    fn change_batch(&mut self, batch: Vec<Change>) -> io::Result<Vec<io::Result<()>>> {
         let first = self.sequence.wrapping_add(1);
         let last = batch.len().saturating_sub(1);
         let mut results: Vec<_> = batch.iter().map(|_| Ok(())).collect();
         let mut bytes = Vec::new();
-        for (number, message) in batch.into_iter().enumerate() {
+        for (number, (message, flags)) in batch.into_iter().enumerate() {
             // Of those before the last one the kernel tells only what has failed.
             let acknowledge = if number == last { NLM_F_ACK } else { 0 };
             self.put(&mut bytes, message, flags | acknowledge);
@@ -269,16 +305,30 @@ impl Netlink {
         }
     }
 
-    /// Takes all news that there are, of a socket that listens; says whether there were any. News
-    /// that were lost for want of room are news, too.
+    /// Takes all news that there are, of a socket that listens; says whether there were any that
+    /// `counts`. News that were lost for want of room count, too.
     ///
     /// # Errors
     /// The system's.
-    pub fn drain(&mut self) -> io::Result<bool> {
+    pub fn drain(&mut self, mut counts: impl FnMut(&Answer) -> bool) -> io::Result<bool> {
         let mut any = false;
         loop {
             match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
-                Ok(_) | Err(Errno::ENOBUFS) => any = true,
+                Ok(count) => match self.buffer.get(..count) {
+                    Some(mut rest) => {
+                        while !rest.is_empty() {
+                            let message = next(&mut rest)?;
+                            any |= match message.payload {
+                                NetlinkPayload::InnerMessage(Raw(body)) => {
+                                    counts(&Answer { header: message.header, body })
+                                }
+                                _ => false,
+                            };
+                        }
+                    }
+                    None => any = true,
+                },
+                Err(Errno::ENOBUFS) => any = true,
                 Err(Errno::EAGAIN) => return Ok(any),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -308,14 +358,15 @@ fn put<M: NetlinkSerializable>(bytes: &mut Vec<u8>, header: NetlinkHeader, paylo
 fn next(rest: &mut &[u8]) -> io::Result<NetlinkMessage<Raw>> {
     let message = NetlinkMessage::<Raw>::deserialize(rest)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    *rest = rest.get(aligned(message.header.length)..).unwrap_or_default();
+    // A header's length is at least its own, else it would not have been read.
+    let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
+    *rest = rest.get(aligned(length)..).unwrap_or_default();
     Ok(message)
 }
 
-/// Where the next message begins.
-fn aligned(length: u32) -> usize {
-    // A header's length is at least its own, else it would not have been read.
-    usize::try_from(length).unwrap_or(usize::MAX).saturating_add(3) & !3
+/// Where the next message or attribute begins.
+fn aligned(length: usize) -> usize {
+    length.saturating_add(3) & !3
 }
 
 #[cfg(test)]
@@ -348,14 +399,14 @@ mod tests {
         let change = |index| {
             let mut link = LinkMessage::default();
             link.header.index = index;
-            RouteNetlinkMessage::SetLink(link)
+            (RouteNetlinkMessage::SetLink(link), 0)
         };
         // Nothing is changed of what is there; more than a batch, and the last one fails.
-        let mut messages: Vec<_> = (0..=BATCH).map(|_| change(0x7fff_fff0)).collect();
-        messages[3] = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let results = Netlink::open().unwrap().change_all(messages, 0).unwrap();
+        let mut changes: Vec<_> = (0..=BATCH).map(|_| change(0x7fff_fff0)).collect();
+        changes[3].0 = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let results = Netlink::open().unwrap().change_all(changes).unwrap();
         assert_eq!(results.len(), BATCH + 1);
-        assert!(Netlink::open().unwrap().change_all(Vec::new(), 0).unwrap().is_empty());
+        assert!(Netlink::open().unwrap().change_all(Vec::new()).unwrap().is_empty());
         for result in results {
             assert!(result.is_err());
         }
@@ -363,6 +414,22 @@ mod tests {
 
     #[test]
     fn without_changes_there_are_no_news() {
-        assert!(!Netlink::listen(0).unwrap().drain().unwrap());
+        assert!(!Netlink::listen(0).unwrap().drain(|_| true).unwrap());
+    }
+
+    #[test]
+    fn attribute_is_found_behind_others_and_what_is_cut_off_is_none() {
+        // A header of one byte, an attribute of one byte, one that is text, and one that claims too much.
+        let mut body = vec![2, 0, 0, 0, 5, 0, 7, 0, 9, 0, 0, 0, 6, 0, 3, 0x80, b'a', 0, 0, 0];
+        body.extend([200, 0, 5, 0, 1]);
+        let answer = Answer { header: NetlinkHeader::default(), body };
+        assert_eq!(answer.attribute(1, 7), Some(&[9][..]));
+        assert_eq!(answer.text(4, 3), Some("a"));
+        assert_eq!(answer.text(4, 7), None);
+        assert_eq!((answer.attribute(4, 5), answer.attribute(100, 7)), (None, None));
+        assert_eq!((answer.number(4..8), answer.number(100..104)), (Some(0x0007_0005), None));
+        // An attribute of no length would be looked at for ever.
+        let endless = Answer { header: NetlinkHeader::default(), body: vec![0; 64] };
+        assert_eq!(endless.attribute(0, 1), None);
     }
 }

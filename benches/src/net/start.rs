@@ -1,9 +1,11 @@
-//! How much later a sandbox starts with interfaces than without.
+//! How much later the program of a sandbox runs with interfaces than without: the time from the command to the
+//! program's first byte of output.
 
 use std::error::Error;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::NetArgs;
 use super::counts::{Counts, Tracer};
@@ -34,11 +36,11 @@ pub(super) fn run(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Err
                 "ip -n {namespace} route add 10.78.{route}.0/24 via {gateway} dev eth{interface}"
             ))?;
         }
-        side::bundle(&folder(name), &args.rootfs, &["/bin/true"], &namespace)?;
+        side::bundle(&folder(name), &args.rootfs, &["/bin/echo", "up"], &namespace)?;
     }
     let command = |runtime: &Path, name: &str| {
         let mut command = side::runtime(runtime, &args.scratch.join("start-store"), &["run", "--bundle"]);
-        command.arg(folder(name)).arg("bench-start").stdin(Stdio::null()).stdout(Stdio::null());
+        command.arg(folder(name)).arg("bench-start").stdin(Stdio::null());
         command
     };
     let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); CASES.len() * runtimes.len()];
@@ -47,9 +49,7 @@ pub(super) fn run(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Err
         for (_, runtime) in runtimes {
             for (name, ..) in CASES {
                 renew_free_memory();
-                let begun = Instant::now();
-                succeed(command(runtime, name))?;
-                let elapsed = begun.elapsed();
+                let elapsed = until_output(command(runtime, name))?;
                 if let (Some(seconds), 1..) = (seconds.next(), round) {
                     seconds.push(elapsed.as_secs_f64());
                 }
@@ -83,8 +83,20 @@ pub(super) fn run(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Err
     Ok(())
 }
 
+/// From the command to the program's first byte.
+fn until_output(mut command: Command) -> Result<Duration, Box<dyn Error>> {
+    let begun = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let mut output = child.stdout.take().ok_or("there is no pipe")?;
+    let first = output.read_exact(&mut [0]);
+    let elapsed = begun.elapsed();
+    let status = child.wait()?;
+    first.map_err(|error| format!("{command:?}: {status}, without output: {error}"))?;
+    if status.success() { Ok(elapsed) } else { Err(format!("{command:?}: {status}").into()) }
+}
+
 fn succeed(mut command: Command) -> Result<(), Box<dyn Error>> {
-    let status = command.status()?;
+    let status = command.stdout(Stdio::null()).status()?;
     if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}").into()) }
 }
 

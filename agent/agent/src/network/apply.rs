@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
-use vmrun_netlink::Netlink;
 use vmrun_netlink::core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
 use vmrun_netlink::route::RouteNetlinkMessage;
 use vmrun_netlink::route::link::{
-    AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
+use vmrun_netlink::{Change as Message, Netlink};
 use vmrun_proto::{Address, Interface, Network, NetworkDevice};
 
 use super::difference::{Change, difference};
@@ -29,41 +28,26 @@ const NO_ADDRESSES: u8 = 1;
 const INDEX_AT: Range<usize> = 4..8;
 const FLAGS_AT: Range<usize> = 8..12;
 
-/// The sockets with which interfaces get from the agent's namespace, where they appear, to the
-/// container's, and are set up there.
+/// Where the kernel tells what a card is on: `ifinfomsg` and `IFLA_IFNAME`, `IFLA_PARENT_DEV_NAME`.
+const LINK_HEADER: usize = 16;
+const NAME: u16 = 3;
+const PARENT_DEVICE: u16 = 56;
+
+/// The sockets with which interfaces are set up in the container's namespace.
 #[derive(Debug)]
-pub(super) struct Hand<'n> {
-    outside: Netlink,
-    appearing: Listener,
-    inside: RefCell<Netlink>,
+pub(super) struct Hand {
+    netlink: RefCell<Netlink>,
     changing: RefCell<Listener>,
-    namespace: BorrowedFd<'n>,
-    /// The interfaces' numbers, as far as they have been asked for and none has come or gone since.
+    /// The interfaces' numbers, as far as they have been asked for.
     indexes: RefCell<BTreeMap<String, u32>>,
 }
 
-/// The half that is opened in the agent's own namespace.
-#[derive(Debug)]
-pub(super) struct Outside {
-    netlink: Netlink,
-    listener: Listener,
-}
-
-impl Outside {
-    pub(super) fn open() -> io::Result<Self> {
-        Ok(Self { netlink: Netlink::open()?, listener: Listener::open()? })
-    }
-}
-
-impl<'n> Hand<'n> {
-    /// The thread is in `namespace` by now.
-    pub(super) fn reach(outside: Outside, namespace: BorrowedFd<'n>) -> io::Result<Self> {
+impl Hand {
+    /// In the namespace in which the thread is.
+    pub(super) fn reach() -> io::Result<Self> {
         Ok(Self {
-            outside: outside.netlink,
-            appearing: outside.listener,
-            inside: RefCell::new(Netlink::open()?),
+            netlink: RefCell::new(Netlink::open()?),
             changing: RefCell::new(Listener::open()?),
-            namespace,
             indexes: RefCell::default(),
         })
     }
@@ -74,10 +58,10 @@ impl<'n> Hand<'n> {
         let mut reached = new.clone();
         let mut result = Ok(());
         let changes = difference(old, new);
-        for changes in changes.chunk_by(|one, next| is_route(one) && is_route(next)) {
+        for changes in changes.chunk_by(|one, next| !is_of_an_interface(one) && !is_of_an_interface(next)) {
             let results = match changes {
-                [change] => vec![self.carry_out(*change, &reached)],
-                routes => self.add_routes(routes),
+                [change] if is_of_an_interface(change) => vec![self.carry_out(*change)],
+                changes => self.ask_for(changes, &reached),
             };
             for (change, failure) in changes.iter().zip(results) {
                 if let Err(error) = failure {
@@ -91,97 +75,88 @@ impl<'n> Hand<'n> {
         (reached, result.and(followed))
     }
 
-    /// Namespaces may have many of them: each alone would cost more in words with the kernel than in
-    /// routes.
-    fn add_routes(&self, changes: &[Change<'_>]) -> Vec<Result<(), String>> {
-        let routes = changes.iter().filter_map(|change| match change {
-            Change::AddRoute(route) => Some(*route),
-            _ => None,
-        });
-        let (mut messages, mut results) = (Vec::new(), Vec::new());
-        for route in routes {
-            let message = messages::route(route, &|name| self.index_of(name));
-            results
-                .push((route, message.map(|message| messages.push(RouteNetlinkMessage::NewRoute(message)))));
+    /// Namespaces may have hundreds of addresses and routes: each alone would cost more in words with
+    /// the kernel than in work.
+    fn ask_for(&self, changes: &[Change<'_>], reached: &Network) -> Vec<Result<(), String>> {
+        let mut messages = Vec::new();
+        let mut sent = Vec::new();
+        for change in changes {
+            // What there is nothing to be asked for is done.
+            let message = self.message(*change, reached);
+            sent.push(message.map(|message| message.map(|message| messages.push(message)).is_some()));
         }
-        let said = match self.inside.borrow_mut().change_all(messages, NLM_F_CREATE | NLM_F_APPEND) {
-            Ok(said) => said,
+        let mut said = match self.netlink.borrow_mut().change_all(messages) {
+            Ok(said) => said.into_iter(),
             Err(error) => {
-                let error = format!("cannot add the routes: {}", words(&error));
-                return results.into_iter().map(|_| Err(error.clone())).collect();
+                let error = format!("cannot change the network: {}", words(&error));
+                return sent.into_iter().map(|_| Err(error.clone())).collect();
             }
         };
-        let mut said = said.into_iter();
-        let results = results.into_iter().map(|(route, sent)| match sent {
-            Ok(()) => said.next().map_or(Ok(()), |said| route_added(route, said)),
-            Err(error) => Err(error),
+        let results = changes.iter().zip(sent).map(|(change, sent)| match sent? {
+            true => said.next().map_or(Ok(()), |said| judged(*change, said)),
+            false => Ok(()),
         });
         results.collect()
     }
 
-    fn carry_out(&mut self, change: Change<'_>, reached: &Network) -> Result<(), String> {
-        let about = |what: String| move |error: io::Error| format!("cannot {what}: {}", words(&error));
-        if matches!(change, Change::AddInterface(_) | Change::SetInterface(..) | Change::RemoveInterface(_)) {
-            self.indexes.borrow_mut().clear();
-        }
+    /// What the kernel is to be asked for.
+    fn message(&self, change: Change<'_>, reached: &Network) -> Result<Option<Message>, String> {
+        let replace = NLM_F_CREATE | NLM_F_REPLACE;
+        Ok(Some(match change {
+            Change::FinishInterface(interface) if is_there(reached, interface) => {
+                let Some(mode) = interface.address_mode.filter(|mode| *mode != NO_ADDRESSES) else {
+                    return Ok(None);
+                };
+                (messages::address_mode(self.index_of(&interface.name)?, mode), 0)
+            }
+            Change::AddAddress(interface, address) if is_there(reached, interface) => {
+                let message = messages::address(self.index_of(&interface.name)?, address);
+                (RouteNetlinkMessage::NewAddress(message), replace)
+            }
+            // Why it is not there has been said.
+            Change::FinishInterface(_) | Change::AddAddress(..) => return Ok(None),
+            Change::RemoveAddress(interface, address) => {
+                let Ok(index) = self.index_of(&interface.name) else { return Ok(None) };
+                (RouteNetlinkMessage::DelAddress(messages::address(index, address)), 0)
+            }
+            Change::AddNeighbour(neighbour) => {
+                let message = messages::neighbour(self.index_of(&neighbour.interface)?, neighbour);
+                (RouteNetlinkMessage::NewNeighbour(message), replace)
+            }
+            Change::RemoveNeighbour(neighbour) => {
+                let Ok(index) = self.index_of(&neighbour.interface) else { return Ok(None) };
+                (RouteNetlinkMessage::DelNeighbour(messages::neighbour(index, neighbour)), 0)
+            }
+            Change::AddRoute(route) => {
+                let message = messages::route(route, &|name| self.index_of(name))?;
+                (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_APPEND)
+            }
+            Change::RemoveRoute(route) => {
+                // With its interface it is gone, too.
+                let Ok(message) = messages::route(route, &|name| self.index_of(name)) else {
+                    return Ok(None);
+                };
+                (RouteNetlinkMessage::DelRoute(message), 0)
+            }
+            Change::AddRule(rule) => (RouteNetlinkMessage::NewRule(messages::rule(rule)), NLM_F_CREATE),
+            Change::RemoveRule(rule) => (RouteNetlinkMessage::DelRule(messages::rule(rule)), 0),
+            Change::AddInterface(_) | Change::SetInterface(..) | Change::RemoveInterface(_) => {
+                return Ok(None);
+            }
+        }))
+    }
+
+    fn carry_out(&mut self, change: Change<'_>) -> Result<(), String> {
         match change {
             Change::AddInterface(interface) => self.add(interface),
             Change::SetInterface(before, interface) => self.set(before, interface),
             Change::RemoveInterface(interface) => self.remove(interface),
-            Change::FinishInterface(interface) if is_there(reached, interface) => self.finish(interface),
-            Change::AddAddress(interface, address) if is_there(reached, interface) => {
-                let message = messages::address(self.index_of(&interface.name)?, address);
-                let flags = NLM_F_CREATE | NLM_F_REPLACE;
-                unless(Errno::EEXIST, self.inside(RouteNetlinkMessage::NewAddress(message), flags))
-                    .map_err(about(format!("give {} the address {}", interface.name, shown(address))))
-            }
-            // Why it is not there has been said.
-            Change::FinishInterface(_) | Change::AddAddress(..) => Ok(()),
-            Change::RemoveAddress(interface, address) => {
-                let Ok(index) = self.index_of(&interface.name) else { return Ok(()) };
-                let message = RouteNetlinkMessage::DelAddress(messages::address(index, address));
-                unless_gone(self.inside(message, 0)).map_err(about(format!(
-                    "take the address {} from {}",
-                    shown(address),
-                    interface.name
-                )))
-            }
-            Change::AddNeighbour(neighbour) => {
-                let message = messages::neighbour(self.index_of(&neighbour.interface)?, neighbour);
-                let flags = NLM_F_CREATE | NLM_F_REPLACE;
-                self.inside(RouteNetlinkMessage::NewNeighbour(message), flags)
-                    .map_err(about(format!("set the neighbour {}", neighbour.address)))
-            }
-            Change::RemoveNeighbour(neighbour) => {
-                let Ok(index) = self.index_of(&neighbour.interface) else { return Ok(()) };
-                let message = RouteNetlinkMessage::DelNeighbour(messages::neighbour(index, neighbour));
-                unless_gone(self.inside(message, 0))
-                    .map_err(about(format!("remove the neighbour {}", neighbour.address)))
-            }
-            Change::AddRoute(route) => {
-                let message =
-                    RouteNetlinkMessage::NewRoute(messages::route(route, &|name| self.index_of(name))?);
-                route_added(route, self.inside(message, NLM_F_CREATE | NLM_F_APPEND))
-            }
-            Change::RemoveRoute(route) => {
-                // With its interface it is gone, too.
-                let Ok(message) = messages::route(route, &|name| self.index_of(name)) else { return Ok(()) };
-                unless_gone(self.inside(RouteNetlinkMessage::DelRoute(message), 0))
-                    .map_err(about(format!("remove the route {}", route_shown(route))))
-            }
-            Change::AddRule(rule) => {
-                let message = RouteNetlinkMessage::NewRule(messages::rule(rule));
-                unless(Errno::EEXIST, self.inside(message, NLM_F_CREATE))
-                    .map_err(about(format!("add the routing rule of priority {}", rule.priority)))
-            }
-            Change::RemoveRule(rule) => {
-                unless_gone(self.inside(RouteNetlinkMessage::DelRule(messages::rule(rule)), 0))
-                    .map_err(about(format!("remove the routing rule of priority {}", rule.priority)))
-            }
+            _ => Ok(()),
         }
     }
 
     fn add(&mut self, interface: &Interface) -> Result<(), String> {
+        self.indexes.borrow_mut().remove(&interface.name);
         let made = match &interface.device {
             NetworkDevice::Loopback => Ok(()),
             NetworkDevice::Card { device, announcement } => self.fetch(device, announcement, interface),
@@ -193,19 +168,32 @@ impl<'n> Hand<'n> {
         })
     }
 
-    /// Brings a card's interface from the agent's namespace to the container's, under its name there.
+    /// Has a card's interface appear in the container's namespace, under its name there.
     fn fetch(&mut self, device: &str, announcement: &str, interface: &Interface) -> Result<(), String> {
-        let index = nic::bind(device, announcement, &mut self.appearing)
-            .map_err(|error| format!("{}: {error}", interface.name))?;
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes = vec![
-            LinkAttribute::NetNsFd(self.namespace.as_raw_fd()),
-            LinkAttribute::IfName(interface.name.clone()),
-        ];
-        self.outside.change(RouteNetlinkMessage::SetLink(message), 0).map_err(|error| {
-            format!("cannot move {} to the container's network namespace: {}", interface.name, words(&error))
-        })
+        let about = |error: String| format!("{}: {error}", interface.name);
+        let virtio = nic::bind(device, announcement).map_err(about)?;
+        let (index, name) = self.card(&virtio).map_err(|error| {
+            about(format!("the network card at {device} has not become an interface: {}", words(&error)))
+        })?;
+        if name != interface.name {
+            let mut message = LinkMessage::default();
+            message.header.index = index;
+            message.attributes = vec![LinkAttribute::IfName(interface.name.clone())];
+            self.link(message, &format!("rename {name} to"), interface)?;
+        }
+        self.indexes.borrow_mut().insert(interface.name.clone(), index);
+        Ok(())
+    }
+
+    /// Number and name of the interface that a virtio device is.
+    fn card(&self, virtio: &str) -> io::Result<(u32, String)> {
+        let mut all = LinkMessage::default();
+        all.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+        let links = self.netlink.borrow_mut().dump(&RouteNetlinkMessage::GetLink(all))?;
+        let found = links.iter().find(|link| link.text(LINK_HEADER, PARENT_DEVICE) == Some(virtio));
+        let found =
+            found.and_then(|link| Some((link.number(INDEX_AT)?, link.text(LINK_HEADER, NAME)?.to_owned())));
+        found.ok_or_else(|| io::Error::from(Errno::ENODEV))
     }
 
     fn make_vlan(&self, interface: &Interface, parent: &str, id: u16, protocol: u16) -> Result<(), String> {
@@ -231,7 +219,8 @@ impl<'n> Hand<'n> {
         }
         let index = self.index_of(&interface.name)?;
         if interface.address_mode.is_some() {
-            self.set_address_mode(interface, index, NO_ADDRESSES)?;
+            let silent = self.inside(messages::address_mode(index, NO_ADDRESSES), 0);
+            judged(Change::FinishInterface(interface), silent)?;
         }
         apply_settings(interface)?;
         let mut message = LinkMessage::default();
@@ -261,35 +250,14 @@ impl<'n> Hand<'n> {
         self.await_carrier(interface, index)
     }
 
-    fn finish(&self, interface: &Interface) -> Result<(), String> {
-        match interface.address_mode {
-            Some(mode) if mode != NO_ADDRESSES => {
-                self.set_address_mode(interface, self.index_of(&interface.name)?, mode)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn set_address_mode(&self, interface: &Interface, index: u32, mode: u8) -> Result<(), String> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        let mode = AfSpecInet6::AddrGenMode(mode.into());
-        message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])];
-        // With an MTU that is too small for it an interface has no IPv6.
-        unless(Errno::EAFNOSUPPORT, self.inside(RouteNetlinkMessage::SetLink(message), 0)).map_err(|error| {
-            format!("cannot set how IPv6 makes addresses of {}: {}", interface.name, words(&error))
-        })
-    }
-
     fn inside(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-        self.inside.borrow_mut().change(message, flags)
+        self.netlink.borrow_mut().change(message, flags)
     }
 
     /// The four bytes of its message that are at `range`.
     fn look(&self, link: LinkMessage, range: Range<usize>) -> io::Result<u32> {
-        let answers = self.inside.borrow_mut().get(RouteNetlinkMessage::GetLink(link))?;
-        let bytes = answers.first().and_then(|answer| answer.body().get(range)?.try_into().ok());
-        Ok(bytes.map_or(0, u32::from_ne_bytes))
+        let answers = self.netlink.borrow_mut().get(RouteNetlinkMessage::GetLink(link))?;
+        Ok(answers.first().and_then(|answer| answer.number(range)).unwrap_or_default())
     }
 
     fn index_of(&self, name: &str) -> Result<u32, String> {
@@ -336,6 +304,7 @@ impl<'n> Hand<'n> {
             NetworkDevice::Vlan { .. } => {}
         }
         let Ok(index) = self.index_of(&interface.name) else { return Ok(()) };
+        self.indexes.borrow_mut().remove(&interface.name);
         let mut message = LinkMessage::default();
         message.header.index = index;
         unless_gone(self.inside(RouteNetlinkMessage::DelLink(message), 0))
@@ -360,14 +329,42 @@ fn forget(reached: &mut Network, change: Change<'_>) {
     }
 }
 
-fn is_route(change: &Change<'_>) -> bool {
-    matches!(change, Change::AddRoute(_))
+fn is_of_an_interface(change: &Change<'_>) -> bool {
+    matches!(change, Change::AddInterface(_) | Change::SetInterface(..) | Change::RemoveInterface(_))
 }
 
-/// What the kernel says of a new route.
-fn route_added(route: &vmrun_proto::Route, said: io::Result<()>) -> Result<(), String> {
-    unless(Errno::EEXIST, said)
-        .map_err(|error| format!("cannot add the route {}: {}", route_shown(route), words(&error)))
+/// What comes of what the kernel says of a change.
+fn judged(change: Change<'_>, said: io::Result<()>) -> Result<(), String> {
+    let (said, what) = match change {
+        Change::AddAddress(interface, address) => {
+            (unless(Errno::EEXIST, said), format!("give {} the address {}", interface.name, shown(address)))
+        }
+        Change::RemoveAddress(interface, address) => {
+            (unless_gone(said), format!("take the address {} from {}", shown(address), interface.name))
+        }
+        // With an MTU that is too small for it an interface has no IPv6.
+        Change::FinishInterface(interface) => {
+            (unless(Errno::EAFNOSUPPORT, said), format!("set how IPv6 makes addresses of {}", interface.name))
+        }
+        Change::AddNeighbour(neighbour) => (said, format!("set the neighbour {}", neighbour.address)),
+        Change::RemoveNeighbour(neighbour) => {
+            (unless_gone(said), format!("remove the neighbour {}", neighbour.address))
+        }
+        Change::AddRoute(route) => {
+            (unless(Errno::EEXIST, said), format!("add the route {}", route_shown(route)))
+        }
+        Change::RemoveRoute(route) => (unless_gone(said), format!("remove the route {}", route_shown(route))),
+        Change::AddRule(rule) => {
+            (unless(Errno::EEXIST, said), format!("add the routing rule of priority {}", rule.priority))
+        }
+        Change::RemoveRule(rule) => {
+            (unless_gone(said), format!("remove the routing rule of priority {}", rule.priority))
+        }
+        Change::AddInterface(interface)
+        | Change::SetInterface(_, interface)
+        | Change::RemoveInterface(interface) => (said, format!("change {}", interface.name)),
+    };
+    said.map_err(|error| format!("cannot {what}: {}", words(&error)))
 }
 
 fn is_there(reached: &Network, interface: &Interface) -> bool {

@@ -40,14 +40,16 @@ pub(super) fn difference<'n>(old: &'n Network, new: &'n Network) -> Vec<Change<'
     let gone = old.interfaces.iter().rev().filter(|interface| same(&new.interfaces, interface).is_none());
     changes.extend(gone.map(Change::RemoveInterface));
     for interface in &new.interfaces {
-        let before = same(&old.interfaces, interface);
-        match before {
+        match same(&old.interfaces, interface) {
             None => changes.push(Change::AddInterface(interface)),
             Some(before) if without_addresses(before) != without_addresses(interface) => {
                 changes.push(Change::SetInterface(before, interface));
             }
             Some(_) => {}
         }
+    }
+    for interface in &new.interfaces {
+        let before = same(&old.interfaces, interface);
         let had = before.map_or(&[][..], |before| &before.addresses);
         let new = interface.addresses.iter().filter(|address| !has(had, address));
         changes.extend(new.map(|address| Change::AddAddress(interface, address)));

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use vmrun_netlink::core::DefaultNla;
-use vmrun_netlink::route::AddressFamily;
 use vmrun_netlink::route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo,
 };
+use vmrun_netlink::route::link::{AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkMessage};
 use vmrun_netlink::route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -15,6 +15,7 @@ use vmrun_netlink::route::route::{
     RoutePreference, RouteVia,
 };
 use vmrun_netlink::route::rule::{RuleAttribute, RuleFlags, RuleMessage, RulePortRange, RuleUidRange};
+use vmrun_netlink::route::{AddressFamily, RouteNetlinkMessage};
 use vmrun_proto::{Address, Hop, Neighbour, Route, Rule};
 
 const FOR_EVER: u32 = u32::MAX;
@@ -24,6 +25,15 @@ pub(super) type IndexOf<'f> = &'f dyn Fn(&str) -> Result<u32, String>;
 
 fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+/// How IPv6 makes addresses of an interface by itself.
+pub(super) fn address_mode(index: u32, mode: u8) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let mode = AfSpecInet6::AddrGenMode(mode.into());
+    message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])];
+    RouteNetlinkMessage::SetLink(message)
 }
 
 pub(super) fn address(index: u32, address: &Address) -> AddressMessage {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   description ─▶ difference ─▶ steps ─▶ messages ─▶ netlink, in the container's namespace
-//!        slot ─▶ driver bound ─▶ interface in the agent's namespace ─▶ moved and renamed ─┘
+//!        slot ─▶ driver bound, in the container's namespace ─▶ interface there, renamed ─┘
 //! ```
 
 mod apply;
@@ -21,7 +21,7 @@ use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
 use vmrun_proto::{Interface, Network, NetworkDevice};
 
 use crate::{log, sys};
-use apply::{Hand, Outside};
+use apply::Hand;
 
 /// This thread's own.
 const OURS: &str = "/proc/self/ns/net";
@@ -37,7 +37,6 @@ const OURS: &str = "/proc/self/ns/net";
 /// What could not be done.
 pub(crate) fn make(spec: &mut Spec, network: &Network, holder: Option<i32>) -> Result<File, String> {
     let failed = |error: io::Error| format!("cannot make the container's network namespace: {error}");
-    let outside = Outside::open().map_err(failed)?;
     let namespace = match holder {
         Some(pid) => {
             let namespace = File::open(format!("/proc/{pid}/ns/net")).map_err(failed)?;
@@ -51,7 +50,7 @@ pub(crate) fn make(spec: &mut Spec, network: &Network, holder: Option<i32>) -> R
     };
     join(spec, &format!("/proc/self/fd/{}", namespace.as_raw_fd())).map_err(failed)?;
     sys::loopback_up().map_err(|error| format!("cannot switch lo on: {error}"))?;
-    let mut hand = Hand::reach(outside, namespace.as_fd()).map_err(failed)?;
+    let mut hand = Hand::reach().map_err(failed)?;
     hand.go(&nothing(), network).1?;
     Ok(namespace)
 }
@@ -64,12 +63,8 @@ pub(crate) fn change(
     new: &Network,
 ) -> (Option<Network>, Result<(), String>) {
     let failed = |error: io::Error| format!("cannot enter the container's network namespace: {error}");
-    let outside = match Outside::open() {
-        Ok(outside) => outside,
-        Err(error) => return (None, Err(failed(error))),
-    };
-    let changed = within(init, |theirs| {
-        let mut hand = Hand::reach(outside, theirs)?;
+    let changed = within(init, |_| {
+        let mut hand = Hand::reach()?;
         let nothing = nothing();
         let (reached, result) = hand.go(old.unwrap_or(&nothing), new);
         Ok((Some(reached), result))

@@ -44,7 +44,7 @@ impl Listener {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(format!("cannot wait for {}: {errno}", what())),
             }
-            self.0.drain().map_err(|error| format!("cannot wait for {}: {error}", what()))?;
+            self.0.drain(|_| true).map_err(|error| format!("cannot wait for {}: {error}", what()))?;
         }
     }
 }

@@ -54,6 +54,11 @@ pub(super) fn name(link: &LinkMessage) -> &str {
     names.next().unwrap_or("?")
 }
 
+/// Whether it is a tap of vmrun's.
+pub(super) fn is_own_tap(link: &LinkMessage) -> bool {
+    name(link).starts_with(TAP_PREFIX) && Info::of(link).kind == Some(&InfoKind::Tun)
+}
+
 pub(super) fn look_at(link: &LinkMessage) -> Found {
     let name = name(link);
     let info = Info::of(link);
@@ -61,9 +66,8 @@ pub(super) fn look_at(link: &LinkMessage) -> Found {
         return Found::Loopback(link.header.index);
     }
     let up = link.header.flags.contains(LinkFlags::Up);
-    let is_own_tap = info.kind == Some(&InfoKind::Tun) && name.starts_with(TAP_PREFIX);
     let is_fallback = !up && vmrun_plan::foreign_interfaces(&[name.to_owned()]).is_empty();
-    if is_own_tap || is_fallback {
+    if is_own_tap(link) || is_fallback {
         return Found::Nothing;
     }
     if link.header.link_layer_type != LinkLayerType::Ether {

@@ -2,28 +2,21 @@
 //! the network is what the namespace holds.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use vmrun_netlink::Netlink;
-use vmrun_netlink::route::RouteNetlinkMessage;
-use vmrun_netlink::route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
-};
 use vmrun_proto::Network;
-use vmrun_spec::Frames;
 
+use super::carried::Carried;
 use super::error::NetworkError;
 use super::filters::Filter;
 use super::names::{NameRelay, ResolvConf};
 use super::netfilter::{Listing, Rules, UnfitRule};
 use super::news::News;
 use super::plan::{Card, NetworkPlan, Unfit};
-use super::redirect::{self, Earlier, Redirect};
 use super::slots::Slots;
-use super::{answers, dump, plan, tap};
+use super::{answers, carried, dump, plan};
 use crate::agent_client::{AgentError, Watch};
 use crate::log::Log;
 use crate::step;
@@ -47,18 +40,6 @@ pub(crate) struct Mirror {
     /// Who asks them for the guest.
     names: Option<NameRelay>,
     log: Log,
-}
-
-/// An interface that ends in a card.
-#[derive(Debug)]
-struct Carried {
-    card: Card,
-    tap: u32,
-    redirect: Redirect,
-    /// Has the interface take frames of all groups.
-    _groups: Option<OwnedFd>,
-    /// Name servers of the namespace hear what they ask others through it.
-    lets_answers_in: bool,
 }
 
 /// What has changed, for the guest to follow.
@@ -155,17 +136,20 @@ impl Mirror {
         };
         self.unfit = unfit;
         let mut failures = Vec::new();
+        let mut new = Vec::new();
         for card in cards {
-            let name = card.name.clone();
             match self.carried.get_mut(&card.index) {
                 Some(carried) => carried.follow(&card, &mut self.netlink, &*self.slots),
-                None => match carry(&mut self.netlink, &*self.slots, card) {
-                    Ok(carried) => drop(self.carried.insert(carried.card.index, carried)),
-                    Err(error) => {
-                        plan::leave_out(&mut network, &name);
-                        failures.push(error);
-                    }
-                },
+                None => new.push(card),
+            }
+        }
+        for carried in carried::carry(&mut self.netlink, &*self.slots, new) {
+            match carried {
+                Ok(carried) => drop(self.carried.insert(carried.card.index, carried)),
+                Err((name, error)) => {
+                    plan::leave_out(&mut network, &name);
+                    failures.push(error);
+                }
             }
         }
         network.name_servers = self.resolv_conf.as_ref().map(ResolvConf::servers).unwrap_or_default();
@@ -285,98 +269,6 @@ impl UnfitRule {
     }
 }
 
-impl Carried {
-    /// The interface may have become another in some respects.
-    fn follow(&mut self, card: &Card, netlink: &mut Netlink, slots: &dyn Slots) {
-        if card.mtu != self.card.mtu
-            && let Err(error) = set_up_tap(netlink, self.tap, card.mtu)
-        {
-            crate::log::warn(&format!("cannot give the tap of {} the MTU {}: {error}", card.name, card.mtu));
-        }
-        if card.carrier != self.card.carrier
-            && let Err(cause) = slots.set_link(card.slot, card.carrier)
-        {
-            crate::log::warn(&format!("cannot tell the guest of the link of {}: {cause}", card.name));
-        }
-        if card.name != self.card.name {
-            slots.rename(card.slot, &card.name);
-        }
-        self.card = card.clone();
-    }
-
-    fn release(self, netlink: &mut Netlink, slots: &dyn Slots) {
-        self.redirect.remove(netlink);
-        if let Err(cause) = slots.unplug(self.card.slot) {
-            crate::log::warn(&format!("cannot unplug the network card of {}: {cause}", self.card.name));
-        }
-        step!("{}: unplugged", self.card.name);
-    }
-}
-
-/// Makes the tap of an interface, joins both, and plugs the card in.
-fn carry(netlink: &mut Netlink, slots: &dyn Slots, card: Card) -> Result<Carried, NetworkError> {
-    let interface = || card.name.clone();
-    let joining = |(step, source)| NetworkError::Join { interface: interface(), step, source };
-    match redirect::earlier(netlink, card.index).map_err(|error| joining(("its filters", error)))? {
-        Earlier::None => {}
-        Earlier::Live => return Err(NetworkError::Taken { interface: interface() }),
-        Earlier::Stale => redirect::clean(netlink, card.index),
-    }
-    let tap = |(step, source)| NetworkError::Tap { interface: interface(), step, source };
-    let (descriptor, name) = tap::make().map_err(tap)?;
-    let index = index_of(netlink, &name).map_err(|error| tap(("its number", error)))?;
-    keep_silent(netlink, index);
-    set_up_tap(netlink, index, card.mtu).map_err(|error| tap(("its MTU, and up", error)))?;
-    // The tap's goes with the tap.
-    redirect::add(netlink, index, card.index).map_err(joining)?;
-    let redirect = redirect::add(netlink, card.index, index).map_err(joining)?;
-    // Without it the guest hears of less, as on a network that filters groups.
-    let groups = tap::take_multicast(card.index).ok();
-    let plugged = slots.plug(card.slot, &card.name, card.mac, Frames::Tap(descriptor)).and_then(|()| {
-        // A cable is in it at first.
-        if card.carrier { Ok(()) } else { slots.set_link(card.slot, false) }
-    });
-    if let Err(cause) = plugged {
-        redirect.remove(netlink);
-        return Err(NetworkError::Plug { interface: interface(), cause });
-    }
-    step!(
-        "{} is carried into the guest: {}, MTU {}, tap {name}, slot {}",
-        card.name,
-        mac_shown(card.mac),
-        card.mtu,
-        card.slot.number()
-    );
-    Ok(Carried { card, tap: index, redirect, _groups: groups, lets_answers_in: false })
-}
-
-fn index_of(netlink: &mut Netlink, name: &str) -> io::Result<u32> {
-    let mut link = LinkMessage::default();
-    link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-    match netlink.get(RouteNetlinkMessage::GetLink(link))?.first().map(|answer| answer.message()) {
-        Some(Ok(RouteNetlinkMessage::NewLink(link))) => Ok(link.header.index),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
-}
-
-/// The host's IPv6 is not to speak through the tap. A kernel without it does not.
-fn keep_silent(netlink: &mut Netlink, index: u32) {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    link.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])];
-    let _ = netlink.change(RouteNetlinkMessage::SetLink(link), 0);
-}
-
-fn set_up_tap(netlink: &mut Netlink, index: u32, mtu: u32) -> io::Result<()> {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    link.attributes = vec![LinkAttribute::Mtu(mtu)];
-    netlink.change(RouteNetlinkMessage::SetLink(link), 0)
-}
-
 /// Whether there is nothing to be told. What has only become older is as it was: then it stays so.
 fn is_the_same(told: &Network, new: &mut Network) -> bool {
     for interface in &mut new.interfaces {
@@ -427,8 +319,4 @@ fn summary(network: &Network) -> String {
         network.neighbours.len(),
         chains.map(|chain| chain.rules.len()).sum::<usize>()
     )
-}
-
-fn mac_shown(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

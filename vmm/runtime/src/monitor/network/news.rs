@@ -8,6 +8,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use vmrun_netlink::Netlink;
 
 use super::netfilter::RuleNews;
+use super::own_taps::Taps;
 
 /// `RTMGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`,
 /// and the groups of IPv6's rules and of both families' settings.
@@ -18,6 +19,7 @@ const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000 | 
 pub(crate) struct News {
     any: Arc<Epoll>,
     network: Netlink,
+    taps: Taps,
     rules: RuleNews,
 }
 
@@ -27,12 +29,17 @@ impl News {
         let any = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let network = Netlink::listen(GROUPS)?;
         any.add(network.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        Ok(Self { any: Arc::new(any), network, rules: RuleNews::default() })
+        Ok(Self { any: Arc::new(any), network, taps: Taps::default(), rules: RuleNews::default() })
     }
 
-    /// Takes all; says whether there were any.
+    /// Takes all; says whether there were any but of the monitor's own taps.
     pub(super) fn drain(&mut self) -> io::Result<bool> {
-        Ok(self.network.drain()? | self.rules.drain()?)
+        let mut heard = Vec::new();
+        let lost = self.network.drain(|answer| {
+            heard.push(answer.clone());
+            false
+        })?;
+        Ok(self.taps.leave_news(&heard) | lost | self.rules.drain()?)
     }
 
     /// Where news of rules are to come.

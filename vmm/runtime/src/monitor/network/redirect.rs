@@ -7,13 +7,13 @@
 
 use std::io;
 
-use vmrun_netlink::Netlink;
 use vmrun_netlink::core::{NLM_F_CREATE, NLM_F_EXCL};
 use vmrun_netlink::route::RouteNetlinkMessage;
 use vmrun_netlink::route::tc::{
     TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption, TcActionType,
     TcAttribute, TcFilterMatchAllOption, TcHandle, TcMessage, TcMirror, TcMirrorActionType, TcOption,
 };
+use vmrun_netlink::{Change, Netlink};
 
 use super::filters::{self, Filter, is_ours, message};
 
@@ -23,6 +23,9 @@ const QDISC: TcHandle = TcHandle { major: u16::MAX, minor: 0 };
 /// Steps that may fail, as messages call them.
 pub(super) const QDISC_STEP: &str = "qdisc ingress";
 pub(super) const FILTER_STEP: &str = "filter matchall, action mirred";
+
+/// The step that failed, and why.
+pub(super) type Failure = (&'static str, io::Error);
 
 /// A redirection that this process has set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,23 +47,34 @@ pub(super) enum Earlier {
     Stale,
 }
 
-/// Leads what `from` receives out through `to`. The word of an error is what it was about.
-pub(super) fn add(netlink: &mut Netlink, from: u32, to: u32) -> Result<Redirect, (&'static str, io::Error)> {
-    let qdisc = qdisc(from).map_err(|error| ("its number", error))?;
-    let made = netlink.change(RouteNetlinkMessage::NewQueueDiscipline(qdisc), NLM_F_CREATE | NLM_F_EXCL);
-    let made_qdisc = match made {
+/// What the kernel is to change so that what `from` receives is led out through `to`.
+pub(super) fn steps(from: u32, to: u32) -> io::Result<[Change; 2]> {
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    Ok([
+        (RouteNetlinkMessage::NewQueueDiscipline(qdisc(from)?), flags),
+        (RouteNetlinkMessage::NewTrafficFilter(filter(from, to)?), flags),
+    ])
+}
+
+/// What has come of those steps at `from`. The word of an error is what it was about.
+pub(super) fn made(netlink: &mut Netlink, from: u32, said: [io::Result<()>; 2]) -> Result<Redirect, Failure> {
+    let [qdisc, filter] = said;
+    let made_qdisc = match qdisc {
         // Of ingress or clsact: one does as well as the other.
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => false,
         Err(error) => return Err((QDISC_STEP, error)),
         Ok(()) => true,
     };
     let redirect = Redirect { index: from, made_qdisc };
-    let filter = filter(from, to).map_err(|error| ("its number", error))?;
-    netlink
-        .change(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(|error| (FILTER_STEP, error))
-        .inspect_err(|_| redirect.remove(netlink))?;
-    Ok(redirect)
+    match filter {
+        Ok(()) => Ok(redirect),
+        // Somebody's of vmrun's is there, and stays.
+        Err(error) if !made_qdisc => Err((FILTER_STEP, error)),
+        Err(error) => {
+            redirect.remove(netlink);
+            Err((FILTER_STEP, error))
+        }
+    }
 }
 
 impl Redirect {

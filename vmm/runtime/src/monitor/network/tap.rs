@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use nix::net::if_::if_nametoindex;
+
 use super::links::TAP_PREFIX;
 
 const TUN: &str = "/dev/net/tun";
@@ -18,9 +20,17 @@ pub(super) const ATTACH: &str = "TUNSETIFF on /dev/net/tun";
 /// (`struct virtio_net_hdr_v1`).
 const HEADER_BYTES: libc::c_int = 12;
 
-/// Makes a tap in the namespace in which the thread is. It goes with its descriptor. The answer is
-/// the tap and its name, or which step failed.
-pub(super) fn make() -> Result<(OwnedFd, String), (&'static str, io::Error)> {
+/// A tap in the namespace of the thread that has made it. It goes with its descriptor.
+#[derive(Debug)]
+pub(super) struct Tap {
+    pub(super) descriptor: OwnedFd,
+    pub(super) name: String,
+    /// Its number.
+    pub(super) index: u32,
+}
+
+/// Makes a tap, or says which step failed.
+pub(super) fn make() -> Result<Tap, (&'static str, io::Error)> {
     let tun = OpenOptions::new()
         .read(true)
         .write(true)
@@ -29,7 +39,8 @@ pub(super) fn make() -> Result<(OwnedFd, String), (&'static str, io::Error)> {
         .map_err(|error| (OPEN, error))?;
     let name = attach(&tun).map_err(|error| (ATTACH, error))?;
     set_header(&tun).map_err(|error| ("TUNSETVNETHDRSZ", error))?;
-    Ok((tun.into(), name))
+    let index = if_nametoindex(&*name).map_err(|errno| ("its number", errno.into()))?;
+    Ok(Tap { descriptor: tun.into(), name, index })
 }
 
 /// The kernel puts a number in the place of `%d`.

@@ -1,0 +1,140 @@
+//! What the monitor itself does in a namespace is no news there: each tap that it makes, and each step of
+//! its set-up, would have the whole namespace looked at again.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use vmrun_netlink::Answer;
+use vmrun_netlink::route::RouteNetlinkMessage;
+
+use super::links;
+
+/// `RTM_NEWLINK`, `_DELLINK`, `_NEWADDR`, `_DELADDR`, `_NEWROUTE`, `_DELROUTE`, `_NEWNEIGH`, `_DELNEIGH`,
+/// `_NEWNETCONF` and `_DELNETCONF`.
+const NEW_LINK: u16 = 16;
+const DEL_LINK: u16 = 17;
+const ADDRESSES: [u16; 2] = [20, 21];
+const ROUTES: [u16; 2] = [24, 25];
+const NEIGHBOURS: [u16; 2] = [28, 29];
+const SETTINGS: [u16; 2] = [80, 81];
+
+/// Where the interface's number is in the bodies of links, addresses and neighbours.
+const INTERFACE_AT: Range<usize> = 4..8;
+/// A route's header, and its attribute of the interface (`RTA_OIF`).
+const ROUTE_HEADER: usize = 12;
+const ROUTE_INTERFACE: u16 = 4;
+/// A setting's header, and its attribute of the interface (`NETCONFA_IFINDEX`).
+const SETTING_HEADER: usize = 1;
+const SETTING_INTERFACE: u16 = 1;
+
+/// The numbers of vmrun's own taps that were heard of.
+#[derive(Debug, Default)]
+pub(super) struct Taps(BTreeSet<u32>);
+
+impl Taps {
+    /// Whether there is something about anything else. A tap's settings are told before its name, so all
+    /// that was heard together is looked at together.
+    pub(super) fn leave_news(&mut self, heard: &[Answer]) -> bool {
+        for answer in heard.iter().filter(|answer| answer.kind() == NEW_LINK) {
+            let Ok(RouteNetlinkMessage::NewLink(link)) = answer.message() else { continue };
+            // The number may be that of a tap which has gone.
+            match links::is_own_tap(&link) {
+                true => self.0.insert(link.header.index),
+                false => self.0.remove(&link.header.index),
+            };
+        }
+        let any = heard.iter().any(|answer| !interface(answer).is_some_and(|index| self.0.contains(&index)));
+        for answer in heard.iter().filter(|answer| answer.kind() == DEL_LINK) {
+            interface(answer).map(|index| self.0.remove(&index));
+        }
+        any
+    }
+}
+
+/// The interface that it is about, if it is about one.
+fn interface(answer: &Answer) -> Option<u32> {
+    match answer.kind() {
+        NEW_LINK | DEL_LINK => answer.number(INTERFACE_AT),
+        kind if ADDRESSES.contains(&kind) || NEIGHBOURS.contains(&kind) => answer.number(INTERFACE_AT),
+        kind if ROUTES.contains(&kind) => number(answer.attribute(ROUTE_HEADER, ROUTE_INTERFACE)),
+        kind if SETTINGS.contains(&kind) => number(answer.attribute(SETTING_HEADER, SETTING_INTERFACE)),
+        _ => None,
+    }
+}
+
+fn number(bytes: Option<&[u8]>) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use vmrun_netlink::core::Emitable;
+    use vmrun_netlink::route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+
+    use super::*;
+
+    fn link(index: u32, name: &str, kind: InfoKind) -> Answer {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes =
+            vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])];
+        let mut body = vec![0; link.buffer_len()];
+        link.emit(&mut body);
+        Answer::new(NEW_LINK, body)
+    }
+
+    /// A header of `header` bytes with the number at its fifth, and an attribute with it.
+    fn about(kind: u16, header: usize, attribute: u16, index: u32) -> Answer {
+        let mut body = vec![0; header.next_multiple_of(4)];
+        if header >= 8 {
+            body[4..8].copy_from_slice(&index.to_ne_bytes());
+        }
+        body.extend([8, 0]);
+        body.extend(attribute.to_ne_bytes());
+        body.extend(index.to_ne_bytes());
+        Answer::new(kind, body)
+    }
+
+    fn is_news(taps: &mut Taps, answer: Answer) -> bool {
+        taps.leave_news(&[answer])
+    }
+
+    #[test]
+    fn what_is_about_own_taps_is_no_news_and_all_else_is() {
+        let mut taps = Taps::default();
+        assert!(is_news(&mut taps, link(2, "eth0", InfoKind::Veth)));
+        assert!(!is_news(&mut taps, link(3, "vmrun-tap0", InfoKind::Tun)));
+        for (number, expected) in [(2, true), (3, false)] {
+            assert_eq!(is_news(&mut taps, about(20, 8, 0, number)), expected);
+            assert_eq!(is_news(&mut taps, about(28, 12, 0, number)), expected);
+            assert_eq!(is_news(&mut taps, about(24, 12, ROUTE_INTERFACE, number)), expected);
+            assert_eq!(is_news(&mut taps, about(80, 1, SETTING_INTERFACE, number)), expected);
+        }
+        // A rule, and what is not known.
+        assert!(is_news(&mut taps, about(32, 12, ROUTE_INTERFACE, 3)));
+        assert!(is_news(&mut taps, about(99, 8, 0, 3)));
+        assert!(!taps.leave_news(&[]));
+    }
+
+    #[test]
+    fn settings_of_a_tap_that_come_before_its_name_are_no_news() {
+        let settings = || about(80, 1, SETTING_INTERFACE, 3);
+        let mut taps = Taps::default();
+        assert!(!taps.leave_news(&[settings(), link(3, "vmrun-tap0", InfoKind::Tun)]));
+        assert!(taps.leave_news(&[settings(), about(20, 8, 0, 2)]));
+        assert!(is_news(&mut Taps::default(), settings()));
+    }
+
+    #[test]
+    fn interface_of_the_name_of_a_tap_and_one_with_its_number_are_news() {
+        let mut taps = Taps::default();
+        assert!(is_news(&mut taps, link(2, "vmrun-tap0", InfoKind::Dummy)));
+        assert!(!is_news(&mut taps, link(3, "vmrun-tap0", InfoKind::Tun)));
+        assert!(!is_news(&mut taps, about(DEL_LINK, 16, 0, 3)));
+        assert!(is_news(&mut taps, about(20, 8, 0, 3)));
+        assert!(!is_news(&mut taps, link(3, "vmrun-tap0", InfoKind::Tun)));
+        assert!(is_news(&mut taps, link(3, "eth1", InfoKind::Tun)));
+        assert!(is_news(&mut taps, about(20, 8, 0, 3)));
+        assert!(is_news(&mut taps, about(DEL_LINK, 16, 0, 2)));
+    }
+}
