@@ -34,3 +34,5 @@ pub use end::MachineEnd;
 pub use error::{BootError, DeviceError, KvmError, MachineError, MemoryError, PlugError, SpecError};
 pub use mapped::MappedPages;
 pub use running::{Console, Running};
+/// For the threads beside the machine's.
+pub use vmrun_devices::{Call, ConfineError, ThreadClass, confine_this_thread};
