@@ -12,6 +12,7 @@
 
 mod attributes;
 mod boot;
+mod clock;
 mod control_server;
 pub(crate) mod failure;
 mod hook_mounts;

@@ -335,7 +335,7 @@ impl Session<'_> {
             self.record(Status::Created)?;
         }
         self.launcher.send(&MonitorMessage::Created).map_err(gone)?;
-        let mut live = Live::new(self, agent, prepared, attached);
+        let mut live = Live::new(self, agent, prepared, attached)?;
         if !self.request.start_later {
             live.start(&self.watch())?;
             mark("program-started");
