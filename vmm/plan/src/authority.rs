@@ -34,7 +34,7 @@ mod tests {
 
     use super::*;
 
-    fn spec(bounding: &[&str], mounts: Value, devices: Value) -> Spec {
+    fn spec(bounding: &[&str], mounts: &Value, devices: &Value) -> Spec {
         let process =
             json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "capabilities": {"bounding": bounding}});
         let linux = json!({"devices": devices});
@@ -48,17 +48,17 @@ mod tests {
 
     #[test]
     fn authority_is_the_containers() {
-        assert_eq!(authority(&spec(&["CAP_CHOWN"], dev(), json!([]))), Authority::default());
+        assert_eq!(authority(&spec(&["CAP_CHOWN"], &dev(), &json!([]))), Authority::default());
         let all = ["CAP_MKNOD", "CAP_SETFCAP", "CAP_SYS_ADMIN"];
         let whole = Authority { device_nodes: true, file_capabilities: true, attributes: true };
-        assert_eq!(authority(&spec(&all, dev(), json!([]))), whole);
+        assert_eq!(authority(&spec(&all, &dev(), &json!([]))), whole);
     }
 
     #[test]
     fn nodes_that_the_agent_makes_in_the_root_file_system_can_be_made() {
         let device = |path: &str| json!([{"path": path, "type": "c", "major": 1, "minor": 3}]);
-        assert!(!authority(&spec(&[], dev(), device("/dev/x"))).device_nodes);
-        assert!(authority(&spec(&[], dev(), device("/x"))).device_nodes);
-        assert!(authority(&spec(&[], json!([]), json!([]))).device_nodes);
+        assert!(!authority(&spec(&[], &dev(), &device("/dev/x"))).device_nodes);
+        assert!(authority(&spec(&[], &dev(), &device("/x"))).device_nodes);
+        assert!(authority(&spec(&[], &json!([]), &json!([]))).device_nodes);
     }
 }
