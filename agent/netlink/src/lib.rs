@@ -1,7 +1,10 @@
-//! One synchronous rtnetlink socket (`rtnetlink(7)`): requests, dumps, and news of changes. The
-//! monitor reads a network namespace with it, the agent makes another one like it.
+//! One synchronous netlink socket (`netlink(7)`), of rtnetlink or of netfilter: requests, dumps, and
+//! news of changes. The monitor reads a network namespace with it, the agent makes another one like it.
 //!
 //! A socket belongs to the network namespace of the thread that opens it, wherever that goes later.
+
+pub mod attributes;
+pub mod netfilter;
 
 use std::convert::Infallible;
 use std::io;
@@ -54,6 +57,11 @@ impl Answer {
     pub fn body(&self) -> &[u8] {
         &self.body
     }
+
+    /// The same, kept.
+    pub fn into_body(self) -> Vec<u8> {
+        self.body
+    }
 }
 
 /// Keeps the bytes: who needs no answers links no parser.
@@ -82,7 +90,7 @@ impl Netlink {
     /// # Errors
     /// The system's.
     pub fn open() -> io::Result<Self> {
-        Self::with(SockFlag::SOCK_CLOEXEC, 0)
+        Self::with(SockProtocol::NetlinkRoute, SockFlag::SOCK_CLOEXEC, 0)
     }
 
     /// Opens one that hears of changes: see [`Netlink::drain`]. `groups` are bits of `RTMGRP_*`.
@@ -90,11 +98,27 @@ impl Netlink {
     /// # Errors
     /// The system's.
     pub fn listen(groups: u32) -> io::Result<Self> {
-        Self::with(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, groups)
+        Self::with(SockProtocol::NetlinkRoute, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, groups)
     }
 
-    fn with(flags: SockFlag, groups: u32) -> io::Result<Self> {
-        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+    /// Opens one of netfilter for requests.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open_netfilter() -> io::Result<Self> {
+        Self::with(SockProtocol::NetlinkNetFilter, SockFlag::SOCK_CLOEXEC, 0)
+    }
+
+    /// Opens one of netfilter that hears of changes; `groups` are bits, the first one for the group 1.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn listen_netfilter(groups: u32) -> io::Result<Self> {
+        Self::with(SockProtocol::NetlinkNetFilter, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, groups)
+    }
+
+    fn with(protocol: SockProtocol, flags: SockFlag, groups: u32) -> io::Result<Self> {
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER_BYTES] })
     }
@@ -177,7 +201,10 @@ impl Netlink {
     ///
     /// # Errors
     /// What the kernel says, or they change faster than they can be told.
-    pub fn dump(&mut self, message: &RouteNetlinkMessage) -> io::Result<Vec<Answer>> {
+    pub fn dump<M>(&mut self, message: &M) -> io::Result<Vec<Answer>>
+    where
+        M: NetlinkSerializable + Clone,
+    {
         for _ in 0..MOST_DUMPS {
             match self.ask(message.clone(), NLM_F_DUMP) {
                 Err(error) if error.raw_os_error() == Some(Errno::EINTR as i32) => {}
@@ -187,7 +214,7 @@ impl Netlink {
         Err(io::Error::new(io::ErrorKind::TimedOut, "it changes all the time"))
     }
 
-    fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Answer>> {
+    fn ask(&mut self, message: impl NetlinkSerializable, flags: u16) -> io::Result<Vec<Answer>> {
         let mut bytes = Vec::new();
         self.put(&mut bytes, message, flags);
         send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
@@ -195,17 +222,12 @@ impl Netlink {
     }
 
     /// Appends a request to `bytes`.
-    fn put(&mut self, bytes: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {
+    fn put(&mut self, bytes: &mut Vec<u8>, message: impl NetlinkSerializable, flags: u16) {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut request = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
-        request.header.flags = NLM_F_REQUEST | flags;
-        request.header.sequence_number = self.sequence;
-        request.finalize();
-        let start = bytes.len();
-        bytes.resize(start + request.buffer_len().next_multiple_of(4), 0);
-        if let Some(room) = bytes.get_mut(start..) {
-            request.serialize(room);
-        }
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        put(bytes, header, NetlinkPayload::InnerMessage(message));
     }
 
     fn answers(&mut self) -> io::Result<Vec<Answer>> {
@@ -268,6 +290,17 @@ impl Netlink {
 impl AsFd for Netlink {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Appends a message to `bytes`.
+fn put<M: NetlinkSerializable>(bytes: &mut Vec<u8>, header: NetlinkHeader, payload: NetlinkPayload<M>) {
+    let mut request = NetlinkMessage::new(header, payload);
+    request.finalize();
+    let start = bytes.len();
+    bytes.resize(start + request.buffer_len().next_multiple_of(4), 0);
+    if let Some(room) = bytes.get_mut(start..) {
+        request.serialize(room);
     }
 }
 

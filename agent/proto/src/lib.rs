@@ -32,6 +32,7 @@ mod frame;
 mod message;
 mod mounts;
 mod names;
+pub mod netfilter;
 mod network;
 mod plan;
 

@@ -189,6 +189,7 @@ fn network() -> Network {
             router: true,
         }],
         name_servers: Vec::new(),
+        tables: Vec::new(),
     }
 }
 
@@ -317,4 +318,34 @@ fn questions_for_names_and_their_answers() {
     }
     golden("answer", &Answer { id: 7, message: Some(vec![0, 255]) });
     golden("answer-none", &Answer { id: 7, message: None });
+}
+
+#[test]
+fn tables_of_netfilter() {
+    use vmrun_proto::netfilter::{Attributes, Chain, Element, Object, PacketRule, Set, Table};
+    let bytes = |bytes: &[u8]| Attributes(bytes.to_vec());
+    let element = |expires_ms| Element { attributes: bytes(&[8, 9]), expires_ms };
+    let set = |name: &str| Set {
+        name: name.into(),
+        id: 7,
+        attributes: bytes(&[6]),
+        elements: vec![element(None), element(Some(1500))],
+    };
+    let rule = PacketRule { handle: 4, attributes: bytes(&[0xab, 0xcd]), sets: vec![set("__set%d")] };
+    let chain = Chain {
+        name: "PREROUTING".into(),
+        attributes: bytes(&[1, 2]),
+        policy: Some(1),
+        rules: vec![rule, PacketRule::default()],
+    };
+    let object = |kind| Object { name: "total".into(), kind, attributes: bytes(&[3]) };
+    let table = Table {
+        family: 2,
+        name: "nat".into(),
+        attributes: bytes(&[0]),
+        chains: vec![chain, Chain::default()],
+        objects: vec![object(Some(1)), object(None)],
+        sets: vec![set("ports")],
+    };
+    golden("network-tables", &Network { tables: vec![table], ..Network::default() });
 }

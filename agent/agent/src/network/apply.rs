@@ -19,7 +19,7 @@ use vmrun_proto::{Address, Interface, Network, NetworkDevice};
 
 use super::difference::{Change, difference};
 use super::wait::Listener;
-use super::{messages, nic};
+use super::{messages, netfilter, nic};
 use crate::sys;
 
 /// IPv6 makes no address of its own accord.
@@ -86,7 +86,9 @@ impl<'n> Hand<'n> {
                 }
             }
         }
-        (reached, result)
+        let (tables, followed) = netfilter::follow(&old.tables, &new.tables);
+        reached.tables = tables;
+        (reached, result.and(followed))
     }
 
     /// Namespaces may have many of them: each alone would cost more in words with the kernel than in
@@ -433,6 +435,6 @@ fn route_shown(route: &vmrun_proto::Route) -> String {
 }
 
 /// The system's words without its number.
-fn words(error: &io::Error) -> String {
+pub(super) fn words(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
 }

@@ -8,6 +8,7 @@
 mod apply;
 mod difference;
 mod messages;
+mod netfilter;
 mod nic;
 mod wait;
 

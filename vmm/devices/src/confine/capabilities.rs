@@ -1,7 +1,10 @@
 //! The capabilities that a thread keeps.
 
 use rustix::io::Errno;
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use rustix::thread::{
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, set_capabilities,
+    set_capabilities_secure_bits,
+};
 use vmrun_spec::Authority;
 
 pub(super) type Capabilities = CapabilitySet;
@@ -25,10 +28,20 @@ pub(super) fn of_files(authority: Authority) -> Capabilities {
     capabilities
 }
 
+/// Whoever makes a file in the guest may have rights there beyond those of its user, as root of a user namespace
+/// has: the guest's kernel has decided that before it asks. So the thread, which makes files as that user,
+/// has its capabilities meanwhile as well.
+fn keep_as_another_user() -> Result<(), Errno> {
+    set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+}
+
 /// Drops all but `kept`, of which the thread may have some, or none. The inheritable ones go
 /// altogether, and the ambient ones with them (capabilities(7)).
 pub(super) fn keep(kept: Capabilities) -> Result<(), Errno> {
     let had = capabilities(None)?;
+    if kept.contains(CapabilitySet::SETUID) && had.effective.contains(CapabilitySet::SETPCAP) {
+        keep_as_another_user()?;
+    }
     let sets = CapabilitySets {
         effective: had.effective & kept,
         permitted: had.permitted & kept,

@@ -35,7 +35,7 @@ pub(crate) struct ChildProcess {
 impl ChildProcess {
     /// Starts this program with these arguments, in the cgroup if the kernel starts it there; else in ours.
     ///
-    /// To be called while there is one thread.
+    /// To be called while no other thread does anything.
     pub(crate) fn start(arguments: &[&str], cgroup: Option<&Path>) -> io::Result<Self> {
         let Some(cgroup) = cgroup else { return spawn(arguments) };
         let started = File::open(cgroup).and_then(|cgroup| clone_into(cgroup.as_fd(), arguments));

@@ -6,7 +6,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::geteuid;
@@ -65,25 +67,30 @@ pub(crate) fn is_in_the_hosts() -> bool {
     ours.is_ok_and(|ours| hosts.is_ok_and(|hosts| ours == hosts))
 }
 
-/// Does something in the namespace, in which it stays: a process that it starts is in it, this
-/// one is not.
-pub(super) fn within<T>(
+/// Does something in the namespace, by a thread of its own, which ends there: a process that it starts is in
+/// the namespace, this one is not. To leave it again takes a right to the caller's network, which root of a
+/// user namespace has not.
+pub(super) fn within<T: Send>(
     namespace: &NetworkNamespace,
-    act: impl FnOnce() -> Result<T, LaunchError>,
+    act: impl FnOnce() -> Result<T, LaunchError> + Send,
 ) -> Result<T, LaunchError> {
     if !is_own(namespace) {
         return act();
     }
-    let ours = File::open(OURS).map_err(LaunchError::io("remember the network namespace"))?;
-    match namespace {
-        NetworkNamespace::Named(path) => enter(path).map_err(broken(path))?,
-        _ => unshare(CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| LaunchError::NewNetworkNamespace(errno.into()))?,
-    }
-    let result = act();
-    setns(ours, CloneFlags::CLONE_NEWNET)
-        .map_err(|errno| LaunchError::io("leave the container's network namespace")(errno.into()))?;
-    result
+    let inside = || {
+        match namespace {
+            NetworkNamespace::Named(path) => enter(path).map_err(broken(path))?,
+            _ => unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| LaunchError::NewNetworkNamespace(errno.into()))?,
+        }
+        act()
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, inside);
+        let thread =
+            thread.map_err(LaunchError::io("start a thread for the container's network namespace"))?;
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 fn enter(path: &Path) -> io::Result<()> {

@@ -29,7 +29,7 @@ pub(crate) struct Booting {
 
 pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booting, MonitorError> {
     let plan = &request.plan;
-    let (mounts, later) = tree::build(&request.directory.join(SHARE_DIR), &plan.host)?;
+    let (mounts, later) = tree::build(&request.directory.join(SHARE_DIR), &plan.host, &request.log)?;
     if plan.host.hooks.precede_creation() {
         hook_mounts::offer(&request.directory.join(SHARE_DIR), &plan.host)?;
     }

@@ -53,10 +53,10 @@ pub(super) fn apply(copy: &OwnedFd, map: &IdMap) -> Result<(), IdMapError> {
 /// A user namespace with this mapping, which nobody is in.
 fn user_namespace(map: &IdMap) -> Result<File, IdMapError> {
     let child = Child::start().map_err(IdMapError::Namespace)?;
-    let pid = child.pid;
+    let pid = child.pid();
     fs::write(format!("/proc/{pid}/uid_map"), lines(&map.uids)).map_err(IdMapError::Mapping)?;
     fs::write(format!("/proc/{pid}/gid_map"), lines(&map.gids)).map_err(IdMapError::Mapping)?;
-    File::open(format!("/proc/{pid}/ns/user")).map_err(IdMapError::Namespace)
+    child.namespace().map_err(IdMapError::Namespace)
 }
 
 /// As `user_namespaces(7)` has it: the number in the namespace is the one that is stored.
@@ -69,13 +69,13 @@ fn lines(ranges: &[IdRange]) -> String {
 }
 
 /// A process in a user namespace of its own, which ends when this is dropped.
-struct Child {
+pub(super) struct Child {
     pid: Pid,
 }
 
 impl Child {
     /// Forks; the child is in its namespace when this returns.
-    fn start() -> io::Result<Self> {
+    pub(super) fn start() -> io::Result<Self> {
         let (mut ours, theirs) = UnixStream::pair()?;
         // SAFETY: until it ends the child makes system calls only, on a value that it has
         // already: it takes no lock that a thread of the parent's may hold, and allocates nothing.
@@ -90,6 +90,14 @@ impl Child {
             0 => Ok(child),
             number => Err(io::Error::from_raw_os_error(number)),
         }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub(super) fn namespace(&self) -> io::Result<File> {
+        File::open(format!("/proc/{}/ns/user", self.pid))
     }
 }
 

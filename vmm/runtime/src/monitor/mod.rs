@@ -12,6 +12,7 @@
 
 mod attributes;
 mod boot;
+mod callers_ids;
 mod clock;
 mod control_server;
 pub(crate) mod failure;
@@ -221,6 +222,14 @@ fn tell_the_log(log: &Log, message: &MonitorMessage) {
             warnings.iter().for_each(|warning| log::warn(warning));
         }
         _ => {}
+    }
+}
+
+/// Tells of something that changes nothing.
+fn warn(log: &Log, message: &str) {
+    // There is nobody left to tell when it is not writable.
+    if open_log(log).is_ok() {
+        log::warn(message);
     }
 }
 

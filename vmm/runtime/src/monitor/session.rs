@@ -24,7 +24,7 @@ use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::kernels::LaterMounts;
 use super::launcher::Launcher;
 use super::live::Live;
-use super::network::{Alone, Attached, Cards, Follower, Mirror, NetworkError, ResolvConf, Slots};
+use super::network::{Alone, Attached, Cards, Follower, Mirror, NetworkError, News, ResolvConf, Slots};
 use super::notifier::{Notifier, Teller};
 use super::streams::{self, HostStreams, Stdio};
 use super::tree::{self, TreeError};
@@ -172,11 +172,12 @@ impl Session<'_> {
             return Ok(None);
         }
         // From here on nothing is missed.
-        let news = Follower::listen().map_err(NetworkError::Read)?;
+        let news = News::listen().map_err(NetworkError::Read)?;
         let slots: Arc<dyn Slots> = Arc::<Cards>::clone(self.cards);
         // This process is in the container's directory.
         let resolv_conf = ResolvConf::of(&self.request.plan.host.view, Path::new(SHARE_DIR));
-        let mut mirror = Mirror::new(&self.request.state.id, slots, resolv_conf, self.request.log.clone())?;
+        let mut mirror =
+            Mirror::new(&self.request.state.id, &news, slots, resolv_conf, self.request.log.clone())?;
         let (network, warnings) = mirror.begin()?;
         warnings.iter().for_each(|warning| self.warn(warning));
         mark("network-mirrored");
@@ -286,10 +287,7 @@ impl Session<'_> {
 
     /// Tells the engine's log of a failure that ends nothing.
     pub(super) fn warn(&self, message: &str) {
-        // There is nobody left to tell when it is not writable.
-        if super::open_log(&self.request.log).is_ok() {
-            log::warn(message);
-        }
+        super::warn(&self.request.log, message);
     }
 
     /// The program has said that it is ready.

@@ -24,15 +24,17 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::geteuid;
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use vmrun_proto::{ROOTFS_DIR, SharedMount, VOLUMES_DIR};
 use vmrun_spec::{HostPlan, Propagation, Volume, VolumeKind};
 
 use super::attributes;
+use super::callers_ids;
 use super::id_map::{self, IdMapError};
 use super::kernels::{self, KernelsError, LaterMounts};
+use crate::log::Log;
 
 /// Why the tree could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +70,11 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_m
 pub(crate) fn build(
     share: &Path,
     plan: &HostPlan,
+    log: &Log,
 ) -> Result<(Vec<SharedMount>, Option<LaterMounts>), TreeError> {
-    enter_namespace().map_err(TreeError::Namespace)?;
+    if let Some(warning) = enter_namespace().map_err(TreeError::Namespace)? {
+        super::warn(log, &warning);
+    }
     make_directory(share)?;
     let none: Option<&str> = None;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -119,21 +124,14 @@ pub(crate) fn unmount(share: &Path) {
 }
 
 /// Mounts, and the host's name: who takes the monitor for the container's process and enters its namespaces
-/// to set the name must not rename the host.
-fn enter_namespace() -> io::Result<()> {
-    let (uid, gid) = (geteuid(), getegid());
-    if uid.is_root() {
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)?;
-    } else {
-        // Without root, a user namespace in which we are root lends the right to mount.
-        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)?;
-        fs::write("/proc/self/setgroups", "deny")?;
-        fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
-        fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-    }
+/// to set the name must not rename the host. Gives a warning.
+fn enter_namespace() -> io::Result<Option<String>> {
+    // Without root, a user namespace in which we are root lends the right to mount.
+    let warning = if geteuid().is_root() { None } else { callers_ids::become_root()? };
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)?;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
-    Ok(())
+    Ok(warning)
 }
 
 fn make_directory(path: &Path) -> Result<(), TreeError> {

@@ -1,5 +1,6 @@
 //! What a network namespace holds, as the kernel tells it.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use vmrun_netlink::Netlink;
@@ -82,6 +83,11 @@ fn read_family(netlink: &mut Netlink, family: AddressFamily, dump: &mut Dump) ->
         }
     }
     Ok(())
+}
+
+/// The interfaces' names by their numbers.
+pub(super) fn names(dump: &Dump) -> BTreeMap<u32, String> {
+    dump.links.iter().map(|link| (link.header.index, super::links::name(link).to_owned())).collect()
 }
 
 /// A kernel without IPv6, or without rules.

@@ -14,10 +14,21 @@ pub(crate) enum NetworkError {
     /// The kernel does not tell what is there.
     #[error("cannot read the container's network namespace")]
     Read(#[source] io::Error),
+    /// Nor which rules there are.
+    #[error("cannot read the netfilter rules of the container's network namespace")]
+    Rules(#[source] io::Error),
+    /// There may be rules that are not carried.
+    #[error(
+        "rules of legacy iptables in the container's network namespace do not hold in the guest (tables {tables})"
+    )]
+    Legacy {
+        /// Which tables there are.
+        tables: String,
+    },
     /// Something cannot be carried.
     #[error("cannot bring {what} of the container's network namespace into the guest: {why}")]
     Unfit {
-        /// Interface or route.
+        /// Interface, route, or rule.
         what: String,
         /// Why.
         why: String,
@@ -76,7 +87,10 @@ impl NetworkError {
     /// What the user can do.
     pub(crate) fn next_step(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Read(_) | Self::Plug { .. } => return None,
+            Self::Read(_) | Self::Rules(_) | Self::Plug { .. } => return None,
+            Self::Legacy { .. } => {
+                "have what makes them use iptables-nft, as Debian's alternatives for iptables do by default"
+            }
             Self::Unfit { .. } => "take it out of the namespace, or give the container another network",
             Self::Taken { .. } => "give each sandbox a network namespace of its own",
             Self::Answers { source, .. } => match source.raw_os_error() {

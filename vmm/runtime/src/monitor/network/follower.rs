@@ -12,18 +12,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
-use vmrun_netlink::Netlink;
 use vmrun_plan::VSOCK_SOCKET;
 use vmrun_proto::Request;
 
 use super::mirror::{Change, Mirror};
+use super::news::News;
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
 use crate::log::{self, Log};
-
-/// `RTMGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`,
-/// and the groups of IPv6's rules and of both families' settings.
-const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000 | 0x80_0000 | 0x100_0000;
 
 const CHANGE: Wait = Wait { what: "the agent to change the network", limit: Duration::from_secs(60) };
 const SETTLE: Wait = Wait { what: "the network to reach the guest", limit: Duration::from_secs(90) };
@@ -35,10 +31,10 @@ const LONGEST: Duration = Duration::from_millis(300);
 
 const STACK_BYTES: usize = 512 << 10;
 
-/// The namespace's news, and who sees to them.
+/// The namespace's news, heard from before the mirror has looked, and who sees to them.
 #[derive(Debug)]
 pub(crate) struct Follower {
-    news: Netlink,
+    news: News,
     log: Log,
     state: State,
 }
@@ -71,12 +67,7 @@ enum Order {
 }
 
 impl Follower {
-    /// Hears of what happens from now on: to be called before the mirror looks.
-    pub(crate) fn listen() -> io::Result<Netlink> {
-        Netlink::listen(GROUPS)
-    }
-
-    pub(crate) fn new(news: Netlink, mirror: Mirror, log: Log) -> Self {
+    pub(crate) fn new(news: News, mirror: Mirror, log: Log) -> Self {
         Self { news, log, state: State::Resting(Box::new(mirror)) }
     }
 

@@ -18,6 +18,8 @@ use vmrun_spec::Frames;
 use super::error::NetworkError;
 use super::filters::Filter;
 use super::names::{NameRelay, ResolvConf};
+use super::netfilter::{Listing, Rules, UnfitRule};
+use super::news::News;
 use super::plan::{Card, NetworkPlan, Unfit};
 use super::redirect::{self, Earlier, Redirect};
 use super::slots::Slots;
@@ -30,6 +32,7 @@ use crate::step;
 pub(crate) struct Mirror {
     container: String,
     netlink: Netlink,
+    rules: Rules,
     slots: Arc<dyn Slots>,
     /// By the interfaces' numbers on the host.
     carried: BTreeMap<u32, Carried>,
@@ -82,13 +85,16 @@ struct Taken {
 impl Mirror {
     pub(crate) fn new(
         container: &str,
+        news: &News,
         slots: Arc<dyn Slots>,
         resolv_conf: Option<ResolvConf>,
         log: Log,
     ) -> Result<Self, NetworkError> {
+        let (rule_news, wakes) = news.of_rules();
         Ok(Self {
             container: container.to_owned(),
             netlink: Netlink::open().map_err(NetworkError::Read)?,
+            rules: Rules::new(rule_news, wakes),
             slots,
             carried: BTreeMap::new(),
             told: Network::default(),
@@ -163,7 +169,17 @@ impl Mirror {
             }
         }
         network.name_servers = self.resolv_conf.as_ref().map(ResolvConf::servers).unwrap_or_default();
-        let warnings = self.let_answers_in(network.name_servers.first().copied());
+        let mut warnings = Vec::new();
+        if network != Network::default() || !self.carried.is_empty() {
+            let Listing { tables, unfit, legacy } =
+                self.rules.read(&dump::names(&dump), &network.name_servers)?;
+            network.tables = tables;
+            failures.extend(unfit.into_iter().map(UnfitRule::error));
+            if !legacy.is_empty() {
+                warnings.push(NetworkError::Legacy { tables: legacy.join(", ") });
+            }
+        }
+        warnings.extend(self.let_answers_in(network.name_servers.first().copied()));
         Ok(Taken { network, failures, warnings })
     }
 
@@ -260,6 +276,12 @@ impl Unfit {
         let what =
             self.interface.as_ref().map_or("a route".to_owned(), |name| format!("the interface {name}"));
         NetworkError::Unfit { what, why: self.why.clone() }
+    }
+}
+
+impl UnfitRule {
+    fn error(self) -> NetworkError {
+        NetworkError::Unfit { what: self.rule, why: self.why.to_owned() }
     }
 }
 
@@ -396,12 +418,14 @@ fn summary(network: &Network) -> String {
         format!("{}{}", interface.name, addresses.collect::<String>())
     };
     let interfaces: Vec<_> = network.interfaces.iter().map(interface).collect();
+    let chains = network.tables.iter().flat_map(|table| &table.chains);
     format!(
-        "{}; {} routes, {} rules, {} neighbours",
+        "{}; {} routes, {} rules, {} neighbours, {} netfilter rules",
         interfaces.join(", "),
         network.routes.len(),
         network.rules.len(),
-        network.neighbours.len()
+        network.neighbours.len(),
+        chains.map(|chain| chain.rules.len()).sum::<usize>()
     )
 }
 
