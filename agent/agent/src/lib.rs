@@ -16,6 +16,7 @@
 //! takes every change that libcontainer makes to its own process to the grave.
 
 mod boot;
+mod clock;
 mod connection;
 mod container;
 mod descriptors;

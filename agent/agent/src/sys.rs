@@ -101,6 +101,30 @@ pub(crate) fn write_port(port: u16, byte: u8) -> io::Result<()> {
     check(unsafe { libc::ioperm(port.into(), 1, 0) })
 }
 
+/// Lets the wall clock run faster or slower until it has made up this much.
+pub(crate) fn slew_clock(us: i64) -> io::Result<()> {
+    // SAFETY: all zeros is a value of it, and the kernel fills it in.
+    let mut change: libc::timex = unsafe { mem::zeroed() };
+    change.modes = libc::ADJ_OFFSET_SINGLESHOT;
+    change.offset = us;
+    adjust_clock(&mut change)
+}
+
+/// Sets the wall clock forward by `seconds` and `ns`, of which the former may be negative.
+pub(crate) fn step_clock(seconds: i64, ns: i64) -> io::Result<()> {
+    // SAFETY: as above.
+    let mut change: libc::timex = unsafe { mem::zeroed() };
+    change.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+    change.time = libc::timeval { tv_sec: seconds, tv_usec: ns };
+    adjust_clock(&mut change)
+}
+
+fn adjust_clock(change: &mut libc::timex) -> io::Result<()> {
+    // SAFETY: reads and writes the value, which lives until the call is over. It gives the clock's state,
+    // which is no error: nobody has synchronized it by NTP.
+    check(unsafe { libc::adjtimex(change) }.min(0))
+}
+
 /// Receives one datagram and the first descriptor that came with it, without waiting.
 pub(crate) fn receive_with_descriptor(
     socket: BorrowedFd<'_>,

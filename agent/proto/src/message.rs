@@ -157,6 +157,12 @@ pub enum Request {
     },
     /// The VM is about to end: kill whatever still runs, and then write every dirty page back to the host.
     Sync,
+    /// Correct the wall clock, if this is not zero, and tell what it shows: a small difference is made up
+    /// in a while, a large one at once.
+    Clock {
+        /// How far it is behind.
+        adjust_ns: i64,
+    },
 }
 
 /// What the agent sends on a control connection.
@@ -191,6 +197,11 @@ pub enum Reply {
     Figures(Box<ContainerFigures>),
     /// Not done.
     Error(ErrorReply),
+    /// The wall clock.
+    Clock {
+        /// Since 1970.
+        realtime_ns: i64,
+    },
 }
 
 /// Why a request failed.

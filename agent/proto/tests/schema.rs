@@ -250,12 +250,14 @@ fn requests() {
     request("figures", Request::Figures { container: "web".into() });
     let resources =
         serde_json::from_value(json!({"memory": {"limit": 1048576}, "pids": {"limit": 7}})).unwrap();
+    request("clock", Request::Clock { adjust_ns: -5_000_000 });
     request("update", Request::Update { container: "web".into(), resources });
 }
 
 #[test]
 fn replies() {
     reply("ok", Reply::Ok);
+    reply("clock", Reply::Clock { realtime_ns: 1_790_000_000_000_000_000 });
     reply("started", Reply::Started { pid: 42 });
     reply("processes", Reply::Processes(vec![process_info()]));
     reply("processes-detailed", Reply::Processes(vec![detailed_process_info()]));

@@ -27,10 +27,10 @@ mod thread;
 mod uart;
 pub mod virtio;
 
-pub use confine::{Call, ConfineError, ThreadClass};
+pub use confine::{Call, ConfineError, Confinement, ThreadClass, TreeError};
 pub use event_loop::{EventLoop, LoopError, LoopHandle, LoopSubscriber};
 pub use failure::FailureSink;
 pub use memory::{GuestRegion, Memory};
 pub use mmio_bus::{MmioBus, MmioDevice};
-pub use thread::{ThreadError, ThreadFailure, Worker};
+pub use thread::{ThreadError, ThreadFailure, Worker, confine_this_thread};
 pub use uart::{ConsoleLog, Uart};

@@ -5,7 +5,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
-use crate::confine::{ConfineError, ThreadClass, confine};
+use crate::confine::{ConfineError, Confinement, ThreadClass, confine};
 
 /// Why a thread could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,11 @@ impl ThreadFailure {
     }
 }
 
+/// Confines the calling thread, for good: for those that nobody joins.
+pub fn confine_this_thread(class: ThreadClass) -> Result<(), ConfineError> {
+    confine(&class.into())
+}
+
 /// A named thread that is confined to what its class needs, and joined when this is dropped.
 ///
 /// Whoever owns it tells it to end before that. A panic in it does not take the process down:
@@ -46,16 +51,22 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts `body` as a thread of `class`. The starter must not be confined itself.
-    pub fn start<F, P>(name: &str, class: ThreadClass, body: F, failed: P) -> Result<Self, ThreadError>
+    /// Starts `body` as a thread of a class. The starter must not be confined itself.
+    pub fn start<F, P>(
+        name: &str,
+        to: impl Into<Confinement>,
+        body: F,
+        failed: P,
+    ) -> Result<Self, ThreadError>
     where
         F: FnOnce() + Send + 'static,
         P: FnOnce(ThreadFailure) + Send + 'static,
     {
+        let to = to.into();
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                let ran = catch_unwind(AssertUnwindSafe(|| confine(&class).map(|()| body())));
+                let ran = catch_unwind(AssertUnwindSafe(|| confine(&to).map(|()| body())));
                 match ran {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => failed(error.into()),

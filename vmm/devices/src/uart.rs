@@ -16,6 +16,9 @@ use vm_superio::serial::{NoEvents, Serial};
 /// The log file ends here: a hostile guest must not fill the host's disk.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
+/// The guest's last line in the file.
+const FULL: &str = "the guest has printed 4 MiB; what it prints from here on is not kept here";
+
 /// How many bytes of the end are kept in memory for error messages.
 const TAIL_BYTES: usize = 16 << 10;
 
@@ -32,6 +35,7 @@ pub struct ConsoleLog {
 struct LogState {
     file: File,
     file_bytes: u64,
+    is_full: bool,
     file_ends_line: bool,
     line: Vec<u8>,
     tail: VecDeque<u8>,
@@ -45,6 +49,7 @@ impl ConsoleLog {
         let state = LogState {
             file,
             file_bytes: 0,
+            is_full: false,
             file_ends_line: true,
             line: Vec::new(),
             tail: VecDeque::new(),
@@ -73,10 +78,7 @@ impl ConsoleLog {
     pub fn note(&self, line: &str) {
         let mut state = self.lock();
         state.finish_line();
-        // What the guest has left unfinished, in the file or in what is remembered, is finished.
-        let ended = state.file_ends_line && state.tail.back().is_none_or(|&byte| byte == b'\n');
-        let start = if ended { "" } else { "\n" };
-        state.keep(format!("{start}vmrun: {line}\n").into_bytes());
+        state.note(line);
     }
 
     /// The guest kernel has printed that it panics.
@@ -106,8 +108,18 @@ impl LogState {
             self.file_bytes = self.file_bytes.saturating_add(length);
             self.keep(line);
         } else {
+            if !std::mem::replace(&mut self.is_full, true) {
+                self.note(FULL);
+            }
             self.remember(line);
         }
+    }
+
+    fn note(&mut self, line: &str) {
+        // What the guest has left unfinished, in the file or in what is remembered, is finished.
+        let ended = self.file_ends_line && self.tail.back().is_none_or(|&byte| byte == b'\n');
+        let start = if ended { "" } else { "\n" };
+        self.keep(format!("{start}vmrun: {line}\n").into_bytes());
     }
 
     fn keep(&mut self, line: Vec<u8>) {
@@ -216,10 +228,13 @@ mod tests {
         for _ in 0..6 << 10 {
             log.write_all(&[b'x'; 1024]).unwrap();
         }
-        assert!(std::fs::metadata(&path).unwrap().len() <= MAX_FILE_BYTES);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let most = usize::try_from(MAX_FILE_BYTES).unwrap();
+        assert!(text.len() <= most + FULL.len() + 10 && text.matches(FULL).count() == 1);
+        assert!(text.ends_with(&format!("xx\nvmrun: {FULL}\n")));
         assert!(log.lock().tail.len() <= TAIL_BYTES);
         log.note("virtio-rng: broken");
-        assert!(std::fs::read_to_string(&path).unwrap().ends_with("xx\nvmrun: virtio-rng: broken\n"));
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with("\nvmrun: virtio-rng: broken\n"));
         assert_eq!(log.tail(1), ["vmrun: virtio-rng: broken"]);
     }
 }

@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let (kernel, initramfs) = (std::fs::read(kernel)?, std::fs::read(initramfs)?);
     let images = BootImages { kernel: &kernel, kernel_pages: &[], initramfs: &initramfs };
-    let running = Built::new(&spec, images)?.start()?;
+    let running = Built::new(&spec, images, None)?.start()?;
     println!("started after {:?}", start.elapsed());
     let mut poll = [libc::pollfd { fd: running.ended_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
     // SAFETY: the array is valid for the one entry that is announced.

@@ -8,7 +8,7 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmrun_devices::{ConsoleLog, Memory, heap};
-use vmrun_spec::MachineSpec;
+use vmrun_spec::{HostPort, MachineSpec};
 
 use crate::boot::{Initramfs, Kernel, cmdline, mp_table, write_params};
 use crate::devices::{Devices, check_count};
@@ -64,7 +64,13 @@ impl Built {
     /// 2. makes the devices and ties their events to KVM;
     /// 3. writes the boot parameters;
     /// 4. makes the vCPUs and puts the first at the kernel's entry.
-    pub fn new(spec: &MachineSpec, images: BootImages<'_>) -> Result<Self, MachineError> {
+    ///
+    /// `host_port` is whom the guest reaches by its vsock device, if anybody.
+    pub fn new(
+        spec: &MachineSpec,
+        images: BootImages<'_>,
+        host_port: Option<HostPort>,
+    ) -> Result<Self, MachineError> {
         check_spec(spec)?;
         heap::one_for_all_threads();
         let kvm = kvm::open()?;
@@ -88,7 +94,7 @@ impl Built {
         let console = ConsoleLog::create(&spec.console_log)
             .map_err(|source| DeviceError::Console { path: spec.console_log.clone(), source })?;
         let end = EndSignal::new(console.clone()).map_err(DeviceError::Event)?;
-        let (devices, bus) = Devices::attach(spec, &vm, &memory, &end)?;
+        let (devices, bus) = Devices::attach(spec, host_port, &vm, &memory, &end)?;
 
         let cmdline = cmdline(&devices.windows(), &spec.cmdline)?;
         linux_loader::loader::load_cmdline(&memory, GuestAddress(layout::CMDLINE), &cmdline)

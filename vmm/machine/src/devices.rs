@@ -9,7 +9,7 @@ use vmrun_devices::virtio::net::Net;
 use vmrun_devices::virtio::rng::Rng;
 use vmrun_devices::virtio::vsock::Vsock;
 use vmrun_devices::{EventLoop, FailureSink, LoopHandle, Memory, MmioBus};
-use vmrun_spec::{DeviceChange, DeviceSpec, Handles, MachineSpec, NicSlot};
+use vmrun_spec::{DeviceChange, DeviceSpec, Handles, HostPort, MachineSpec, NicSlot};
 
 use crate::board::{Board, Place};
 use crate::boot::Window;
@@ -52,7 +52,7 @@ impl Maker {
     fn make(&self, spec: &DeviceSpec, handles: Handles) -> Result<Box<dyn VirtioDevice>, DeviceError> {
         let (events, failures) = (self.events.clone(), self.failures.clone());
         Ok(match spec {
-            DeviceSpec::Vsock(spec) => Box::new(Vsock::new(spec, events)?),
+            DeviceSpec::Vsock(spec) => Box::new(Vsock::new(spec, handles.host_port, events)?),
             DeviceSpec::Rng => Box::new(Rng::new(events)),
             DeviceSpec::Fs(spec) => Box::new(Fs::new(spec, failures)?),
             DeviceSpec::Net(spec) => Box::new(Net::new(spec, handles.frames.ok_or(NO_FRAMES)?, failures)?),
@@ -70,6 +70,7 @@ impl Devices {
     /// Makes the devices of `spec` and ties their events to `vm`; the slots for others are empty.
     pub(crate) fn attach(
         spec: &MachineSpec,
+        mut host_port: Option<HostPort>,
         vm: &Arc<VmFd>,
         memory: &Memory,
         end: &EndSignal,
@@ -85,7 +86,8 @@ impl Devices {
         let maker = Maker { events: events.handle(), failures };
         let devices = Self { board, maker, _events: events };
         for (place, spec) in devices.fixed().iter().zip(&spec.devices) {
-            let device = devices.maker.make(spec, Handles::default())?;
+            let host_port = host_port.take_if(|_| matches!(spec, DeviceSpec::Vsock(_)));
+            let device = devices.maker.make(spec, Handles { host_port, ..Handles::default() })?;
             devices.board.put(place.enter(), device)?;
         }
         Ok((devices, bus))

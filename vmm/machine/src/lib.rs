@@ -36,3 +36,5 @@ pub use error::{BootError, DeviceError, KvmError, MachineError, MemoryError, Plu
 pub use mapped::MappedPages;
 pub use running::{Console, Running};
 pub use stamps::Stamp;
+/// For the threads beside the machine's.
+pub use vmrun_devices::{Call, ConfineError, ThreadClass, confine_this_thread};

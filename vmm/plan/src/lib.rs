@@ -9,6 +9,7 @@
 //! [`Bundle::load`] reads; everything behind it is a pure function of its
 //! arguments: the same bundle, facts and options give the same plan.
 
+mod authority;
 mod boot_request;
 mod bundle;
 mod cgroup;
@@ -189,6 +190,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             DeviceSpec::Fs(ShareSpec {
                 tag: SHARE_TAG.to_owned(),
                 directory: options.directory.join(SHARE_DIR),
+                authority: authority::authority(&bundle.spec),
             }),
         ],
     };

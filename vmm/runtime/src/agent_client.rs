@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -97,6 +97,8 @@ impl Wait {
 #[derive(Debug)]
 pub(crate) struct AgentClient {
     stream: UnixStream,
+    /// Of the protocol, as the agent speaks it.
+    version: u32,
     reader: FrameReader,
     next_seq: u64,
     /// Requests whose reply has not come: each may still come once, wanted or not.
@@ -152,20 +154,16 @@ const WRITE_LIMIT: Duration = Duration::from_secs(30);
 const HANDSHAKE: Wait = Wait { what: "the agent to take a connection", limit: Duration::from_secs(30) };
 
 impl AgentClient {
-    /// Accepts the connection that the agent opens when the guest has booted,
-    /// and reads its greeting.
-    pub(crate) fn accept(listener: &UnixListener, wait: Wait, watch: Watch<'_>) -> Result<Self, AgentError> {
-        let deadline = wait.deadline();
-        wait.readable(listener.as_fd(), deadline, watch)?;
-        let (stream, _) =
-            listener.accept().map_err(|source| AgentError::Io { act: "accept the agent", source })?;
+    /// Reads the greeting from the connection that the agent opens when the guest has booted.
+    pub(crate) fn greeted(stream: UnixStream, wait: Wait, watch: Watch<'_>) -> Result<Self, AgentError> {
         let mut client = Self::new(stream)?;
-        match client.next_message(wait, deadline, watch)? {
+        match client.next_message(wait, wait.deadline(), watch)? {
             Message::Event(Event::Ready { version, boot_ns }) if version >= 1 => {
                 step!(
                     "the agent speaks version {version}, {} ms after its kernel's start",
                     boot_ns / 1_000_000
                 );
+                client.version = version;
                 Ok(client)
             }
             Message::Event(Event::Ready { version, .. }) => Err(AgentError::Version { version }),
@@ -189,11 +187,17 @@ impl AgentClient {
             .map_err(|source| AgentError::Io { act: "limit writing to the agent", source })?;
         Ok(Self {
             stream,
+            version: vmrun_proto::VERSION,
             reader: FrameReader::default(),
             next_seq: 1,
             owed: BTreeSet::new(),
             events: Kept::default(),
         })
+    }
+
+    /// Whether the agent knows what came with this version of the protocol.
+    pub(crate) fn speaks(&self, version: u32) -> bool {
+        self.version >= version
     }
 
     /// Sends a request without waiting; the number is for [`AgentClient::reply`].

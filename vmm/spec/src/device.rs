@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,17 @@ pub enum DeviceChange {
 pub struct Handles {
     /// What [`DeviceSpec::Net`] sends and receives frames on.
     pub frames: Option<Frames>,
+    /// Whom the guest reaches by [`DeviceSpec::Vsock`].
+    pub host_port: Option<HostPort>,
+}
+
+/// The port of the host that a guest may connect to, once.
+#[derive(Debug)]
+pub struct HostPort {
+    /// Its number.
+    pub port: u32,
+    /// The guest's connection, whose other end its owner reads.
+    pub stream: UnixStream,
 }
 
 /// Where frames of Ethernet come from and go to; non-blocking.
@@ -54,8 +66,7 @@ pub struct VsockSpec {
     pub cid: u32,
     /// Unix socket that the device listens on. A client writes `CONNECT <port>\n`
     /// and reads `OK <host port>\n`; then the bytes go to the guest's listener on
-    /// that port. A guest that connects to port P of the host reaches whoever
-    /// listens on this path with `_P` behind it.
+    /// that port. The guest itself reaches [`Handles::host_port`] and nobody else.
     pub socket: PathBuf,
 }
 
@@ -67,6 +78,21 @@ pub struct ShareSpec {
     pub tag: String,
     /// The directory on the host.
     pub directory: PathBuf,
+    /// What the guest may do there besides.
+    #[serde(default)]
+    pub authority: Authority,
+}
+
+/// What the guest may do to files of a share besides what their owners may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Authority {
+    /// Make device nodes.
+    pub device_nodes: bool,
+    /// Give programs capabilities (`security.capability`).
+    pub file_capabilities: bool,
+    /// Set the kernel's other attributes (`trusted.*`, `security.*`).
+    pub attributes: bool,
 }
 
 /// A virtio-net device (virtio 1.2, §5.1).

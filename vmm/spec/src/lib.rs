@@ -10,7 +10,8 @@ mod slot;
 mod timeline;
 
 pub use device::{
-    DeviceChange, DeviceSpec, Frames, Handles, NetSpec, NetworkRates, RateSpec, ShareSpec, VsockSpec,
+    Authority, DeviceChange, DeviceSpec, Frames, Handles, HostPort, NetSpec, NetworkRates, RateSpec,
+    ShareSpec, VsockSpec,
 };
 pub use host::{
     Hook, HostCgroup, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange, NetworkNamespace,

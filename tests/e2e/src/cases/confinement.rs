@@ -6,10 +6,13 @@ use std::fs;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::json;
 
-use crate::support::{Bundle, Run, Scratch};
+use crate::support::{Bundle, Run, Scratch, end_of};
 
-/// The capabilities by which files are made as any of their owners, and `SYS_ADMIN`.
-const OWNERSHIP: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 21 | 1 << 27 | 1 << 31;
+/// The capabilities by which files are made as any of their owners.
+const OWNERSHIP: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7;
+
+/// `MKNOD`, `SETFCAP` and `SYS_ADMIN`, of a container that has them.
+const PRIVILEGED: u64 = 1 << 27 | 1 << 31 | 1 << 21;
 
 /// The lines of `status` by the threads' names.
 fn threads(pid: i32) -> BTreeMap<String, BTreeMap<String, String>> {
@@ -52,6 +55,42 @@ fn threads_that_the_guest_reaches_have_what_their_class_needs() {
     }
     assert_confined(&threads["vmm-fs"], OWNERSHIP);
     container.end().ok();
+}
+
+/// What files get that only some containers may give them. It says how each attempt ended.
+const ATTEMPTS: &str = "import os
+def attempt(act, *arguments):
+    try:
+        act(*arguments)
+        print('done')
+    except OSError as error:
+        print(error.strerror)
+os.chdir('/mnt')
+attempt(os.mknod, 'node', 0o20666, os.makedev(1, 3))
+attempt(os.setxattr, 'program', 'security.capability', bytes([1, 0, 0, 2, 0, 32]) + bytes(14))
+attempt(os.setxattr, 'program', 'trusted.x', b'')
+attempt(os.mkfifo, 'pipe')";
+
+/// `exec` gives all of them in the guest, as would whoever has the guest's kernel.
+#[test]
+fn files_get_no_more_than_the_bundle_allows_whatever_the_guest_has() {
+    let all = ["CAP_MKNOD", "CAP_SETFCAP", "CAP_SYS_ADMIN"];
+    let options: Vec<_> = all.iter().flat_map(|name| ["--cap", name]).collect();
+    let refused = "Operation not permitted\n".repeat(3) + "done\n";
+    for (given, kept, says) in
+        [(&[][..], OWNERSHIP, refused), (&all[..], OWNERSHIP | PRIVILEGED, "done\n".repeat(4))]
+    {
+        let scratch = Scratch::new();
+        scratch.file("program", "");
+        let bundle = Bundle::debian("echo up; sleep 1000").capabilities(given);
+        let bundle = bundle.bind(scratch.path(), "/mnt", &[]);
+        let container = Run::of(&bundle).detach();
+        container.started.stdout.await_text(0, "up\n");
+        assert_confined(&threads(container.started.monitor())["vmm-fs"], kept);
+        end_of(&mut container.exec(&options, &["python3", "-c", ATTEMPTS])).prints(&says);
+        assert_eq!(scratch.join("node").exists(), !given.is_empty());
+        container.end().ok();
+    }
 }
 
 /// A heap of glibc's besides the first lies at the start of 64 MiB that are kept free for it.

@@ -4,6 +4,7 @@ mod bad_input;
 mod bad_machine;
 mod capabilities;
 mod cgroups;
+mod clock;
 mod confinement;
 mod create;
 mod devices;

@@ -11,6 +11,8 @@ pub enum Call {
     OneOf(c_long, u8, &'static [u64]),
     /// With none of these bits in the argument of this index.
     Without(c_long, u8, u64),
+    /// `tgkill` to a thread of this process, with one of these signals.
+    Signals(&'static [u64]),
 }
 
 impl Call {
@@ -18,6 +20,7 @@ impl Call {
     pub(crate) fn number(&self) -> c_long {
         match *self {
             Self::Any(number) | Self::OneOf(number, ..) | Self::Without(number, ..) => number,
+            Self::Signals(_) => libc::SYS_tgkill,
         }
     }
 }
@@ -26,8 +29,6 @@ impl Call {
 const EXECUTABLE: u64 = 4;
 /// `SIGABRT`: what is left of `tgkill` is to end oneself.
 const ABORT: u64 = 6;
-/// `AF_UNIX`
-const UNIX: u64 = 1;
 /// `FIONBIO`
 const NON_BLOCKING: u64 = 0x5421;
 /// `SIGRTMIN` of the C library: it ends a call that waits.
@@ -43,6 +44,11 @@ const THREAD: u64 = (libc::CLONE_VM
     | libc::CLONE_PARENT_SETTID
     | libc::CLONE_CHILD_CLEARTID)
     .cast_unsigned() as u64;
+/// `F_DUPFD`, `F_GETFD`, `F_SETFD` and `F_DUPFD_CLOEXEC`. None may say whom a descriptor signals, and by which
+/// signal (`F_SETOWN`, `F_SETSIG`): the kernel sends that with the rights of whoever has said so.
+const DESCRIPTORS: &[u64] = &[0, 1, 2, 1030];
+/// `F_GETFL`, and `F_OFD_GETLK`, `F_OFD_SETLK` and `F_OFD_SETLKW`.
+pub(super) const OPEN_FILES: &[u64] = &[3, 36, 37, 38];
 /// `PR_SET_NAME`, of the thread.
 const NAME: u64 = 15;
 
@@ -55,7 +61,7 @@ pub(super) const EVERYWHERE: &[Call] = &[
     Call::Any(libc::SYS_writev),
     Call::Any(libc::SYS_close),
     Call::Any(libc::SYS_dup),
-    Call::Any(libc::SYS_fcntl),
+    Call::OneOf(libc::SYS_fcntl, 1, DESCRIPTORS),
     Call::Any(libc::SYS_futex),
     Call::Without(libc::SYS_mmap, 2, EXECUTABLE),
     Call::Without(libc::SYS_mprotect, 2, EXECUTABLE),
@@ -68,7 +74,7 @@ pub(super) const EVERYWHERE: &[Call] = &[
     Call::Any(libc::SYS_rt_sigreturn),
     Call::Any(libc::SYS_sigaltstack),
     Call::Any(libc::SYS_restart_syscall),
-    Call::OneOf(libc::SYS_tgkill, 2, &[ABORT]),
+    Call::Signals(&[ABORT]),
     Call::Any(libc::SYS_getpid),
     Call::Any(libc::SYS_gettid),
     Call::Any(libc::SYS_sched_yield),
@@ -87,10 +93,9 @@ pub(super) const EVENT_LOOP: &[Call] = &[
     Call::Any(libc::SYS_epoll_wait),
     Call::Any(libc::SYS_epoll_pwait),
     Call::Any(libc::SYS_epoll_ctl),
-    // The sockets behind vsock. Descriptors do not travel: neither `sendmsg` nor `recvmsg`.
+    // The sockets behind vsock: those of clients. None is made or connected here, and descriptors do not
+    // travel: neither `sendmsg` nor `recvmsg`.
     Call::Any(libc::SYS_accept4),
-    Call::OneOf(libc::SYS_socket, 0, &[UNIX]),
-    Call::Any(libc::SYS_connect),
     Call::Any(libc::SYS_recvfrom),
     Call::Any(libc::SYS_sendto),
     Call::Any(libc::SYS_shutdown),
@@ -104,7 +109,8 @@ pub(super) const EVENT_LOOP: &[Call] = &[
 /// `ENOSYS` by a filter of its own: its flags are where no filter sees them.
 pub(super) const LOCKS: &[Call] = &[
     Call::Any(libc::SYS_flock),
-    Call::OneOf(libc::SYS_tgkill, 2, &[ABORT, INTERRUPTS]),
+    Call::OneOf(libc::SYS_fcntl, 1, OPEN_FILES),
+    Call::Signals(&[INTERRUPTS]),
     Call::Any(libc::SYS_clone3),
     Call::OneOf(libc::SYS_clone, 0, &[THREAD]),
     Call::Any(libc::SYS_set_robust_list),

@@ -1,6 +1,6 @@
 //! The system calls of the file server: those of virtiofsd's file system.
 
-use super::calls::Call;
+use super::calls::{Call, OPEN_FILES};
 
 /// `CLONE_FS`: a working directory and a umask of its own, and no namespace.
 const OWN_DIRECTORY: u64 = 0x200;
@@ -30,6 +30,7 @@ pub(super) const CALLS: &[Call] = &[
     Call::Any(libc::SYS_fdatasync),
     Call::Any(libc::SYS_syncfs),
     Call::Any(libc::SYS_flock),
+    Call::OneOf(libc::SYS_fcntl, 1, OPEN_FILES),
     // Names.
     Call::Any(libc::SYS_open),
     Call::Any(libc::SYS_openat),

@@ -26,24 +26,35 @@ fn without_clone3() -> Result<BpfProgram, BackendError> {
 }
 
 fn program(calls: &[Call]) -> Result<BpfProgram, BackendError> {
-    let mut rules = BTreeMap::new();
+    let mut rules = BTreeMap::<_, Vec<_>>::new();
     for call in EVERYWHERE.iter().chain(calls) {
-        rules.insert(call.number(), call_rules(call)?);
+        // A class may add to what every thread's may be.
+        rules.entry(call.number()).or_default().extend(call_rules(call)?);
     }
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?
         .try_into()
 }
 
 /// No rule means that the call may be made whatever its arguments are.
-fn call_rules(call: &Call) -> Result<Vec<SeccompRule>, BackendError> {
+pub(super) fn call_rules(call: &Call) -> Result<Vec<SeccompRule>, BackendError> {
     // The kernel takes all arguments that are looked at for 32 bits wide, or knows no flag above.
-    let rule = |index, operator, value| {
-        SeccompRule::new(vec![SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)?])
-    };
+    let condition =
+        |index, operator, value| SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value);
+    let rule = |index, operator, value| SeccompRule::new(vec![condition(index, operator, value)?]);
     match *call {
         Call::Any(_) => Ok(Vec::new()),
         Call::OneOf(_, index, values) => {
             values.iter().map(|&value| rule(index, SeccompCmpOp::Eq, value)).collect()
+        }
+        Call::Signals(signals) => {
+            let own = u64::from(std::process::id());
+            let ours = |&signal| {
+                SeccompRule::new(vec![
+                    condition(0, SeccompCmpOp::Eq, own)?,
+                    condition(2, SeccompCmpOp::Eq, signal)?,
+                ])
+            };
+            signals.iter().map(ours).collect()
         }
         Call::Without(_, index, bits) => Ok(vec![rule(index, SeccompCmpOp::MaskedEq(bits), 0)?]),
     }

@@ -1,7 +1,7 @@
 //! What a thread may still do once it runs: little, by its class.
 //!
 //! ```text
-//!   new thread ─▶ capabilities of the class ─▶ no new privileges, filter of the class ─▶ body
+//!   new thread ─▶ its tree, if it has one ─▶ capabilities of the class ─▶ no new privileges, filter of the class ─▶ body
 //! ```
 //!
 //! The guest can reach these threads. One that the guest has taken over shall find that it
@@ -18,10 +18,15 @@ mod filter;
 mod panics;
 #[cfg(test)]
 mod tests;
+mod tree;
+
+use std::os::fd::OwnedFd;
 
 pub use calls::Call;
+pub use tree::TreeError;
 
 use capabilities::Capabilities;
+use vmrun_spec::Authority;
 
 /// What the threads of one kind need.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +45,18 @@ impl ThreadClass {
     pub(crate) const FILE_SERVER: Self =
         Self { capabilities: capabilities::OWNERSHIP, calls: file_server::CALLS };
 
+    /// The same, and what `authority` allows besides.
+    pub(crate) fn file_server(authority: Authority) -> Self {
+        Self { capabilities: capabilities::of_files(authority), ..Self::FILE_SERVER }
+    }
+
     /// Waiting for locks, and starting threads that do.
     pub(crate) const LOCKS: Self = Self::without_capabilities(calls::LOCKS);
+
+    /// This class, whose threads name files below `tree` only.
+    pub(crate) fn within(self, tree: OwnedFd) -> Confinement {
+        Confinement { class: self, tree: Some(tree) }
+    }
 
     /// Threads that need `calls` and no capability.
     pub const fn without_capabilities(calls: &'static [Call]) -> Self {
@@ -49,9 +64,26 @@ impl ThreadClass {
     }
 }
 
+/// What a thread is confined to.
+#[derive(Debug)]
+pub struct Confinement {
+    class: ThreadClass,
+    /// The directory below which it may name files; else the class names none.
+    tree: Option<OwnedFd>,
+}
+
+impl From<ThreadClass> for Confinement {
+    fn from(class: ThreadClass) -> Self {
+        Self { class, tree: None }
+    }
+}
+
 /// Why a thread could not be confined; it does not run then.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
+    /// The files that it may name.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// Its capabilities.
     #[error("cannot drop its capabilities: {0}")]
     Capabilities(rustix::io::Errno),
@@ -61,8 +93,10 @@ pub enum ConfineError {
 }
 
 /// Confines the calling thread, for good.
-pub(crate) fn confine(class: &ThreadClass) -> Result<(), ConfineError> {
+pub(crate) fn confine(to: &Confinement) -> Result<(), ConfineError> {
+    let Confinement { class, tree } = to;
     panics::tell_in_one_line();
+    tree.as_ref().map_or(Ok(()), tree::enter)?;
     capabilities::keep(class.capabilities).map_err(ConfineError::Capabilities)?;
     filter::install(class.calls).map_err(ConfineError::Filter)
 }

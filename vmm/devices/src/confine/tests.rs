@@ -3,18 +3,28 @@
 
 use std::fs::File;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::channel;
 use std::thread;
 
+use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl, openat, renameat};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use rustix::thread::{CapabilitySet, capabilities};
+use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
 use super::calls::{EVENT_LOOP, EVERYWHERE, LOCKS};
-use super::{Call, ThreadClass, file_server};
+use super::filter::call_rules;
+use super::{Call, Confinement, ThreadClass, file_server};
 use crate::thread::{ThreadFailure, Worker};
 use crate::virtio::net::NET;
 
@@ -28,7 +38,7 @@ const LOOKING: ThreadClass = ThreadClass::without_capabilities(&[Call::Any(libc:
 
 /// Runs `act` as a thread of `class` in a process that is this very test again, and says how
 /// that process ended. `name` is the test's.
-fn in_a_process(name: &str, act: &str, class: ThreadClass, body: fn()) -> Option<Output> {
+fn in_a_process(name: &str, act: &str, class: impl Into<Confinement>, body: fn()) -> Option<Output> {
     match std::env::var(ACT) {
         Ok(asked) if asked == act => {
             drop(Worker::start("confined", class, body, |why| tell(&why)));
@@ -48,14 +58,14 @@ fn tell(why: &ThreadFailure) {
     println!("failed: {why}");
 }
 
-fn survives(name: &str, act: &str, class: ThreadClass, body: fn()) {
+fn survives(name: &str, act: &str, class: impl Into<Confinement>, body: fn()) {
     if let Some(output) = in_a_process(name, act, class, body) {
         let words = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && !words.contains("failed: "), "{act}: {output:?}");
     }
 }
 
-fn kills(name: &str, act: &str, class: ThreadClass, body: fn()) {
+fn kills(name: &str, act: &str, class: impl Into<Confinement>, body: fn()) {
     if let Some(output) = in_a_process(name, act, class, body) {
         assert_eq!(output.status.signal(), Some(Signal::SIGSYS as i32), "{act}: {output:?}");
     }
@@ -98,14 +108,13 @@ fn no_class_starts_programs_or_threads() {
 }
 
 #[test]
-fn event_loop_has_unix_sockets_and_no_others_and_no_files() {
-    let name = "event_loop_has_unix_sockets_and_no_others_and_no_files";
+fn event_loop_makes_no_sockets_and_connects_and_opens_none() {
+    let name = "event_loop_makes_no_sockets_and_connects_and_opens_none";
     kills(name, "tcp", ThreadClass::EVENT_LOOP, || drop(TcpListener::bind("127.0.0.1:0")));
     kills(name, "file", ThreadClass::EVENT_LOOP, || drop(File::open("/dev/null")));
     kills(name, "listen", ThreadClass::EVENT_LOOP, || drop(UnixListener::bind("/nonexistent/socket")));
-    survives(name, "connect", ThreadClass::EVENT_LOOP, || {
-        assert!(UnixStream::connect("/nonexistent/socket").is_err());
-    });
+    kills(name, "connect", ThreadClass::EVENT_LOOP, || drop(UnixStream::connect("/nonexistent/socket")));
+    kills(name, "pair", ThreadClass::EVENT_LOOP, || drop(UnixStream::pair()));
 }
 
 #[test]
@@ -129,6 +138,78 @@ fn file_server_has_files_and_no_namespaces_and_no_sockets() {
         let _ = unshare(CloneFlags::CLONE_NEWUSER);
     });
     kills(name, "socket", ThreadClass::FILE_SERVER, || drop(UnixStream::pair()));
+}
+
+/// Where the process of a test has something outside of the tree.
+const OUTSIDE: &str = "/etc/hostname";
+
+/// The file server's, for a new directory with one file. A directory outside is open as `elsewhere`.
+fn in_a_tree() -> (Confinement, OwnedFd) {
+    let directory = tempfile::tempdir().unwrap().keep();
+    std::fs::write(directory.join("inside"), "").unwrap();
+    let elsewhere = OwnedFd::from(File::open("/etc").unwrap());
+    (ThreadClass::FILE_SERVER.within(File::open(directory).unwrap().into()), elsewhere)
+}
+
+#[test]
+fn file_server_names_nothing_outside_of_its_tree() {
+    let name = "file_server_names_nothing_outside_of_its_tree";
+    assert!(Path::new(OUTSIDE).exists());
+    let (tree, _) = in_a_tree();
+    survives(name, "paths", tree, || {
+        // As virtiofsd does it: the filter knows none of the calls without a directory.
+        let mode = Mode::from_bits_truncate(0o700);
+        let open = |path: &str, flags| openat(AT_FDCWD, path, flags, mode);
+        open("made", OFlag::O_CREAT | OFlag::O_WRONLY).unwrap();
+        mkdirat(AT_FDCWD, "directory", mode).unwrap();
+        renameat(AT_FDCWD, "made", AT_FDCWD, "directory/renamed").unwrap();
+        symlinkat(OUTSIDE, AT_FDCWD, "link").unwrap();
+        assert!(open("inside", OFlag::O_RDWR).is_ok());
+        for path in [OUTSIDE, "../../../../../../etc/hostname", "link"] {
+            assert!(open(path, OFlag::O_RDONLY).is_err(), "{path}");
+            assert!(fchmodat(AT_FDCWD, path, mode, FchmodatFlags::FollowSymlink).is_err(), "{path}");
+        }
+        assert!(unlinkat(AT_FDCWD, OUTSIDE, UnlinkatFlags::NoRemoveDir).is_err());
+    });
+}
+
+/// Needs Landlock, without which the tree is the thread's root all the same.
+#[test]
+fn file_server_opens_nothing_outside_by_a_directory_that_is_open() {
+    static ELSEWHERE: OnceLock<OwnedFd> = OnceLock::new();
+    let name = "file_server_opens_nothing_outside_by_a_directory_that_is_open";
+    let (tree, elsewhere) = in_a_tree();
+    ELSEWHERE.set(elsewhere).unwrap();
+    let landlock = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    if landlock.handle_access(AccessFs::Refer).is_err() {
+        return;
+    }
+    survives(name, "descriptors", tree, || {
+        for path in ["hostname", "../etc/hostname"] {
+            let opened = openat(ELSEWHERE.get().unwrap(), path, OFlag::O_RDONLY, Mode::empty());
+            assert_eq!(opened.err(), Some(Errno::EACCES), "{path}");
+        }
+    });
+}
+
+#[test]
+fn no_class_has_others_signalled() {
+    let name = "no_class_has_others_signalled";
+    for (class, which) in [(BARE, "bare"), (ThreadClass::FILE_SERVER, "files"), (ThreadClass::LOCKS, "locks")]
+    {
+        kills(name, &format!("{which} owner"), class, || {
+            let _ = fcntl(std::io::stdin(), FcntlArg::F_SETFL(OFlag::O_ASYNC));
+        });
+    }
+}
+
+#[test]
+fn what_is_left_of_signals_is_for_this_process() {
+    let own = u64::from(std::process::id());
+    let equals =
+        |index, value| SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
+    let rule = SeccompRule::new(vec![equals(0, own).unwrap(), equals(2, 6).unwrap()]).unwrap();
+    assert_eq!(call_rules(&Call::Signals(&[6])).unwrap(), [rule]);
 }
 
 #[test]
@@ -196,6 +277,9 @@ const DANGEROUS: &[libc::c_long] = &[
     libc::SYS_keyctl,
     libc::SYS_add_key,
     libc::SYS_request_key,
+    libc::SYS_socket,
+    libc::SYS_socketpair,
+    libc::SYS_connect,
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
     libc::SYS_bind,
@@ -208,11 +292,11 @@ const DANGEROUS: &[libc::c_long] = &[
 /// Calls that are let through only with some of their arguments.
 const LIMITED: &[libc::c_long] = &[
     libc::SYS_clone,
+    libc::SYS_fcntl,
     libc::SYS_ioctl,
     libc::SYS_mmap,
     libc::SYS_mprotect,
     libc::SYS_prctl,
-    libc::SYS_socket,
     libc::SYS_tgkill,
     libc::SYS_unshare,
 ];

@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::confine::ThreadClass;
+use crate::confine::Confinement;
 use crate::failure::FailureSink;
 use crate::thread::{ThreadError, ThreadFailure, Worker};
 use crate::virtio::device::ActivateError;
@@ -60,7 +60,7 @@ impl<Q: Send + 'static> SessionThread<Q> {
     pub(super) fn start<E: Error>(
         name: &str,
         device: &'static str,
-        class: ThreadClass,
+        class: impl Into<Confinement>,
         failures: FailureSink,
         mut serve: impl FnMut(&mut Q, &EventFd) -> Result<(), E> + Send + 'static,
     ) -> Result<Self, SessionError> {

@@ -18,7 +18,7 @@ use crate::monitor::ConsoleMode;
 use crate::monitor::failure::{Broken, MonitorError};
 use crate::monitor::streams::{self, HostStreams};
 use crate::signals::{self, Signals};
-use crate::stdio::{self, Drained, Patience};
+use crate::stdio::{self, Drained, Home, Patience};
 
 const EXEC: Wait = Wait { what: "the agent to start the process", limit: Duration::from_secs(60) };
 const SIGNAL: Wait = Wait { what: "the agent to send a signal", limit: Duration::from_secs(10) };
@@ -63,7 +63,7 @@ pub(super) fn relay(
     };
     let seq = agent.send(request).map_err(explain)?;
     // While the agent waits for them.
-    let connected = streams::connect(&socket, &order.process, io, stdio, &watch);
+    let connected = streams::connect(&socket, &order.process, io, stdio, Home::Own, &watch);
     agent.reply(seq, EXEC, &watch).map_err(explain)?;
     let mut relays = connected.map_err(|error| failed(error.at(|error| at(STARTING, error))))?;
     started()?;

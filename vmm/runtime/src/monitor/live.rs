@@ -10,6 +10,7 @@ use oci_spec::runtime::LinuxResources;
 use vmrun_proto::{Event, ExitStatus, ProcessInfo, ProcessRef, Reply, Request};
 use vmrun_spec::FailureReport;
 
+use super::clock::{self, Comparison};
 use super::control_server::{Caller, Watcher};
 use super::failure::{Broken, MonitorError};
 use super::network::Attached;
@@ -29,6 +30,11 @@ const START: Wait = Wait { what: "the agent to start the program", limit: Durati
 const SIGNAL: Wait = Wait { what: "the agent to send a signal", limit: Duration::from_secs(10) };
 const LOOK: Wait = Wait { what: "the agent to answer", limit: Duration::from_secs(20) };
 const RESIZE: Wait = Wait { what: "the agent to resize the terminal", limit: Duration::from_secs(10) };
+
+const CLOCK: Wait = Wait { what: "the agent to look at its clock", limit: Duration::from_secs(10) };
+
+/// Since this one agents set the guest's clock.
+const CLOCK_VERSION: u32 = 6;
 
 const STARTING: &str = "starting the program";
 const RUNNING: &str = "running the program";
@@ -50,6 +56,8 @@ pub(super) struct Live<'s> {
     /// Those who want to know when memory runs out.
     watchers: Vec<Watcher>,
     memory: OutOfMemory,
+    /// None for a guest whose agent sets no clock.
+    clock: Option<Comparison>,
     /// The processes are still to be shown in the monitor's mount namespace.
     to_show: bool,
 }
@@ -75,9 +83,11 @@ impl<'s> Live<'s> {
         agent: AgentClient,
         prepared: Prepared,
         network: Option<Attached>,
-    ) -> Self {
+    ) -> Result<Self, MonitorError> {
         let notifier = session.notifier();
-        Self {
+        let clock = agent.speaks(CLOCK_VERSION).then(Comparison::new).transpose();
+        let clock = clock.map_err(|source| MonitorError::Io { act: "watch the host's clock", source })?;
+        Ok(Self {
             session,
             agent,
             prepared,
@@ -88,8 +98,9 @@ impl<'s> Live<'s> {
             notifier,
             watchers: Vec::new(),
             memory: OutOfMemory::default(),
+            clock,
             to_show: false,
-        }
+        })
     }
 
     /// What there is to do after the end is the agent's; verbs come too late.
@@ -153,6 +164,9 @@ impl<'s> Live<'s> {
             if ready.network {
                 self.network_changed()?;
             }
+            if ready.clock {
+                self.follow_clock()?;
+            }
             if ready.control {
                 self.serve_verb()?;
             }
@@ -215,21 +229,46 @@ impl<'s> Live<'s> {
             control,
             readable(self.session.machine.ended_fd()),
         ];
-        // A paused container gets the network that it is when it goes on.
-        let network = self.network.as_ref().filter(|_| self.held.is_none());
+        // A paused container gets the network and the time that it is when it goes on.
+        let is_held = self.held.is_some();
+        let clock = self.clock.as_ref().filter(|_| !is_held);
+        fds.extend(clock.map(|clock| readable(clock.as_fd())));
+        let network = self.network.as_ref().filter(|_| !is_held);
         fds.extend(network.map(|network| readable(network.as_fd())));
         match poll(&mut fds, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(MonitorError::Io { act: "poll", source: errno.into() }),
         }
         let is_ready = |at: usize| fds.get(at).and_then(PollFd::any).unwrap_or(false);
-        let [agent, signals, control, machine, network] = [0, 1, 2, 3, 4].map(is_ready);
-        Ok(Ready { agent, signals, control, machine, network })
+        let [agent, signals, control, machine] = [0, 1, 2, 3].map(is_ready);
+        let (clock, network) = (clock.is_some() && is_ready(4), is_ready(4 + usize::from(clock.is_some())));
+        Ok(Ready { agent, signals, control, machine, clock, network })
     }
 
     fn network_changed(&mut self) -> Result<(), MonitorError> {
         let Some(network) = &mut self.network else { return Ok(()) };
         Ok(network.news_came()?)
+    }
+
+    /// A guest that does not answer keeps its time: the next comparison is due soon enough.
+    fn follow_clock(&mut self) -> Result<(), MonitorError> {
+        let Some(clock) = &self.clock else { return Ok(()) };
+        clock.put_off().map_err(|source| MonitorError::Io { act: "watch the host's clock", source })?;
+        let (agent, session) = (&mut self.agent, self.session);
+        clock::follow(|adjust_ns| {
+            match agent.call(Request::Clock { adjust_ns }, CLOCK, &[session.machine.ended_fd()]) {
+                Ok(Reply::Clock { realtime_ns }) => {
+                    step!("the guest's clock: {realtime_ns} ns, after {adjust_ns} ns");
+                    Ok(Some(realtime_ns))
+                }
+                Ok(_) | Err(AgentError::TimedOut { .. }) => Ok(None),
+                Err(AgentError::Refused(reply)) => {
+                    step!("{}", reply.message);
+                    Ok(None)
+                }
+                Err(error) => Err(session.explain(RUNNING, error)),
+            }
+        })
     }
 
     fn forward_signals(&mut self) -> Result<(), MonitorError> {
@@ -465,5 +504,6 @@ struct Ready {
     signals: bool,
     control: bool,
     machine: bool,
+    clock: bool,
     network: bool,
 }

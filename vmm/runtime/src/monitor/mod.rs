@@ -13,6 +13,7 @@
 mod attributes;
 mod boot;
 mod callers_ids;
+mod clock;
 mod control_server;
 pub(crate) mod failure;
 mod hook_mounts;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use vmrun_proto::{
 use vmrun_spec::{HostPlan, Image, LauncherMessage, MonitorMessage};
 
 use super::MonitorRequest;
-use super::boot::{Booting, ReadySocket};
+use super::boot::Booting;
 use super::control_server::ControlServer;
 use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::kernels::LaterMounts;
@@ -35,7 +36,7 @@ use crate::launch::network;
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
-use crate::stdio::{self, Drained, Patience, Relays};
+use crate::stdio::{self, Drained, Home, Patience, Relays};
 use crate::store::{CONTROL_SOCKET, Entry, StoreError};
 use crate::timeline::{self, Point, mark};
 use crate::verbs::OciState;
@@ -151,10 +152,8 @@ impl Session<'_> {
         Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control }))
     }
 
-    /// The first connection is the agent's; the socket is closed then.
-    fn await_agent(&self, ready: ReadySocket) -> Result<AgentClient, MonitorError> {
-        let agent = AgentClient::accept(&ready.listener, BOOT, &self.watch());
-        drop(ready);
+    fn await_agent(&self, ready: UnixStream) -> Result<AgentClient, MonitorError> {
+        let agent = AgentClient::greeted(ready, BOOT, &self.watch());
         agent.map_err(|error| self.about_boot_image(self.explain(BOOTING, error)))
     }
 
@@ -335,7 +334,7 @@ impl Session<'_> {
             self.record(Status::Created)?;
         }
         self.launcher.send(&MonitorMessage::Created).map_err(gone)?;
-        let mut live = Live::new(self, agent, prepared, attached);
+        let mut live = Live::new(self, agent, prepared, attached)?;
         if !self.request.start_later {
             live.start(&self.watch())?;
             mark(Point::ProgramStarted);
@@ -375,7 +374,8 @@ impl Session<'_> {
         // While the agent makes the container, the launcher hears of it and the streams are
         // connected. A launcher that is gone is noticed by those who wait.
         let _ = self.launcher.send(&MonitorMessage::Booted);
-        let connected = streams::connect(Path::new(VSOCK_SOCKET), &self.process(), io, stdio, &watch);
+        let connected =
+            streams::connect(Path::new(VSOCK_SOCKET), &self.process(), io, stdio, Home::Monitor, &watch);
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
         let relays = connected.map_err(|error| error.at(failed))?;
         // Now the guest has made the mount points that were missing.

@@ -10,7 +10,7 @@ use super::ConsoleMode;
 use super::failure::MonitorError;
 use crate::agent_client::{AgentError, Watch, open_streams};
 use crate::fds;
-use crate::stdio::{self, Relays};
+use crate::stdio::{self, Home, Relays};
 
 /// The host's ends of the container's standard streams. The relays take them, so
 /// that closing one in the container closes it for whoever is at the other end.
@@ -88,12 +88,13 @@ pub(crate) fn connect(
     process: &ProcessRef,
     io: ProcessIo,
     host: Stdio,
+    home: Home,
     watch: Watch<'_>,
 ) -> Result<Relays, ConnectError> {
     let kinds = kinds(io);
     let streams: Vec<_> = kinds.iter().map(|kind| Stream { process: process.clone(), kind: *kind }).collect();
     let connections = open_streams(socket, &streams, watch)?;
-    let mut relays = Relays::new();
+    let mut relays = Relays::new(home);
     let Stdio { stdin, stdout, stderr } = host;
     let (mut stdin, mut stdout, mut stderr) = (Some(stdin), Some(stdout), Some(stderr));
     let once =

@@ -12,5 +12,5 @@ mod tty;
 
 pub(crate) use console::{ConsoleError, open_console};
 pub(crate) use patience::Patience;
-pub(crate) use relay::{Drained, Relays};
+pub(crate) use relay::{Drained, Home, Relays};
 pub(crate) use tty::{RawMode, size};

@@ -13,9 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vmrun_machine::{Call, ThreadClass, confine_this_thread};
 use vmrun_proto::StreamKind;
 
 use super::patience::{Patience, Waiting};
+use crate::log;
 
 /// Size of a copy: large enough that system calls do not count, small enough for four of them.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -23,12 +25,39 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// A relay needs its buffer on the heap and little else.
 const STACK_BYTES: usize = 128 << 10;
 
+/// Copying from one descriptor to another.
+const COPYING: ThreadClass = ThreadClass::without_capabilities(&[
+    Call::Any(libc::SYS_poll),
+    Call::Any(libc::SYS_recvfrom),
+    Call::Any(libc::SYS_sendto),
+    Call::Any(libc::SYS_shutdown),
+]);
+
+/// Of which process the relays are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// The monitor, where they are confined to copying: what they copy is the guest's.
+    Monitor,
+    /// One that does nothing else.
+    Own,
+}
+
+impl Home {
+    fn settle(self) -> bool {
+        let confined = if self == Self::Monitor { confine_this_thread(COPYING) } else { Ok(()) };
+        confined
+            .inspect_err(|error| log::warn(&format!("a stream of the container is closed: {error}")))
+            .is_ok()
+    }
+}
+
 /// How often it is looked who keeps whom waiting, while somebody does.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// The relays of one process.
 #[derive(Debug)]
 pub(crate) struct Relays {
+    home: Home,
     finished: Receiver<StreamKind>,
     sender: Sender<StreamKind>,
     /// Streams whose every byte must be out before the monitor ends.
@@ -54,20 +83,22 @@ pub(crate) enum Drained {
 }
 
 impl Relays {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(home: Home) -> Self {
         let (sender, finished) = channel();
-        Self { finished, sender, open_outputs: HashSet::new(), progress: Arc::default() }
+        Self { home, finished, sender, open_outputs: HashSet::new(), progress: Arc::default() }
     }
 
     /// Copies from the guest to `to` until the guest's end of file.
     pub(crate) fn output(&mut self, kind: StreamKind, from: OwnedFd, to: OwnedFd) -> io::Result<()> {
         let progress = Arc::clone(&self.progress);
-        let sender = self.sender.clone();
+        let (sender, home) = (self.sender.clone(), self.home);
         self.open_outputs.insert(kind);
         thread::Builder::new().name(format!("relay-{kind:?}")).stack_size(STACK_BYTES).spawn(move || {
             // A failed write is the reader's choice (`vmrun run … | head`): dropping
             // the connection tells the program in the guest, as a closed pipe would.
-            let _ = copy(UnixStream::from(from), File::from(to), &progress, true);
+            if home.settle() {
+                let _ = copy(UnixStream::from(from), File::from(to), &progress, true);
+            }
             let _ = sender.send(kind);
         })?;
         Ok(())
@@ -75,12 +106,14 @@ impl Relays {
 
     /// Copies from `from` to the guest until end of file, which the guest is told.
     pub(crate) fn input(&mut self, kind: StreamKind, from: OwnedFd, to: OwnedFd) -> io::Result<()> {
-        let progress = Arc::clone(&self.progress);
+        let (progress, home) = (Arc::clone(&self.progress), self.home);
         thread::Builder::new().name(format!("relay-{kind:?}-in")).stack_size(STACK_BYTES).spawn(
             move || {
                 let to = UnixStream::from(to);
                 // The program may close its standard input early, which ends the copy.
-                let _ = copy(File::from(from), &to, &progress, false);
+                if home.settle() {
+                    let _ = copy(File::from(from), &to, &progress, false);
+                }
                 let _ = to.shutdown(Shutdown::Write);
             },
         )?;
@@ -178,7 +211,7 @@ mod tests {
     fn bytes_pass_unchanged_and_drain_waits_for_them() {
         let (guest, ours) = pair();
         let (out, reader) = pair();
-        let mut relays = Relays::new();
+        let mut relays = Relays::new(Home::Monitor);
         relays.output(StreamKind::Stdout, ours.into(), out.into()).unwrap();
         let sent: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[2]).collect();
         let copy = sent.clone();
@@ -197,7 +230,7 @@ mod tests {
     fn end_of_input_reaches_the_guest_and_output_still_flows() {
         let (guest, ours) = pair();
         let (input, writer) = pair();
-        let mut relays = Relays::new();
+        let mut relays = Relays::new(Home::Monitor);
         relays.input(StreamKind::Stdin, input.into(), ours.try_clone().unwrap().into()).unwrap();
         (&writer).write_all(b"abc").unwrap();
         drop(writer);
@@ -214,7 +247,7 @@ mod tests {
     fn reader_that_goes_away_closes_the_guests_stream() {
         let (guest, ours) = pair();
         let (out, reader) = pair();
-        let mut relays = Relays::new();
+        let mut relays = Relays::new(Home::Monitor);
         relays.output(StreamKind::Stdout, ours.into(), out.into()).unwrap();
         drop(reader);
         (&guest).write_all(b"x").unwrap();
@@ -226,7 +259,7 @@ mod tests {
     fn guest_that_does_not_stop_is_given_up() {
         let (guest, ours) = pair();
         let (out, reader) = pair();
-        let mut relays = Relays::new();
+        let mut relays = Relays::new(Home::Monitor);
         relays.output(StreamKind::Stdout, ours.into(), out.into()).unwrap();
         let pouring = thread::spawn(move || while (&guest).write(&[b'y'; 4096]).is_ok() {});
         let reading = thread::spawn(move || io::copy(&mut &reader, &mut io::sink()));

@@ -11,6 +11,7 @@ mod listing;
 mod lock_message;
 mod locks;
 mod page_cache;
+mod pass_through;
 mod request;
 mod server;
 mod thread;
@@ -86,7 +87,10 @@ impl Fs {
         config[..tag.len()].copy_from_slice(tag);
         config[TAG_BYTES..].copy_from_slice(&1u32.to_le_bytes());
         let server = FileServer::open(&spec.directory, failures.clone())?;
-        Ok(Self { config: ConfigSpace::new(config), thread: thread::start(server, failures)? })
+        Ok(Self {
+            config: ConfigSpace::new(config),
+            thread: thread::start(server, spec.authority, failures)?,
+        })
     }
 }
 

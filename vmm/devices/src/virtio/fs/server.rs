@@ -2,32 +2,29 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
 use virtiofsd::descriptor_utils::Writer;
 use virtiofsd::fuse::OutHeader;
-use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
+use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::server::Server;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::lock_message::{LockMessage, Place, reply, reply_nothing};
 use super::locks::{Answer, Locks, Ticket};
+use super::pass_through::pass_through;
 use super::request::{Request, Staging};
 use super::tree::SharedTree;
 use super::{FsError, NAME};
 use crate::failure::FailureSink;
 use crate::virtio::queue::{ActiveQueue, QueueError};
-
-/// How long the guest may trust names and attributes that it has seen. Others on
-/// the host may change the tree, so this bounds how stale the guest's view gets.
-const CACHE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One in this many of the guest's descriptors is for locks: each process has one for each file of which
 /// it has locked a range.
@@ -47,6 +44,7 @@ pub(super) struct FileServer {
     server: Server<SharedTree>,
     host: Arc<PassthroughFs>,
     locks: Arc<Locks>,
+    directory: PathBuf,
 }
 
 impl FileServer {
@@ -64,7 +62,14 @@ impl FileServer {
         let failed = move |failure| failures.report(NAME, &failure);
         let locks = Arc::new(Locks::new(usize::try_from(for_locks).unwrap_or(usize::MAX), failed)?);
         let server = Server::new(SharedTree::new(Arc::clone(&host), Arc::clone(&locks)));
-        Ok(Self { server, host, locks })
+        Ok(Self { server, host, locks, directory: directory.to_owned() })
+    }
+
+    /// The directory, for whoever shall name nothing else.
+    pub(super) fn root(&self) -> Result<OwnedFd, FsError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        nix::fcntl::open(&self.directory, flags, Mode::empty())
+            .map_err(|errno| FsError::Open { path: self.directory.clone(), source: errno.into() })
     }
 
     /// The guest's file system is gone; so are its open files.
@@ -261,34 +266,6 @@ fn for_the_guest(limit: u64) -> u64 {
     limit - RESERVED_DESCRIPTORS.min(limit / 2)
 }
 
-/// virtiofsd's file system, at its root node.
-pub(super) fn pass_through(directory: &Path, guest_fd_limit: u64) -> io::Result<PassthroughFs> {
-    let root_dir = directory
-        .to_str()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "its name is not UTF-8"))?
-        .to_owned();
-    let config = Config {
-        root_dir,
-        entry_timeout: CACHE_TIMEOUT,
-        attr_timeout: CACHE_TIMEOUT,
-        cache_policy: CachePolicy::Auto,
-        xattr: true,
-        // Each bind mount in the tree gets a device number of its own in the
-        // guest, so that (st_dev, st_ino) names a file there as it does here.
-        announce_submounts: true,
-        readdirplus: true,
-        // A write clears set-user-id bits, as it does on a local file system.
-        killpriv_v2: true,
-        allow_direct_io: true,
-        allow_mmap: true,
-        guest_fd_limit,
-        ..Config::default()
-    };
-    let fs = PassthroughFs::new(config)?;
-    fs.open_root_node()?;
-    Ok(fs)
-}
-
 /// No DAX window: nothing is ever mapped into the guest on request.
 const NO_BACKEND: Option<&mut ()> = None;
 
@@ -311,6 +288,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     use super::super::init_request;
+    use super::super::pass_through::serve_here;
     use super::*;
     use crate::memory::Memory;
     use crate::virtio::test_queue::{BUFFERS, Failures, WRITE, memory, queue_with};
@@ -334,6 +312,7 @@ mod tests {
     fn request_gets_its_reply() {
         let directory = tempfile::tempdir().unwrap();
         let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
+        serve_here(directory.path());
         let memory = memory();
         let request = init_request();
         memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
@@ -372,6 +351,7 @@ mod tests {
         }
         // The root has one, and one is for locks.
         let server = FileServer::with_descriptors(directory.path(), 4, Failures::default().sink()).unwrap();
+        serve_here(directory.path());
         assert_eq!(["a", "b", "c", "a"].map(|name| look_up(&server, name)), [0, 0, libc::ENFILE, 0]);
     }
 
@@ -391,6 +371,7 @@ mod tests {
         ) {
             let directory = tempfile::tempdir().unwrap();
             let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
+            serve_here(directory.path());
             let memory = memory();
             memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
             let mut first = queue_with(&memory, &[(BUFFERS, 56, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
@@ -407,6 +388,7 @@ mod tests {
     fn request_that_makes_no_sense_fails_with_an_io_error() {
         let directory = tempfile::tempdir().unwrap();
         let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
+        serve_here(directory.path());
         // A name without its end.
         let memory = memory();
         let request = [44u32, Opcode::Lookup as u32, 7, 0, 1, 0, 0, 0, 0, 0, 0x6161_6161];
@@ -425,6 +407,7 @@ mod tests {
     fn guest_that_changes_a_request_under_way_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
+        serve_here(directory.path());
         let (memory, over) = (memory(), AtomicBool::new(false));
         memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
         let mut first = queue_with(&memory, &[(BUFFERS, 56, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);

@@ -1,5 +1,7 @@
 //! The file server's thread.
 
+use vmrun_spec::Authority;
+
 use super::server::FileServer;
 use super::{FsError, NAME};
 use crate::confine::ThreadClass;
@@ -11,13 +13,18 @@ use crate::virtio::session::SessionThread;
 pub(super) type FileThread = SessionThread<[ActiveQueue; 2]>;
 
 /// Starts it; `failures` hears why if it ends before its time.
-pub(super) fn start(server: FileServer, failures: FailureSink) -> Result<FileThread, FsError> {
+pub(super) fn start(
+    server: FileServer,
+    authority: Authority,
+    failures: FailureSink,
+) -> Result<FileThread, FsError> {
+    let class = ThreadClass::file_server(authority).within(server.root()?);
     let serve = move |queues: &mut _, stop: &_| {
         let served = server.serve(queues, stop);
         server.forget();
         served
     };
-    Ok(SessionThread::start("vmm-fs", NAME, ThreadClass::FILE_SERVER, failures, serve)?)
+    Ok(SessionThread::start("vmm-fs", NAME, class, failures, serve)?)
 }
 
 #[cfg(test)]
@@ -35,7 +42,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let failures = Failures::default();
         let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
-        let mut thread = start(server, failures.sink()).unwrap();
+        let mut thread = start(server, Authority::default(), failures.sink()).unwrap();
         for _ in 0..3 {
             let [memory, unused] = [memory(), memory()];
             let request = init_request();
@@ -61,7 +68,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let failures = Failures::default();
         let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
-        let mut thread = start(server, failures.sink()).unwrap();
+        let mut thread = start(server, Authority::default(), failures.sink()).unwrap();
         let [memory, unused] = [memory(), memory()];
         // Shorter than any header.
         let queues = [queue_with(&unused, &[]).queue, queue_with(&memory, &[(BUFFERS, 8, 0)]).queue];

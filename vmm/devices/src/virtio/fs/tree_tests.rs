@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use virtiofsd::fuse::{InHeader, ROOT_ID};
 
-use super::super::server::pass_through;
+use super::super::pass_through::{pass_through, serve_here};
 use super::*;
 
 /// A shared tree, and next to it what the guest may not reach.
@@ -30,6 +30,7 @@ impl Host {
         symlink(outside.path().join("secret"), outside.path().join("tree/link")).unwrap();
         let host = Arc::new(pass_through(&outside.path().join("tree"), 1000).unwrap());
         let tree = SharedTree::new(host, Arc::new(Locks::new(100, |_| ()).unwrap()));
+        serve_here(&outside.path().join("tree"));
         tree.init(FsOptions::empty()).unwrap();
         Self { outside, tree }
     }

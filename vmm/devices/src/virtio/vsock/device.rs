@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId};
@@ -13,7 +13,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_queue::DescriptorChain;
 use virtio_vsock::packet::{PKT_HEADER_SIZE, VsockPacket};
-use vmrun_spec::VsockSpec;
+use vmrun_spec::{HostPort, VsockSpec};
 
 use super::header::Header;
 use super::muxer::{Muxer, Token, Watch};
@@ -53,6 +53,9 @@ pub enum VsockError {
     /// There was no descriptor for it.
     #[error("cannot make the timer of vsock requests")]
     Timer(#[source] io::Error),
+    /// What the guest shall reach cannot be served without waiting for it.
+    #[error("cannot prepare the connection for the guest")]
+    HostPort(#[source] io::Error),
 }
 
 /// The device.
@@ -66,12 +69,18 @@ pub struct Vsock {
     listener: Arc<UnixListener>,
     /// Likewise.
     timer: Arc<TimerFd>,
+    /// Likewise, until the guest has connected to it.
+    host_port: Arc<Mutex<Option<HostPort>>>,
     worker: Option<SubscriberId>,
 }
 
 impl Vsock {
-    /// A device whose worker runs on `events`.
-    pub fn new(spec: &VsockSpec, events: LoopHandle) -> Result<Self, VsockError> {
+    /// A device whose worker runs on `events`, and whose guest reaches `host_port`.
+    pub fn new(
+        spec: &VsockSpec,
+        host_port: Option<HostPort>,
+        events: LoopHandle,
+    ) -> Result<Self, VsockError> {
         if u64::from(spec.cid) <= HOST_CID {
             return Err(VsockError::ReservedCid(spec.cid));
         }
@@ -79,12 +88,16 @@ impl Vsock {
         let timer =
             TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(|errno| VsockError::Timer(errno.into()))?;
         let listener = Arc::new(listen(spec)?);
+        if let Some(HostPort { stream, .. }) = &host_port {
+            stream.set_nonblocking(true).map_err(VsockError::HostPort)?;
+        }
         Ok(Self {
             events,
             config: ConfigSpace::new(u64::from(spec.cid).to_le_bytes()),
             spec: spec.clone(),
             listener,
             timer: Arc::new(timer),
+            host_port: Arc::new(Mutex::new(host_port)),
             worker: None,
         })
     }
@@ -126,7 +139,7 @@ impl VirtioDevice for Vsock {
 
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
         let [rx, tx, event] = activation.take_queues()?;
-        let muxer = Muxer::new(self.spec.cid, &self.spec.socket, Arc::clone(&self.listener));
+        let muxer = Muxer::new(self.spec.cid, Arc::clone(&self.listener), Arc::clone(&self.host_port));
         let scratch = vec![0; usize::try_from(MAX_PACKET_BYTES).unwrap_or_default()].into_boxed_slice();
         let timer = Timer { descriptor: Arc::clone(&self.timer), armed: false };
         let worker = VsockWorker { rx, tx, event, muxer, timer, scratch, failed: false };

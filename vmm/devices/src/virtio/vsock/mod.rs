@@ -8,9 +8,10 @@
 //!
 //! On the host the device is a Unix socket. A client that connects to it writes
 //! `CONNECT <port>\n`, reads `OK <host port>\n`, and then talks to the guest's
-//! listener on that port ([`handshake`]). A guest that connects to port P of the
-//! host reaches whoever listens on the socket's path with `_P` behind it. The
-//! convention is Firecracker's (docs/vsock.md there).
+//! listener on that port ([`handshake`]). The convention is Firecracker's
+//! (docs/vsock.md there). The guest itself may connect to the one port of the host
+//! that the device was made with, once: the thread behind this names no path and
+//! makes no socket.
 //!
 //! [`connection`] is the state machine of one connection, generic over its
 //! stream; [`muxer`] owns all of them and decides whose packet the guest gets
@@ -46,11 +47,6 @@ const MAX_PACKET_BYTES: u32 = 64 << 10;
 /// opens connections here is less patient, so this ends what nobody waits for any more.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
-/// Most connections at a time that clients on the host open, those in their handshake included: each
-/// costs a file descriptor.
+/// Most connections at a time, those in their handshake included: each costs a file descriptor. The
+/// guest opens one of them.
 const MAX_CONNECTIONS: usize = 1024;
-
-/// Most connections at a time that the guest opens, those included that it has closed while the
-/// host's reader is behind. They are counted apart, since any program in the guest may open them: the
-/// agent needs one, and what the host opens to reach the agent must not be refused for the others.
-const MAX_GUEST_CONNECTIONS: usize = 8;

@@ -6,20 +6,18 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
+use vmrun_spec::HostPort;
 
 use super::connection::Connection;
 use super::handshake::{Handshake, take_line};
 use super::header::{Header, TYPE_STREAM, op};
-use super::{HOST_CID, MAX_CONNECTIONS, MAX_GUEST_CONNECTIONS, REQUEST_LIMIT};
+use super::{HOST_CID, MAX_CONNECTIONS, REQUEST_LIMIT};
 
 /// Names a stream towards the event loop. Never reused.
 pub(super) type Token = u32;
@@ -71,12 +69,11 @@ enum Clients {
 #[derive(Debug)]
 pub(super) struct Muxer {
     guest_cid: u64,
-    path: PathBuf,
     listener: Arc<UnixListener>,
+    /// Whom the guest reaches, until it has. It outlives a reset, which brings another muxer.
+    host_port: Arc<Mutex<Option<HostPort>>>,
     clients: Clients,
     streams: HashMap<Token, Stream>,
-    /// Those that the guest has opened; the host's clients all others.
-    opened_by_guest: HashSet<Token>,
     by_ports: HashMap<Ports, Token>,
     turns: VecDeque<Turn>,
     waiting: HashSet<Token>,
@@ -88,15 +85,18 @@ pub(super) struct Muxer {
 }
 
 impl Muxer {
-    /// Accepts from `listener`, which is bound to `path`, and connects to its neighbours.
-    pub(super) fn new(guest_cid: u32, path: &Path, listener: Arc<UnixListener>) -> Self {
+    /// Accepts from `listener`, and connects the guest to `host_port`.
+    pub(super) fn new(
+        guest_cid: u32,
+        listener: Arc<UnixListener>,
+        host_port: Arc<Mutex<Option<HostPort>>>,
+    ) -> Self {
         Self {
             guest_cid: u64::from(guest_cid),
-            path: path.to_owned(),
             listener,
+            host_port,
             clients: Clients::Taken,
             streams: HashMap::new(),
-            opened_by_guest: HashSet::new(),
             by_ports: HashMap::new(),
             turns: VecDeque::new(),
             waiting: HashSet::new(),
@@ -156,8 +156,7 @@ impl Muxer {
     }
 
     fn welcome(&mut self, stream: UnixStream, now: Instant) {
-        let opened_by_host = self.streams.len() - self.opened_by_guest.len();
-        if opened_by_host < MAX_CONNECTIONS && stream.set_nonblocking(true).is_ok() {
+        if self.streams.len() < MAX_CONNECTIONS && stream.set_nonblocking(true).is_ok() {
             let token = self.add(Stream::Handshake(stream));
             // They come in the order of their ends, since each gets the same time.
             self.deadlines.push_back((now + REQUEST_LIMIT, token));
@@ -245,11 +244,12 @@ impl Muxer {
                 }
                 self.settle(token);
             }
-            None if header.op == op::REQUEST && header.type_ == TYPE_STREAM => match self.connect(ports.host)
-            {
-                Some(stream) => self.connected(ports, Connection::from_guest(stream, header)),
-                None => self.refuse(ports),
-            },
+            None if header.op == op::REQUEST && header.type_ == TYPE_STREAM => {
+                match self.take_host_port(ports.host) {
+                    Some(stream) => self.connected(ports, Connection::from_guest(stream, header)),
+                    None => self.refuse(ports),
+                }
+            }
             _ if header.op == op::RST => {}
             _ => self.refuse(ports),
         }
@@ -329,23 +329,14 @@ impl Muxer {
         }
     }
 
-    /// Connects to the listener of `port` on the host, without ever waiting for it.
-    fn connect(&self, port: u32) -> Option<UnixStream> {
-        if self.opened_by_guest.len() >= MAX_GUEST_CONNECTIONS {
-            return None;
-        }
-        let mut path = self.path.clone().into_os_string();
-        path.push(format!("_{port}"));
-        let address = UnixAddr::new(Path::new(&path)).ok()?;
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let stream: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
-        connect(std::os::fd::AsRawFd::as_raw_fd(&stream), &address).ok()?;
-        Some(UnixStream::from(stream))
+    /// The guest's connection to `port` of the host: there is one, for one port.
+    fn take_host_port(&self, port: u32) -> Option<UnixStream> {
+        let mut offered = self.host_port.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(offered.take_if(|offered| offered.port == port)?.stream)
     }
 
     fn connected(&mut self, ports: Ports, connection: Connection<UnixStream>) {
         let token = self.add(Stream::Connected(ports, Box::new(connection)));
-        self.opened_by_guest.insert(token);
         self.by_ports.insert(ports, token);
         self.settle(token);
     }
@@ -380,7 +371,6 @@ impl Muxer {
     }
 
     fn remove(&mut self, token: Token) {
-        self.opened_by_guest.remove(&token);
         if self.waiting.remove(&token) {
             // A guest that takes no packets would otherwise add a turn by each connection it opens.
             self.turns.retain(|turn| *turn != Turn::Connection(token));

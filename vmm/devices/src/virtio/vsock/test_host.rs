@@ -1,31 +1,35 @@
 //! The host's side of a device, and the packets of its guest, for tests.
 
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use vm_memory::VolatileSlice;
+use vmrun_spec::HostPort;
 
 use super::HOST_CID;
 use super::header::{Header, TYPE_STREAM};
 use super::muxer::Muxer;
 
 pub(super) const GUEST_CID: u32 = 3;
-/// Of the listener on the host.
+/// What the guest may connect to.
 pub(super) const HOST_PORT: u32 = 1024;
 
 pub(super) struct TestHost {
     directory: TempDir,
     /// Whom the guest reaches.
-    pub(super) listener: UnixListener,
+    pub(super) peer: UnixStream,
+    host_port: Arc<Mutex<Option<HostPort>>>,
 }
 
 impl TestHost {
     pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(directory.path().join(format!("socket_{HOST_PORT}"))).unwrap();
-        Self { directory, listener }
+        let (stream, peer) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let host_port = Arc::new(Mutex::new(Some(HostPort { port: HOST_PORT, stream })));
+        Self { directory, peer, host_port }
     }
 
     /// Where the device listens.
@@ -34,9 +38,11 @@ impl TestHost {
     }
 
     pub(super) fn muxer(&self) -> Muxer {
+        // There may have been another.
+        let _ = std::fs::remove_file(self.socket());
         let listener = UnixListener::bind(self.socket()).unwrap();
         listener.set_nonblocking(true).unwrap();
-        Muxer::new(GUEST_CID, &self.socket(), Arc::new(listener))
+        Muxer::new(GUEST_CID, Arc::new(listener), Arc::clone(&self.host_port))
     }
 }
 

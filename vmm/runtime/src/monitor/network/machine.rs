@@ -47,7 +47,7 @@ impl Slots for Cards {
         let NetworkRates { rx, tx } = self.rates;
         // The interface's MTU may be raised later: the agent sets it.
         let spec = DeviceSpec::Net(NetSpec { mac, mtu: None, rx, tx });
-        let handles = Handles { frames: Some(frames) };
+        let handles = Handles { frames: Some(frames), ..Handles::default() };
         self.machine.plug(slot.number(), &spec, handles).map_err(|error| chain(&error))?;
         self.is_for(slot, name);
         Ok(())

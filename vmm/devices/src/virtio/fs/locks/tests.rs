@@ -10,7 +10,7 @@ use virtiofsd::filesystem::FileSystem;
 use virtiofsd::fuse::{FileLock, InHeader, LK_FLOCK, LkIn, ROOT_ID};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::super::server::pass_through;
+use super::super::pass_through::pass_through;
 use super::*;
 
 const SHARED: libc::c_int = libc::F_RDLCK;

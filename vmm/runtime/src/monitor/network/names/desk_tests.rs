@@ -21,7 +21,11 @@ impl Guest {
         let (stop, stopped) = UnixStream::pair().unwrap();
         let servers = Arc::new(Mutex::new(vec!["127.0.0.1".parse().unwrap()]));
         let desk = Desk::new(ours, stopped, servers, port).unwrap();
-        Self { connection, stop, thread: thread::spawn(move || desk.work()) }
+        let work = move || {
+            vmrun_machine::confine_this_thread(super::super::ASKING).unwrap();
+            desk.work()
+        };
+        Self { connection, stop, thread: thread::spawn(work) }
     }
 
     fn ask(&self, id: u64, server: &str, transport: Transport, message: &[u8]) {

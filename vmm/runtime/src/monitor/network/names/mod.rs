@@ -22,6 +22,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use vmrun_machine::{Call, ThreadClass, confine_this_thread};
 use vmrun_plan::VSOCK_SOCKET;
 use vmrun_proto::{Hello, NAME_SERVER_PORT};
 
@@ -31,6 +32,22 @@ use desk::Desk;
 pub(crate) use resolv_conf::ResolvConf;
 
 const STACK_BYTES: usize = 256 << 10;
+
+/// `AF_INET` and `AF_INET6`
+const FAMILIES: &[u64] = &[2, 10];
+/// `FIONBIO`
+const NON_BLOCKING: &[u64] = &[0x5421];
+
+/// Asking name servers for the guest, whose words are read here.
+const ASKING: ThreadClass = ThreadClass::without_capabilities(&[
+    Call::Any(libc::SYS_poll),
+    Call::OneOf(libc::SYS_socket, 0, FAMILIES),
+    Call::Any(libc::SYS_bind),
+    Call::Any(libc::SYS_connect),
+    Call::Any(libc::SYS_sendto),
+    Call::Any(libc::SYS_recvfrom),
+    Call::OneOf(libc::SYS_ioctl, 1, NON_BLOCKING),
+]);
 
 /// A thread that answers, in the namespace of the one that has started it. It ends with this value.
 #[derive(Debug)]
@@ -60,10 +77,11 @@ impl NameRelay {
         let desk = Desk::new(connection, stopped, Arc::clone(&servers), NAME_SERVER_PORT).map_err(failed)?;
         let thread = thread::Builder::new().name("names".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || {
-            if let Err(error) = desk.work()
-                && crate::monitor::open_log(&log).is_ok()
-            {
-                let cause = crate::error::chain(&error);
+            // Later it opens nothing. There is nobody left to tell when it is not writable.
+            let is_open = crate::monitor::open_log(&log).is_ok();
+            let worked = confine_this_thread(ASKING).map_err(|error| error.to_string());
+            let worked = worked.and_then(|()| desk.work().map_err(|error| crate::error::chain(&error)));
+            if let (true, Err(cause)) = (is_open, worked) {
                 log::warn(&format!("the guest's questions for names are not answered any more: {cause}"));
             }
         });
