@@ -195,7 +195,7 @@ mod tests {
         let line = |name: &str| format!("sh -c 'echo {name} >>{}'", log.display());
         let mut seen = Vec::new();
         let report = measure(&request(&[&line("a"), &line("b")], 2), |progress| {
-            seen.push((progress.done, progress.all))
+            seen.push((progress.done, progress.all));
         })
         .unwrap();
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "a\nb\nb\na\na\nb\n");
