@@ -1,11 +1,10 @@
 //! `run --timeline` and `bench`: what is said of starts.
 
 use std::fs;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Bundle, Run, Scratch, place, vmrun};
+use crate::support::{Bundle, Run, Scratch, vmrun};
 
 /// The marks of a start, in their order.
 const MARKS: [&str; 22] = [
@@ -142,7 +141,8 @@ fn compares_with_a_baseline(file: &str, report: &Value) {
     slow["sides"][0]["time"]["median"] = json!(0.000_001);
     fs::write(file, slow.to_string()).unwrap();
     let failed = bench(&[&words[..], &["--fail-if-slower", "50"]].concat());
-    failed.fails_with(1, &["slower than the baseline: vmrun: time"]);
+    failed.exits(1);
+    assert!(failed.err().starts_with("vmrun: error: slower than the baseline: vmrun: time"), "{failed:?}");
     slow["host"]["processors"] = json!(1000);
     fs::write(file, slow.to_string()).unwrap();
     let said = bench(&[&words[..], &["--fail-if-slower", "50"]].concat()).ok();
@@ -151,17 +151,18 @@ fn compares_with_a_baseline(file: &str, report: &Value) {
 
 #[test]
 fn bench_of_exec_and_density_leaves_nothing() {
-    let said = bench(&["bench", "exec", "--runs", "2", "--counted", "0"]).ok();
-    assert!(said.contains("vmrun exec"), "{said}");
+    // A store that no other case's sandboxes are in.
     let scratch = Scratch::new();
-    let file = scratch.path().join("d.json");
-    bench(&["bench", "density", "-n", "2", "--json", file.to_str().unwrap()]).ok();
+    let root = scratch.directory("store");
+    let in_it = ["--root", root.to_str().unwrap()];
+    let said = vmrun(&in_it, &["bench", "exec", "--runs", "2", "--counted", "0"]).ok();
+    assert!(said.contains("vmrun exec"), "{said}");
+    let file = scratch.join("d.json");
+    vmrun(&in_it, &["bench", "density", "-n", "2", "--json", file.to_str().unwrap()]).ok();
     let found = read(&file);
     assert_eq!(found["sandboxes"].as_array().unwrap().len(), 2);
     assert!(found["private"]["median"].as_f64().unwrap() > 0.0 && found["limited_by"].is_null(), "{found}");
-    let listed = Command::new(&place().vmrun).args(["list", "-q"]).output().unwrap();
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    assert!(!listed.contains("bench-"), "{listed}");
+    vmrun(&in_it, &["list", "-q"]).prints("");
 }
 
 #[test]
