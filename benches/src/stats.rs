@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use vmrun_measure::Summary;
+
 /// Durations of one side, in seconds.
 #[derive(Debug, Default)]
 pub(crate) struct Samples(Vec<f64>);
@@ -26,14 +28,7 @@ impl Samples {
 
 /// The one in the middle.
 pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        count if count % 2 == 1 => sorted[middle],
-        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
-    }
+    Summary::of(values).map_or(f64::NAN, |summary| summary.median)
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ impl Running {
     }
 
     /// Ends the machine for a reason that its owner has found, from any thread.
-    pub fn failing(&self) -> impl FnOnce(String) + Send + 'static {
+    pub fn failing(&self) -> impl Fn(String) + Send + Sync + 'static {
         let end = self.end.clone();
         move |why| end.set(MachineEnd::Failed(why))
     }

@@ -24,7 +24,7 @@ pub fn against(report: &Report, path: &Path, percent: Option<f64>) -> Result<Ver
     let failed = |why: String| MeasureError::Baseline { path: path.to_owned(), why };
     let text = fs::read_to_string(path).map_err(MeasureError::file("read the baseline", path))?;
     let baseline: Report =
-        serde_json::from_str(&text).map_err(|error| failed(format!("it is no report: {error}")))?;
+        serde_json::from_str(&text).map_err(|error| failed(format!("it is not a report: {error}")))?;
     if baseline.schema != report.schema || baseline.kind != report.kind {
         return Err(failed(format!(
             "it is a report of kind {:?}, schema {}; this one is of kind {:?}, schema {}",

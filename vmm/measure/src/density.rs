@@ -123,7 +123,8 @@ fn one_more(
     let sandbox = Sandbox::named(request.vmrun.clone(), request.limit, &format!("d{number}"), &options)?;
     let time = begin.elapsed();
     let text = fs::read_to_string(&pid_file).map_err(MeasureError::file("read", &pid_file))?;
-    let pid = text.trim().parse().map_err(|_| MeasureError::Number("a pid file holds no number"))?;
+    let pid =
+        text.trim().parse().map_err(|_| MeasureError::Number("the pid file does not contain a number"))?;
     Ok((Running { sandbox, pid }, time))
 }
 

@@ -18,7 +18,7 @@ pub enum MeasureError {
         source: io::Error,
     },
     /// A command has no words, or quotes that do not end.
-    #[error("{text:?} is no command: {why}")]
+    #[error("{text:?} is not a command: {why}")]
     Command {
         /// As typed.
         text: String,

@@ -52,7 +52,7 @@ struct Samples {
 /// The first command failed, or nothing can be run at all.
 pub fn measure(request: &Request, mut progress: impl FnMut(Progress)) -> Result<Report, MeasureError> {
     if request.runs == 0 {
-        return Err(MeasureError::Number("there is nothing to say of no runs; ask for one at least"));
+        return Err(MeasureError::Number("there are no runs to measure; ask for at least one with --runs"));
     }
     let mut counters = if request.counted > 0 { Counters::open() } else { Counters::none() };
     let rounds = request.warmups + request.runs + request.counted;

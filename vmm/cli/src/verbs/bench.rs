@@ -16,11 +16,11 @@ use vmrun_runtime::chain;
 
 use crate::globals::Globals;
 
-/// Measure starts, against other commands if you like
+/// Measure start-up, and compare it with other commands
 ///
-/// Commands take turns, run by run. Printed are time in phases, the median of the ratios of runs side by
-/// side with its 95 % interval, and beside them what does not depend on the machine's speed: system calls,
-/// page faults and VM exits, as far as the kernel lets this user count them.
+/// Commands take turns, run by run. The report has the time of each phase, the median ratio of adjacent runs
+/// with its 95 % confidence interval, and counts that do not depend on the machine's speed: system calls,
+/// page faults and VM exits, where the kernel lets this user count them.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
@@ -51,7 +51,7 @@ struct ExecArgs {
     machine: MachineArgs,
     #[command(flatten)]
     rounds: RoundsArgs,
-    /// What is run in the sandbox, which runs the bundle's own program meanwhile
+    /// Command to run in the sandbox, beside the bundle's own program
     #[arg(long, value_name = "COMMAND", default_value = "/exit", value_parser = CommandLine::parse)]
     command: CommandLine,
 }
@@ -109,19 +109,19 @@ struct RoundsArgs {
     /// The longest that a run may take
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     limit: u64,
-    /// Further runs of each, in which is counted and not timed; 0 counts nothing
+    /// Further runs of each, counted and not timed; 0 turns counting off
     #[arg(long, value_name = "N", default_value_t = 3)]
     counted: u32,
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write it as a page with charts, which needs no other file
+    /// Write the report as a self-contained HTML page with charts
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Compare with an earlier report that --json has written
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
-    /// End with code 1 when a median is above the baseline's by more than that
+    /// Exit with code 1 if a median exceeds the baseline's by more than this
     #[arg(long, value_name = "PERCENT", requires = "baseline")]
     fail_if_slower: Option<f64>,
 }

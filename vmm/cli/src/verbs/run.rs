@@ -27,8 +27,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     keep: bool,
 
-    /// Write what the time was spent on, by the host's processes and in the guest, in phases: JSON, which
-    /// viewers of Chrome's trace format open
+    /// Write a timeline of the run, phase by phase, on the host and in the guest: JSON that viewers of Chrome's
+    /// trace format open
     #[arg(long, value_name = "FILE", conflicts_with = "detach")]
     timeline: Option<PathBuf>,
 

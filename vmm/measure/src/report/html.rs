@@ -35,7 +35,7 @@ pub fn html(report: &Report) -> String {
     section(
         &mut body,
         "counts",
-        "Counted, whatever the machine's speed",
+        "Counts, which do not depend on the machine's speed",
         &[counted, missing(report)].concat(),
     );
     format!(
@@ -69,7 +69,7 @@ fn ratios(report: &Report) -> String {
     let lines = report.comparisons.iter().map(|comparison| {
         let ratio = comparison.ratio;
         format!(
-            "<p class=\"ratio\"><b>{}</b> takes <b>{:.2}</b> of the time of <b>{}</b> (95 %: {:.2} to {:.2})</p>",
+            "<p class=\"ratio\"><b>{}</b> takes <b>{:.2}</b> times as long as <b>{}</b> (95 % interval: {:.2} to {:.2})</p>",
             escape(&comparison.of),
             ratio.value,
             escape(&comparison.against),
@@ -97,7 +97,7 @@ fn phases(side: &Side) -> String {
         let share = format!("{:.1} %", time.median / whole * 100.0);
         [vec![phase.name.clone(), lane(phase.lane).to_owned()], five.to_vec(), vec![share]].concat()
     });
-    table(&["phase", "whose", "min", "median", "p90", "p99", "max", "share"], rows)
+    table(&["phase", "where", "min", "median", "p90", "p99", "max", "share"], rows)
 }
 
 fn lanes() -> String {

@@ -31,7 +31,10 @@ fn times(report: &Report) -> String {
         let of = report.comparisons.iter().find(|comparison| comparison.against == side.name);
         let ratio = of.map_or(String::new(), |of| {
             let ratio = of.ratio;
-            format!("{} takes {:.2} of it ({:.2} to {:.2})", of.of, ratio.value, ratio.low, ratio.high)
+            format!(
+                "{} takes {:.2} times as long ({:.2} to {:.2})",
+                of.of, ratio.value, ratio.low, ratio.high
+            )
         });
         let mut row = vec![side.name.clone(), time.count.to_string()];
         row.extend(five(time, duration));
@@ -49,7 +52,7 @@ fn phases(side: &Side) -> String {
     if side.phases.is_empty() {
         return String::new();
     }
-    let head = ["phase", "whose", "min", "median", "p90", "p99", "max", "share"].map(str::to_owned).to_vec();
+    let head = ["phase", "where", "min", "median", "p90", "p99", "max", "share"].map(str::to_owned).to_vec();
     let whole: f64 = side.phases.iter().map(|phase| phase.time.median).sum();
     let rows = side.phases.iter().map(|phase| {
         let mut row = vec![phase.name.clone(), lane(phase.lane).to_owned()];
@@ -117,7 +120,7 @@ pub fn density_text(density: &Density) -> String {
     out.push_str(&format!("\nstarts: {:.2} a second, one after another\n", density.rate));
     out.push_str(&format!("taken from the host's available memory by each: {}\n", mib(taken)));
     if let Some(why) = &density.limited_by {
-        out.push_str(&format!("no more, because of: {why}\n"));
+        out.push_str(&format!("stopped there: {why}\n"));
     }
     out
 }
@@ -131,7 +134,7 @@ mod tests {
     fn everything_is_said() {
         let said = text(&report());
         for part in [
-            "vmrun takes 3.00 of it (2.50 to 3.50)",
+            "vmrun takes 3.00 times as long (2.50 to 3.50)",
             "guest kernel",
             "300.0 ms",
             "50.0 %",

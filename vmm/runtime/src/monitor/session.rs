@@ -374,8 +374,8 @@ impl Session<'_> {
         // While the agent makes the container, the launcher hears of it and the streams are
         // connected. A launcher that is gone is noticed by those who wait.
         let _ = self.launcher.send(&MonitorMessage::Booted);
-        let connected =
-            streams::connect(Path::new(VSOCK_SOCKET), &self.process(), io, stdio, Home::Monitor, &watch);
+        let home = Home::Monitor(Arc::new(self.machine.failing()));
+        let connected = streams::connect(Path::new(VSOCK_SOCKET), &self.process(), io, stdio, home, &watch);
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
         let relays = connected.map_err(|error| error.at(failed))?;
         // Now the guest has made the mount points that were missing.

@@ -1,6 +1,7 @@
 //! Copying threads.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -17,7 +18,6 @@ use vmrun_machine::{Call, ThreadClass, confine_this_thread};
 use vmrun_proto::StreamKind;
 
 use super::patience::{Patience, Waiting};
-use crate::log;
 
 /// Size of a copy: large enough that system calls do not count, small enough for four of them.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -34,20 +34,27 @@ const COPYING: ThreadClass = ThreadClass::without_capabilities(&[
 ]);
 
 /// Of which process the relays are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum Home {
-    /// The monitor, where they are confined to copying: what they copy is the guest's.
-    Monitor,
+    /// The monitor, where they are confined to copying: what they copy is the guest's. One that cannot be
+    /// confined fails, which ends the sandbox: its stream would be missing.
+    Monitor(Arc<dyn Fn(String) + Send + Sync>),
     /// One that does nothing else.
     Own,
 }
 
+impl fmt::Debug for Home {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(if matches!(self, Self::Own) { "Own" } else { "Monitor" })
+    }
+}
+
 impl Home {
-    fn settle(self) -> bool {
-        let confined = if self == Self::Monitor { confine_this_thread(COPYING) } else { Ok(()) };
-        confined
-            .inspect_err(|error| log::warn(&format!("a stream of the container is closed: {error}")))
-            .is_ok()
+    /// Confines the calling thread, if it has to be; false if it must not copy anything.
+    fn settle(&self) -> bool {
+        let Self::Monitor(failing) = self else { return true };
+        let confined = confine_this_thread(COPYING);
+        confined.inspect_err(|error| failing(format!("cannot copy a standard stream: {error}"))).is_ok()
     }
 }
 
@@ -91,7 +98,7 @@ impl Relays {
     /// Copies from the guest to `to` until the guest's end of file.
     pub(crate) fn output(&mut self, kind: StreamKind, from: OwnedFd, to: OwnedFd) -> io::Result<()> {
         let progress = Arc::clone(&self.progress);
-        let (sender, home) = (self.sender.clone(), self.home);
+        let (sender, home) = (self.sender.clone(), self.home.clone());
         self.open_outputs.insert(kind);
         thread::Builder::new().name(format!("relay-{kind:?}")).stack_size(STACK_BYTES).spawn(move || {
             // A failed write is the reader's choice (`vmrun run … | head`): dropping
@@ -106,7 +113,7 @@ impl Relays {
 
     /// Copies from `from` to the guest until end of file, which the guest is told.
     pub(crate) fn input(&mut self, kind: StreamKind, from: OwnedFd, to: OwnedFd) -> io::Result<()> {
-        let (progress, home) = (Arc::clone(&self.progress), self.home);
+        let (progress, home) = (Arc::clone(&self.progress), self.home.clone());
         thread::Builder::new().name(format!("relay-{kind:?}-in")).stack_size(STACK_BYTES).spawn(
             move || {
                 let to = UnixStream::from(to);
@@ -203,6 +210,10 @@ mod tests {
     const PATIENCE: Patience =
         Patience { silence: Duration::from_secs(5), total: Duration::from_secs(30), bytes: 1 << 30 };
 
+    fn home() -> Home {
+        Home::Monitor(Arc::new(|why| panic!("{why}")))
+    }
+
     fn pair() -> (UnixStream, UnixStream) {
         UnixStream::pair().unwrap()
     }
@@ -211,7 +222,7 @@ mod tests {
     fn bytes_pass_unchanged_and_drain_waits_for_them() {
         let (guest, ours) = pair();
         let (out, reader) = pair();
-        let mut relays = Relays::new(Home::Monitor);
+        let mut relays = Relays::new(home());
         relays.output(StreamKind::Stdout, ours.into(), out.into()).unwrap();
         let sent: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[2]).collect();
         let copy = sent.clone();
@@ -230,7 +241,7 @@ mod tests {
     fn end_of_input_reaches_the_guest_and_output_still_flows() {
         let (guest, ours) = pair();
         let (input, writer) = pair();
-        let mut relays = Relays::new(Home::Monitor);
+        let mut relays = Relays::new(home());
         relays.input(StreamKind::Stdin, input.into(), ours.try_clone().unwrap().into()).unwrap();
         (&writer).write_all(b"abc").unwrap();
         drop(writer);
@@ -247,7 +258,7 @@ mod tests {
     fn reader_that_goes_away_closes_the_guests_stream() {
         let (guest, ours) = pair();
         let (out, reader) = pair();
-        let mut relays = Relays::new(Home::Monitor);
+        let mut relays = Relays::new(home());
         relays.output(StreamKind::Stdout, ours.into(), out.into()).unwrap();
         drop(reader);
         (&guest).write_all(b"x").unwrap();
@@ -259,7 +270,7 @@ mod tests {
     fn guest_that_does_not_stop_is_given_up() {
         let (guest, ours) = pair();
         let (out, reader) = pair();
-        let mut relays = Relays::new(Home::Monitor);
+        let mut relays = Relays::new(home());
         relays.output(StreamKind::Stdout, ours.into(), out.into()).unwrap();
         let pouring = thread::spawn(move || while (&guest).write(&[b'y'; 4096]).is_ok() {});
         let reading = thread::spawn(move || io::copy(&mut &reader, &mut io::sink()));

@@ -38,7 +38,7 @@ pub(super) fn follow(old: &[Table], new: &[Table]) -> (Vec<Table>, Result<(), St
         let there = if old.is_empty() { There::new() } else { read(&mut netlink)? };
         Ok((netlink, there))
     });
-    let (mut netlink, there) = match opened {
+    let (mut netlink, mut there) = match opened {
         Ok(opened) => opened,
         Err(error) => return (old.to_vec(), Err(failed(error))),
     };
@@ -51,21 +51,24 @@ pub(super) fn follow(old: &[Table], new: &[Table]) -> (Vec<Table>, Result<(), St
             Ok(results) => results,
             Err(error) => return (old.to_vec(), Err(failed(error))),
         };
-        let refused: Vec<(&Step, String)> = steps
-            .iter()
-            .zip(results)
-            .filter_map(|(step, result)| {
-                Some((step, format!("cannot {}: {}", step.what, why(&result.err()?))))
-            })
-            .collect();
+        let refused: Vec<(&Step, io::Error)> =
+            steps.iter().zip(results).filter_map(|(step, result)| Some((step, result.err()?))).collect();
         if refused.is_empty() {
             break;
         }
-        // Without one rule the others work; without anything else they do not.
-        for (step, failure) in refused {
+        for (step, error) in refused {
+            let failure = format!("cannot {}: {}", step.what, why(&error));
+            // Without one rule the others work; without anything else they do not.
             let Some(place) = &step.rule else { return (old.to_vec(), Err(failure)) };
-            forget(&mut reached, place);
-            if failures.last() != Some(&failure) {
+            let wanted = forget(&mut reached, place);
+            let known = there.remove(place).is_some();
+            if !wanted && !known {
+                // The next transaction would be the same.
+                return (old.to_vec(), Err(failure));
+            }
+            // One that is to go may have been removed by the container meanwhile.
+            let is_gone = !wanted && error.raw_os_error() == Some(Errno::ENOENT as i32);
+            if !is_gone && failures.last() != Some(&failure) {
                 failures.push(failure);
             }
         }
@@ -104,12 +107,14 @@ fn read(netlink: &mut Netlink) -> io::Result<There> {
     Ok(places.collect())
 }
 
-fn forget(tables: &mut [Table], (family, table, chain, handle): &Place) {
+/// Takes a rule out of the description; whether it was in it.
+fn forget(tables: &mut [Table], (family, table, chain, handle): &Place) -> bool {
     let table = tables.iter_mut().find(|one| one.family == *family && one.name == *table);
     let chain = table.and_then(|table| table.chains.iter_mut().find(|one| one.name == *chain));
-    if let Some(chain) = chain {
-        chain.rules.retain(|rule| rule.handle != *handle);
-    }
+    let Some(chain) = chain else { return false };
+    let before = chain.rules.len();
+    chain.rules.retain(|rule| rule.handle != *handle);
+    chain.rules.len() < before
 }
 
 fn why(error: &io::Error) -> String {
