@@ -7,6 +7,8 @@
 //! 2. while the host accepts it: an own root mount, `/proc`, `/sys`, cgroup v2, loopback,
 //! 3. the connection is there: the agent is ready.
 //!
+//! Where the host wants to save the machine, it is saved between 2 and 3, and 1 does not begin a connection.
+//!
 //! `/run` is a directory of the root itself. `/dev/pts`, `/dev/shm` and
 //! `/dev/mqueue` belong to containers, which mount their own.
 
@@ -25,7 +27,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, mkdir};
 use vmrun_proto::{AGENT_PORT, GuestMark, HOST_CID, READY_PORT};
 
-use crate::{log, marks, sys};
+use crate::{generation, log, marks, sys};
 
 /// Room for the stream connections of many processes that are made at once.
 const LISTEN_BACKLOG: i32 = 128;
@@ -77,7 +79,8 @@ pub(crate) fn prepare_stdio() -> io::Result<()> {
 /// Mounts what containers need and connects to the host.
 pub(crate) fn boot() -> Result<Links, BootError> {
     let listener = listen_for_host().map_err(BootError::Listen)?;
-    let control = begin_connecting().map_err(BootError::Connect)?;
+    // A machine that is saved has no connection: it begins behind the checkpoint.
+    let control = if generation::is_to_stop() { None } else { Some(begin_connecting()) };
     make_own_root()?;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_at("devtmpfs", "/dev", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)?;
@@ -89,6 +92,12 @@ pub(crate) fn boot() -> Result<Links, BootError> {
     if let Err(error) = sys::loopback_up() {
         log::warn(format_args!("cannot bring the loopback interface up: {error}"));
     }
+    if control.is_none()
+        && let Err(error) = generation::stop()
+    {
+        log::warn(format_args!("cannot stop at the checkpoint: {error}"));
+    }
+    let control = control.unwrap_or_else(begin_connecting).map_err(BootError::Connect)?;
     finish_connecting(&control).map_err(BootError::Connect)?;
     marks::tell(GuestMark::AgentReady);
     Ok(Links { listener, control })

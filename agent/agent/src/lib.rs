@@ -20,6 +20,7 @@ mod clock;
 mod connection;
 mod container;
 mod descriptors;
+mod generation;
 mod log;
 mod marks;
 mod name_service;

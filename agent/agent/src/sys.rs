@@ -101,6 +101,25 @@ pub(crate) fn write_port(port: u16, byte: u8) -> io::Result<()> {
     check(unsafe { libc::ioperm(port.into(), 1, 0) })
 }
 
+/// Puts `bytes`, which nobody knows, into the kernel's pool of randomness, and has it make all of its keys anew.
+pub(crate) fn add_entropy(bytes: &[u8]) -> io::Result<()> {
+    const BITS_IN_A_BYTE: usize = 8;
+    // `_IOW(R, 3, int[2])` and `_IO(R, 7)` of linux/random.h.
+    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+    let pool = std::fs::File::open("/dev/urandom")?;
+    let too_many = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    // `struct rand_pool_info`: how many bits they count for, how many bytes they are, and the bytes.
+    let mut info = Vec::with_capacity(8 + bytes.len());
+    info.extend(i32::try_from(bytes.len() * BITS_IN_A_BYTE).map_err(too_many)?.to_ne_bytes());
+    info.extend(i32::try_from(bytes.len()).map_err(too_many)?.to_ne_bytes());
+    info.extend(bytes);
+    // SAFETY: reads the structure, which is as long as it says.
+    check(unsafe { libc::ioctl(pool.as_raw_fd(), RNDADDENTROPY, info.as_ptr()) })?;
+    // SAFETY: takes no argument.
+    check(unsafe { libc::ioctl(pool.as_raw_fd(), RNDRESEEDCRNG) })
+}
+
 /// Lets the wall clock run faster or slower until it has made up this much.
 pub(crate) fn slew_clock(us: i64) -> io::Result<()> {
     // SAFETY: all zeros is a value of it, and the kernel fills it in.

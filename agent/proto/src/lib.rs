@@ -27,6 +27,7 @@
 //! A frame is a little-endian `u32` length and that many bytes of JSON
 //! ([`frame`]). The contract is append-only: see `VERSIONING.md`.
 
+mod checkpoint;
 mod figures;
 mod frame;
 mod marks;
@@ -37,6 +38,7 @@ pub mod netfilter;
 mod network;
 mod plan;
 
+pub use checkpoint::{CHECKPOINT_PORT, CHECKPOINT_VARIABLE};
 pub use figures::{ContainerFigures, DeviceFigures, InterfaceFigures, PacketFigures, ProcessInfo};
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, read_frame, write_frame};
 pub use marks::{GuestMark, MARK_PORT, MARK_VARIABLE};
@@ -51,7 +53,7 @@ pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
 
 /// Version of the contract. It grows when a message is added that an older peer
 /// must not be sent; fields with defaults do not change it.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Context id of the host on every virtio-vsock link (virtio 1.2, §5.10.4).
 pub const HOST_CID: u32 = 2;

@@ -163,6 +163,14 @@ pub enum Request {
         /// How far it is behind.
         adjust_ns: i64,
     },
+    /// The machine has been restored, maybe not for the first time: become another guest than those, with
+    /// other random numbers and at this time. It comes before all others.
+    NewGeneration {
+        /// Random bytes, at least 32.
+        entropy: Vec<u8>,
+        /// Since 1970.
+        realtime_ns: i64,
+    },
 }
 
 /// What the agent sends on a control connection.

@@ -251,6 +251,8 @@ fn requests() {
     let resources =
         serde_json::from_value(json!({"memory": {"limit": 1048576}, "pids": {"limit": 7}})).unwrap();
     request("clock", Request::Clock { adjust_ns: -5_000_000 });
+    let entropy = (0..32).collect();
+    request("new-generation", Request::NewGeneration { entropy, realtime_ns: 1_790_000_000_000_000_000 });
     request("update", Request::Update { container: "web".into(), resources });
 }
 

@@ -29,6 +29,15 @@ pub(crate) struct Globals {
     #[arg(long, global = true)]
     pub(crate) systemd_cgroup: bool,
 
+    /// Boot the guest, where a template of such a machine would do, and make none
+    #[arg(long, global = true)]
+    cold: bool,
+
+    /// Directory of the templates that starts go on from
+    /// [default: /var/cache/vmrun/templates, or ~/.cache/vmrun/templates without root]
+    #[arg(long, global = true, value_name = "DIR", env = "VMRUN_TEMPLATES", hide_env_values = true)]
+    templates: Option<PathBuf>,
+
     /// Taken for runc's sake: there is no checkpointing that could need it
     #[arg(long, global = true, value_name = "PATH", hide = true)]
     criu: Option<PathBuf>,
@@ -46,6 +55,17 @@ impl Globals {
         let root =
             self.root.iter().flat_map(|root| ["--root".to_owned(), root.to_string_lossy().into_owned()]);
         root.chain(self.systemd_cgroup.then(|| "--systemd-cgroup".to_owned())).collect()
+    }
+
+    /// Where templates are, unless the guest is to boot.
+    pub(crate) fn templates(&self) -> Option<PathBuf> {
+        if self.cold { None } else { self.templates_directory() }
+    }
+
+    /// Where they are. The processes of a container work in other directories.
+    pub(crate) fn templates_directory(&self) -> Option<PathBuf> {
+        let given = self.templates.clone().filter(|path| !path.as_os_str().is_empty());
+        given.map(|path| std::path::absolute(&path).unwrap_or(path)).or_else(vmrun_runtime::default_templates)
     }
 
     /// Where errors and steps are written to.

@@ -7,15 +7,15 @@ use event_manager::{EventManager, MutEventSubscriber, RemoteEndpoint, Subscriber
 
 use crate::confine::ThreadClass;
 use crate::thread::{ThreadError, Worker};
-use crate::virtio::ActiveQueue;
+use crate::virtio::Suspended;
 
 /// What runs on the loop: one activation of a device.
 pub type LoopSubscriber = Box<dyn LoopWorker>;
 
 /// The worker of a device, which has the device's queues while it is on the loop.
 pub trait LoopWorker: MutEventSubscriber + Send {
-    /// Gives them back.
-    fn into_queues(self: Box<Self>) -> Vec<ActiveQueue>;
+    /// Gives them back, and what else is to be known to go on with them.
+    fn suspend(self: Box<Self>) -> Suspended;
 }
 
 /// The loop's thread; it ends when this is dropped.
@@ -106,11 +106,11 @@ impl LoopHandle {
             .map_err(LoopError::Events)
     }
 
-    /// Removes a subscriber and gives back its queues.
-    pub fn remove(&self, id: SubscriberId) -> Result<Vec<ActiveQueue>, LoopError> {
+    /// Removes a subscriber and gives back what is left of it.
+    pub fn remove(&self, id: SubscriberId) -> Result<Suspended, LoopError> {
         self.remote
             .call_blocking(move |ops: &mut dyn SubscriberOps<Subscriber = LoopSubscriber>| {
-                ops.remove_subscriber(id).map(LoopWorker::into_queues)
+                ops.remove_subscriber(id).map(LoopWorker::suspend)
             })
             .map_err(LoopError::Events)
     }

@@ -1,13 +1,14 @@
 //! A machine that is ready to run.
 
+use std::fs::File;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
 
-use kvm_bindings::CpuId;
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_bindings::{CpuId, kvm_clock_data};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
-use vmrun_devices::{ConsoleLog, Memory, heap};
+use vmrun_devices::{ConsoleLog, Memory, MmioBus, heap};
 use vmrun_spec::{HostPort, MachineSpec};
 
 use crate::boot::{Initramfs, Kernel, cmdline, mp_table, write_params};
@@ -18,6 +19,7 @@ use crate::io_apic::IoApic;
 use crate::io_bus::IoBus;
 use crate::mapped::MappedPages;
 use crate::running::Running;
+use crate::snapshot::{self, Checkpoint, MachineState, Savers, SnapshotError};
 use crate::stamps::Stamps;
 use crate::vcpu::{Entry, VcpuThread, guest_cpuid, set_boot_state, set_firmware_state, write_tables};
 use crate::{check, kvm, layout, memory};
@@ -48,11 +50,13 @@ impl BootImages<'_> {
 /// A machine whose memory is loaded and whose devices exist; nothing runs yet.
 #[derive(Debug)]
 pub struct Built {
+    kvm: Kvm,
     vcpus: Vec<VcpuFd>,
     bus: IoBus,
     devices: Devices,
     console: ConsoleLog,
     end: EndSignal,
+    savers: Option<Savers>,
     vm: Arc<VmFd>,
     memory: Memory,
 }
@@ -71,6 +75,66 @@ impl Built {
         images: BootImages<'_>,
         host_port: Option<HostPort>,
     ) -> Result<Self, MachineError> {
+        let load = |memory: &Memory| Ok(images.load(memory, spec.memory_bytes())?);
+        let (machine, (kernel, initramfs)) = Self::assemble(spec, host_port, load)?;
+        let memory = &machine.memory;
+        let cmdline = cmdline(&machine.devices.windows(), &spec.cmdline)?;
+        linux_loader::loader::load_cmdline(memory, GuestAddress(layout::CMDLINE), &cmdline)
+            .map_err(BootError::Kernel)?;
+        memory
+            .write_slice(&mp_table(spec.vcpus, machine.devices.irqs()), GuestAddress(layout::MP_TABLE))
+            .map_err(BootError::Write)?;
+        write_tables(memory).map_err(BootError::Write)?;
+        write_params(memory, &kernel, initramfs, spec.memory_bytes())?;
+        for (vcpu, cpuid) in &machine.vcpus {
+            set_firmware_state(vcpu, cpuid)?;
+        }
+        if let Some((first, _)) = machine.vcpus.first() {
+            set_boot_state(first, Entry { rip: kernel.entry, rsi: layout::ZERO_PAGE })?;
+        }
+        Ok(machine.finish(spec))
+    }
+
+    /// Builds a machine that goes on where another of the same specification was saved. `pages` has that one's
+    /// memory, but for what `kernel` is alike.
+    pub fn restored(
+        spec: &MachineSpec,
+        state: &MachineState,
+        pages: &File,
+        kernel: &[MappedPages],
+        host_port: Option<HostPort>,
+    ) -> Result<Self, MachineError> {
+        let load = |memory: &Memory| {
+            for pages in kernel {
+                pages.place(memory).map_err(BootError::Write)?;
+            }
+            Ok(snapshot::place(memory, &state.memory, pages)?)
+        };
+        let (mut machine, ()) = Self::assemble(spec, host_port, load)?;
+        let clock = kvm_clock_data { flags: 0, ..state.clock };
+        machine.vm.set_clock(&clock).map_err(KvmError::call("set the guest's clock"))?;
+        match machine.io_apic.restore(&state.io_apic) {
+            Ok(true) => {}
+            Ok(false) => return Err(SnapshotError::Foreign("its interrupts").into()),
+            Err(_) => return Err(SnapshotError::Foreign("a route that KVM refuses").into()),
+        }
+        if state.vcpus.len() != machine.vcpus.len() {
+            return Err(SnapshotError::Foreign("its vCPUs").into());
+        }
+        for (state, (vcpu, _)) in state.vcpus.iter().zip(&machine.vcpus) {
+            state.restore(vcpu)?;
+        }
+        // Behind the routes, by which they interrupt.
+        machine.devices.restore(&state.devices)?;
+        Ok(machine.finish(spec))
+    }
+
+    /// What a machine consists of, whatever its guest begins with; `load` fills the memory.
+    fn assemble<L: Send>(
+        spec: &MachineSpec,
+        host_port: Option<HostPort>,
+        load: impl FnOnce(&Memory) -> Result<L, MachineError> + Send,
+    ) -> Result<(Parts, L), MachineError> {
         check_spec(spec)?;
         heap::one_for_all_threads();
         let kvm = kvm::open()?;
@@ -84,45 +148,59 @@ impl Built {
         let memory = memory::map(spec.memory_mib)?;
         // The host's kernel makes a virtual machine in a while, most of which it waits.
         let (vm, loaded) = thread::scope(|scope| {
-            let loading = scope.spawn(|| images.load(&memory, spec.memory_bytes()));
+            let loading = scope.spawn(|| load(&memory));
             (kvm::create_vm(&kvm, inputs), loading.join())
         });
         let vm = Arc::new(vm?);
-        let (kernel, initramfs) = loaded.unwrap_or_else(|panic| resume_unwind(panic))?;
+        let loaded = loaded.unwrap_or_else(|panic| resume_unwind(panic))?;
         kvm::set_memory(&vm, &memory)?;
-
         let console = ConsoleLog::create(&spec.console_log)
             .map_err(|source| DeviceError::Console { path: spec.console_log.clone(), source })?;
         let end = EndSignal::new(console.clone()).map_err(DeviceError::Event)?;
-        let (devices, bus) = Devices::attach(spec, host_port, &vm, &memory, &end)?;
-
-        let cmdline = cmdline(&devices.windows(), &spec.cmdline)?;
-        linux_loader::loader::load_cmdline(&memory, GuestAddress(layout::CMDLINE), &cmdline)
-            .map_err(BootError::Kernel)?;
-        memory
-            .write_slice(&mp_table(spec.vcpus, devices.irqs()), GuestAddress(layout::MP_TABLE))
-            .map_err(BootError::Write)?;
-        write_tables(&memory).map_err(BootError::Write)?;
-        write_params(&memory, &kernel, initramfs, spec.memory_bytes())?;
-
+        let (devices, mmio) = Devices::attach(spec, host_port, &vm, &memory, &end)?;
         let vcpus = make_vcpus(&vm, &cpuid, spec.vcpus)?;
-        if let Some(first) = vcpus.first() {
-            set_boot_state(first, Entry { rip: kernel.entry, rsi: layout::ZERO_PAGE })?;
-        }
         let routed = Arc::clone(&vm);
         let io_apic = IoApic::new(inputs, move |routing| Ok(routed.set_gsi_routing(routing)?));
-        let bus = IoBus::new(bus, io_apic, console.clone(), spec.mark_port.map(Stamps::new));
-        Ok(Self { vcpus, bus, devices, console, end, vm, memory })
+        Ok((Parts { kvm, vcpus, mmio, io_apic, devices, console, end, vm, memory }, loaded))
+    }
+
+    /// Has the guest stop, once, when it writes to this port, so that the machine can be saved there.
+    pub fn stopping_at(mut self, port: u16) -> Result<Self, MachineError> {
+        self.savers = Some(Savers::of(&self.kvm, &self.vm, &self.vcpus)?);
+        self.bus.stop_at(Checkpoint::at(port)?);
+        Ok(self)
     }
 
     /// Starts the vCPUs.
     pub fn start(self) -> Result<Running, MachineError> {
-        let Self { vcpus, bus, devices, console, end, vm, memory } = self;
+        let Self { vcpus, bus, devices, console, end, savers, vm, memory, .. } = self;
         let mut threads = Vec::with_capacity(vcpus.len());
         for (id, vcpu) in (0..).zip(vcpus) {
             threads.push(VcpuThread::start(id, vcpu, bus.clone(), end.clone())?);
         }
-        Ok(Running::new(threads, (bus, devices), console, end, (vm, memory)))
+        Ok(Running::new(threads, (bus, devices), console, end, savers, (vm, memory)))
+    }
+}
+
+/// A machine whose guest has not got a beginning yet.
+struct Parts {
+    kvm: Kvm,
+    vcpus: Vec<(VcpuFd, CpuId)>,
+    mmio: MmioBus,
+    io_apic: IoApic,
+    devices: Devices,
+    console: ConsoleLog,
+    end: EndSignal,
+    vm: Arc<VmFd>,
+    memory: Memory,
+}
+
+impl Parts {
+    fn finish(self, spec: &MachineSpec) -> Built {
+        let Self { kvm, vcpus, mmio, io_apic, devices, console, end, vm, memory } = self;
+        let bus = IoBus::new(mmio, io_apic, console.clone(), spec.mark_port.map(Stamps::new));
+        let vcpus = vcpus.into_iter().map(|(vcpu, _)| vcpu).collect();
+        Built { kvm, vcpus, bus, devices, console, end, savers: None, vm, memory }
     }
 }
 
@@ -134,15 +212,14 @@ fn check_spec(spec: &MachineSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn make_vcpus(vm: &VmFd, supported: &CpuId, count: u8) -> Result<Vec<VcpuFd>, KvmError> {
+fn make_vcpus(vm: &VmFd, supported: &CpuId, count: u8) -> Result<Vec<(VcpuFd, CpuId)>, KvmError> {
     (0..count)
         .map(|id| {
             let vcpu = vm.create_vcpu(id.into()).map_err(KvmError::call("make a vCPU"))?;
             let cpuid = guest_cpuid(supported, id, count)
                 .map_err(|_| KvmError::Capability("room for CPUID entries"))?;
             vcpu.set_cpuid2(&cpuid).map_err(KvmError::call("set a vCPU's CPUID"))?;
-            set_firmware_state(&vcpu, &cpuid)?;
-            Ok(vcpu)
+            Ok((vcpu, cpuid))
         })
         .collect()
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
-use vmrun_devices::virtio::VirtioDevice;
 use vmrun_devices::virtio::fs::Fs;
 use vmrun_devices::virtio::net::Net;
 use vmrun_devices::virtio::rng::Rng;
 use vmrun_devices::virtio::vsock::Vsock;
+use vmrun_devices::virtio::{StateError, TransportState, VirtioDevice};
 use vmrun_devices::{EventLoop, FailureSink, LoopHandle, Memory, MmioBus};
 use vmrun_spec::{DeviceChange, DeviceSpec, Handles, HostPort, MachineSpec, NicSlot};
 
@@ -16,6 +16,7 @@ use crate::boot::Window;
 use crate::end::{EndSignal, MachineEnd};
 use crate::error::{DeviceError, PlugError, SpecError};
 use crate::layout;
+use crate::snapshot::SnapshotError;
 
 /// The windows with the devices, and what runs those. The windows hold the devices, and so their
 /// workers, and are dropped before the loop that the workers run on.
@@ -91,6 +92,24 @@ impl Devices {
             devices.board.put(place.enter(), device)?;
         }
         Ok((devices, bus))
+    }
+
+    /// What the devices that the guest booted with, and their drivers, have come to. The guest stands still.
+    pub(crate) fn save(&self) -> Result<Vec<TransportState>, StateError> {
+        self.fixed().iter().filter_map(|place| place.enter().save()).collect()
+    }
+
+    /// Makes the devices, which are new, go on where others were.
+    pub(crate) fn restore(&self, states: &[TransportState]) -> Result<(), SnapshotError> {
+        if states.len() != self.fixed().len() {
+            return Err(SnapshotError::Foreign("its devices"));
+        }
+        for (place, state) in self.fixed().iter().zip(states) {
+            if let Some(restored) = place.enter().with_device(|device| device.restore(state)) {
+                restored?;
+            }
+        }
+        Ok(())
     }
 
     /// The windows of the devices that the guest boots with, in the order of the specification.

@@ -6,6 +6,8 @@ use vmrun_devices::ThreadError;
 use vmrun_devices::virtio::ChangeError;
 use vmrun_spec::NoSuchSlot;
 
+use crate::snapshot::SnapshotError;
+
 /// Building or starting a machine failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
@@ -27,6 +29,9 @@ pub enum MachineError {
     /// Threads.
     #[error(transparent)]
     Thread(#[from] ThreadError),
+    /// What it was to go on from.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
 }
 
 /// The specification asks for something no machine can be.

@@ -17,6 +17,7 @@ use kvm_bindings::{
     KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
     kvm_irq_routing_msi,
 };
+use serde::{Deserialize, Serialize};
 
 /// Size of the register window.
 pub(crate) const WINDOW_BYTES: u64 = 0x1000;
@@ -32,6 +33,7 @@ const ARBITRATION: u8 = 2;
 const REDIRECTION: u8 = 0x10;
 
 const CHIP_VERSION: u32 = 0x11;
+const ID_BITS: u32 = 0x0f00_0000;
 const MASKED: u64 = 1 << 16;
 /// Delivery status and remote IRR are the chip's to set, and are always zero here.
 const READ_ONLY: u64 = 1 << 12 | 1 << 14;
@@ -43,6 +45,14 @@ type Router = Box<dyn Fn(&KvmIrqRouting) -> io::Result<()> + Send>;
 #[derive(Debug, thiserror::Error)]
 #[error("the guest has programmed an interrupt that KVM cannot route: {0}")]
 pub(crate) struct RouteError(io::Error);
+
+/// What the guest has made of the chip.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IoApicState {
+    id: u32,
+    select: u8,
+    entries: Vec<u64>,
+}
 
 /// The chip.
 pub(crate) struct IoApic {
@@ -65,6 +75,22 @@ impl IoApic {
         router: impl Fn(&KvmIrqRouting) -> io::Result<()> + Send + 'static,
     ) -> Self {
         Self { router: Box::new(router), id: 0, select: 0, entries: vec![MASKED; inputs.into()] }
+    }
+
+    /// What the guest has made of it.
+    pub(crate) fn save(&self) -> IoApicState {
+        IoApicState { id: self.id, select: self.select, entries: self.entries.clone() }
+    }
+
+    /// Becomes what a guest has made of another, and routes what that has routed; false where that one had
+    /// another number of inputs.
+    pub(crate) fn restore(&mut self, state: &IoApicState) -> Result<bool, RouteError> {
+        if state.entries.len() != self.entries.len() {
+            return Ok(false);
+        }
+        (self.id, self.select) = (state.id & ID_BITS, state.select);
+        self.entries = state.entries.iter().map(|entry| entry & !READ_ONLY).collect();
+        self.route().map(|()| true)
     }
 
     /// The guest reads a register; all are 32 bits wide.
@@ -103,7 +129,7 @@ impl IoApic {
 
     fn write_indirect(&mut self, value: u32) -> Result<(), RouteError> {
         if self.select == ID {
-            self.id = value & 0x0f00_0000;
+            self.id = value & ID_BITS;
             return Ok(());
         }
         let Some((index, shift)) = self.entry() else { return Ok(()) };
@@ -214,6 +240,19 @@ mod tests {
         assert_eq!((read(&mut chip, 0x14), read(&mut chip, 0x15)), (0x30, 0x0100_0000));
         write(&mut chip, 0x14, 0x1_0030);
         assert_eq!(seen.lock().unwrap()[1], Vec::<u32>::new());
+    }
+
+    #[test]
+    fn restored_chip_has_the_routes_of_the_saved_one() {
+        let (mut saved, _) = chip(4);
+        write(&mut saved, ID, 0x0300_0000);
+        write(&mut saved, 0x15, 0x0100_0000);
+        write(&mut saved, 0x14, 0x30);
+        let (mut restored, seen) = chip(4);
+        assert!(restored.restore(&saved.save()).unwrap());
+        assert_eq!(*seen.lock().unwrap(), [vec![2]]);
+        assert_eq!(restored.save(), saved.save());
+        assert!(!chip(5).0.restore(&saved.save()).unwrap());
     }
 
     proptest! {

@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vmrun_devices::{ConsoleLog, MmioBus, Uart};
 
 use crate::end::MachineEnd;
-use crate::io_apic::{self, IoApic};
+use crate::io_apic::{self, IoApic, IoApicState};
 use crate::layout;
+use crate::snapshot::Checkpoint;
 use crate::stamps::Stamps;
 
 /// What a vCPU does after an exit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Continue,
+    /// The guest has come to the checkpoint.
+    Stop,
     End(MachineEnd),
 }
 
@@ -25,6 +28,8 @@ pub(crate) struct IoBus {
     console: ConsoleLog,
     /// Where somebody asks how far the guest has come.
     stamps: Option<Stamps>,
+    /// Where the machine is to be saved.
+    checkpoint: Option<Checkpoint>,
 }
 
 impl IoBus {
@@ -36,7 +41,20 @@ impl IoBus {
             uart: Arc::new(Mutex::new(Uart::new(console.clone()))),
             console,
             stamps,
+            checkpoint: None,
         }
+    }
+
+    pub(crate) fn stop_at(&mut self, checkpoint: Checkpoint) {
+        self.checkpoint = Some(checkpoint);
+    }
+
+    pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref()
+    }
+
+    pub(crate) fn io_apic_state(&self) -> IoApicState {
+        self.io_apic().save()
     }
 
     pub(crate) fn stamps(&self) -> Option<&Stamps> {
@@ -83,6 +101,8 @@ impl IoBus {
             }
         } else if port == layout::KEYBOARD_PORT && data == [layout::KEYBOARD_RESET] {
             return Outcome::End(MachineEnd::Reset);
+        } else if self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.is_at(port)) {
+            return Outcome::Stop;
         } else if let Some(stamps) = &self.stamps {
             stamps.port_write(port, data);
         }

@@ -4,7 +4,7 @@
 //!  MachineSpec --Built::new--> Built --start--> Running --stop--> gone
 //!                 memory        vCPU threads     ended_fd, end,
 //!                 devices       run              console_tail
-//!                 boot state                     plug, unplug
+//!         restored                               save, plug, unplug
 //! ```
 //!
 //! A machine knows nothing of containers. It boots a kernel with a boot image
@@ -25,6 +25,7 @@ mod layout;
 mod mapped;
 mod memory;
 mod running;
+mod snapshot;
 mod stamps;
 mod vcpu;
 
@@ -35,6 +36,7 @@ pub use end::MachineEnd;
 pub use error::{BootError, DeviceError, KvmError, MachineError, MemoryError, PlugError, SpecError};
 pub use mapped::MappedPages;
 pub use running::{Console, Running};
+pub use snapshot::{Extent, MachineState, SnapshotError};
 pub use stamps::Stamp;
 /// For the threads beside the machine's.
 pub use vmrun_devices::{Call, ConfineError, ThreadClass, confine_this_thread};

@@ -47,34 +47,41 @@ impl MappedPages {
         }
         let program = File::open("/proc/self/exe")?;
         let offset = offset_in(&program, start, self.bytes.len())?;
-        // SAFETY: the range is guest memory that was mapped for this machine alone and
-        // stays mapped until the process ends; nothing refers into it yet but the
-        // memory's own pointer, which reads and writes these pages as it did those
-        // before. The mapping is private: the file never changes.
-        let mapped = unsafe {
-            libc::mmap(
-                target.cast(),
-                self.bytes.len(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
-                program.as_raw_fd(),
-                offset,
-            )
-        };
-        if mapped == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        // A mapping begins without the advice that the memory below it had.
-        // SAFETY: advice on the mapping made above.
-        if unsafe { libc::madvise(mapped, self.bytes.len(), libc::MADV_DONTDUMP) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
+        map_file_at(target, self.bytes.len(), &program, offset)
     }
 }
 
+/// Maps `length` bytes of `file` from `offset` on over guest memory at `target`, copy-on-write. All are multiples of the
+/// page size.
+pub(crate) fn map_file_at(target: *mut u8, length: usize, file: &File, offset: u64) -> io::Result<()> {
+    let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the range is guest memory that was mapped for this machine alone and
+    // stays mapped until the process ends; nothing refers into it yet but the
+    // memory's own pointer, which reads and writes these pages as it did those
+    // before. The mapping is private: the file never changes.
+    let mapped = unsafe {
+        libc::mmap(
+            target.cast(),
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+            file.as_raw_fd(),
+            offset,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // A mapping begins without the advice that the memory below it had.
+    // SAFETY: advice on the mapping made above.
+    if unsafe { libc::madvise(mapped, length, libc::MADV_DONTDUMP) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Where in the file `program` the `length` bytes lie that this process has mapped at `start`.
-fn offset_in(program: &File, start: usize, length: usize) -> io::Result<i64> {
+fn offset_in(program: &File, start: usize, length: usize) -> io::Result<u64> {
     let inode = program.metadata()?.ino();
     for line in BufReader::new(File::open("/proc/self/maps")?).lines() {
         if let Some(mapping) = Mapping::parse(&line?)
@@ -83,9 +90,7 @@ fn offset_in(program: &File, start: usize, length: usize) -> io::Result<i64> {
             && mapping.end.checked_sub(start).is_some_and(|rest| rest >= length)
         {
             let offset = mapping.offset.checked_add((start - mapping.start) as u64);
-            return offset
-                .and_then(|offset| i64::try_from(offset).ok())
-                .ok_or(io::ErrorKind::InvalidData.into());
+            return offset.ok_or(io::ErrorKind::InvalidData.into());
         }
     }
     Err(io::ErrorKind::NotFound.into())

@@ -1,6 +1,7 @@
 //! A machine that runs.
 
-use std::os::fd::BorrowedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use vmrun_spec::{DeviceChange, DeviceSpec, Handles};
 
 use crate::devices::{DeviceCounters, Devices};
 use crate::end::{EndSignal, MachineEnd};
-use crate::error::PlugError;
+use crate::error::{KvmError, PlugError};
 use crate::io_bus::IoBus;
+use crate::mapped::MappedPages;
+use crate::snapshot::{self, Checkpoint, MachineState, Savers, SnapshotError};
 use crate::stamps::{Stamp, Stamps};
 use crate::vcpu::VcpuThread;
 
@@ -27,8 +30,10 @@ pub struct Running {
     devices: Devices,
     console: Console,
     end: EndSignal,
-    /// Held, not used: the vCPUs run in them.
-    _held: (Arc<VmFd>, Memory),
+    /// Of a machine that is to be saved.
+    savers: Option<Savers>,
+    /// The vCPUs run in them.
+    held: (Arc<VmFd>, Memory),
 }
 
 /// The guest's console; outlives the machine.
@@ -50,9 +55,46 @@ impl Running {
         (bus, devices): (IoBus, Devices),
         console: ConsoleLog,
         end: EndSignal,
+        savers: Option<Savers>,
         held: (Arc<VmFd>, Memory),
     ) -> Self {
-        Self { vcpus, bus, devices, console: Console { log: console }, end, _held: held }
+        Self { vcpus, bus, devices, console: Console { log: console }, end, savers, held }
+    }
+
+    /// Readable once the guest has come to the checkpoint, where it waits.
+    pub fn checkpoint_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.bus.checkpoint().map(AsFd::as_fd)
+    }
+
+    /// Saves the machine, whose guest is at the checkpoint: its memory to `file`, but for what `kernel` is
+    /// alike. Vcpus have to stand still within `limit`.
+    pub fn save(
+        &mut self,
+        kernel: &[MappedPages],
+        file: &File,
+        limit: Duration,
+    ) -> Result<MachineState, SnapshotError> {
+        if !self.bus.checkpoint().is_some_and(Checkpoint::is_reached) {
+            return Err(SnapshotError::NotThere);
+        }
+        if !self.hold_within(limit) {
+            return Err(SnapshotError::Moves);
+        }
+        let vcpus = self.savers.as_mut().ok_or(SnapshotError::NotThere)?.save()?;
+        let (vm, memory) = &self.held;
+        let clock = vm.get_clock().map_err(KvmError::call("tell the guest's clock"))?;
+        let devices = self.devices.save()?;
+        let memory = snapshot::save(memory, kernel, file)?;
+        Ok(MachineState { vcpus, clock, io_apic: self.bus.io_apic_state(), devices, memory })
+    }
+
+    /// Lets the guest go on behind the checkpoint, or not stop there at all.
+    pub fn pass_checkpoint(&mut self) {
+        self.savers = None;
+        if let Some(checkpoint) = self.bus.checkpoint() {
+            checkpoint.pass();
+            self.release();
+        }
     }
 
     /// Readable once the machine has ended by itself: for `poll`.

@@ -35,6 +35,7 @@ mod status;
 mod stdio;
 mod store;
 mod systemd;
+mod templates;
 mod timeline;
 mod timestamp;
 mod user_namespace;
@@ -55,6 +56,9 @@ pub use policy::PolicyError;
 pub use status::{Act, Status};
 pub use store::{Store, StoreError};
 pub use systemd::SystemdError;
+pub use templates::{
+    ShapeInfo, TemplateError, TemplateInfo, Templates, default_directory as default_templates,
+};
 pub use verbs::{
     DeleteOptions, Happening, Happenings, KillTarget, Limits, LimitsError, OciState, SignalError, SpecError,
     delete, figures, happenings, kill, list, logs, parse_signal, pause, processes, resume, start, state,

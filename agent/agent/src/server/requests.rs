@@ -15,7 +15,7 @@ use super::names::describe;
 use super::process::{ContainerEntry, Exec, ManagedProcess, State};
 use super::{ReplyTo, Server};
 use crate::container::{Members, describe_processes, figures};
-use crate::{clock, marks, network, sys};
+use crate::{clock, generation, marks, network, sys};
 
 /// Where the agent keeps what belongs to processes: numbered, since ids of the
 /// host are no file names.
@@ -62,6 +62,14 @@ impl Server {
                 self.members(&container).map(|members| Some(figures(members)))
             }
             Request::Sync => Ok(self.begin_sync(reply)),
+            Request::NewGeneration { entropy, realtime_ns } => {
+                generation::begin(&entropy, realtime_ns).map(|()| Some(Reply::Ok)).map_err(|cause| {
+                    refused(
+                        ErrorKind::Failed,
+                        format!("cannot become another guest than the saved one: {cause}"),
+                    )
+                })
+            }
             Request::Clock { adjust_ns } => {
                 clock::adjust(adjust_ns).map(|realtime_ns| Some(Reply::Clock { realtime_ns })).map_err(
                     |cause| refused(ErrorKind::Failed, format!("cannot set the guest's clock: {cause}")),

@@ -118,6 +118,7 @@ impl LaunchArgs {
             assets: AssetOptions { kernel: self.kernel, initramfs: self.initramfs, directory: self.assets },
             kernel_params: self.kernel_param,
             policy: self.policy,
+            templates: globals.templates(),
             timeline: stay.timeline,
             began: stay.began,
             network: self.network,

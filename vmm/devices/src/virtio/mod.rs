@@ -19,7 +19,7 @@ pub use device::{ActivateError, Activation, ChangeError, VirtioDevice};
 pub use notify::{Interrupt, Notify};
 pub use queue::{ActiveQueue, QueueError};
 pub use session::SessionError;
-pub use state::{DeviceState, StateError, Suspended};
+pub use state::{ActiveState, DeviceState, SavedQueue, StateError, Suspended, TransportState};
 
 #[cfg(test)]
 mod test_queue;

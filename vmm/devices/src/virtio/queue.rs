@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::memory::Memory;
 use crate::virtio::counters::QueueCounters;
 use crate::virtio::notify::Interrupt;
+use crate::virtio::state::SavedQueue;
 
 /// The guest broke the rules of a queue.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,21 @@ impl ActiveQueue {
     /// Readable when the driver has put buffers into the queue.
     pub fn kick(&self) -> &EventFd {
         &self.kick
+    }
+
+    /// Its number among the device's.
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Where it lies and how far it has come.
+    pub(crate) fn save(&self) -> SavedQueue {
+        SavedQueue::of(&self.queue.state())
+    }
+
+    /// Whether no chain of it has ever been taken.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.queue.next_avail() == 0
     }
 
     /// The memory that its chains point into.

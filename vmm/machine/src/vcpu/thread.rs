@@ -149,6 +149,11 @@ fn run(mut vcpu: VcpuFd, bus: &IoBus, orders: &Orders) -> Option<MachineEnd> {
         }
         match step(kickable.vcpu(), bus) {
             Outcome::Continue => {}
+            Outcome::Stop => {
+                if let Some(checkpoint) = bus.checkpoint() {
+                    checkpoint.reach(|| orders.hold.store(true, Ordering::Release));
+                }
+            }
             Outcome::End(end) => return Some(end),
         }
     }

@@ -102,6 +102,8 @@ pub struct LaunchOptions {
     pub timeline: Option<PathBuf>,
     /// When this process began.
     pub began: Instant,
+    /// Where templates are, if the start may use one, or make one.
+    pub templates: Option<PathBuf>,
     /// The network of a sandbox that stands alone.
     pub network: Option<NetworkChoice>,
     /// Ports of the host that lead into it.
@@ -264,6 +266,7 @@ fn launch_it(store: &Store, options: &LaunchOptions, embedded: Embedded) -> Resu
         detached: options.mode.is_detached(),
         keep: options.keep || options.mode.is_detached(),
         log: options.log.clone(),
+        templates: options.templates.clone(),
         origin: host_cgroup::current(),
     };
     supervise::supervise(new, cgroup, &request, options, &console, manager.as_ref())

@@ -1,5 +1,6 @@
 //! From the plan to a machine whose guest boots.
 
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -10,8 +11,11 @@ use vmrun_spec::{HostPort, Image, MachineSpec};
 
 use super::failure::MonitorError;
 use super::kernels::LaterMounts;
+use super::warm::{self, Warm};
 use super::{MonitorRequest, hook_mounts, tree};
+use crate::agent_client::Watch;
 use crate::assets::{self, Embedded};
+use crate::error::chain;
 use crate::pages;
 use crate::step;
 use crate::timeline::{Point, mark};
@@ -25,9 +29,14 @@ pub(crate) struct Booting {
     pub(crate) mounts: Vec<SharedMount>,
     /// What is mounted there later.
     pub(crate) later: Option<LaterMounts>,
+    pub(crate) warm: Warm,
 }
 
-pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booting, MonitorError> {
+pub(crate) fn boot(
+    request: &MonitorRequest,
+    embedded: Embedded,
+    watch: Watch<'_>,
+) -> Result<Booting, MonitorError> {
     let plan = &request.plan;
     let (mounts, later) = tree::build(&request.directory.join(SHARE_DIR), &plan.host, &request.log)?;
     if plan.host.hooks.precede_creation() {
@@ -35,28 +44,91 @@ pub(crate) fn boot(request: &MonitorRequest, embedded: Embedded) -> Result<Booti
     }
     mark(Point::TreeBuilt);
     step!("tree built: {} and {} volumes", plan.host.rootfs.display(), plan.host.volumes.len());
-    let kernel = assets::load(assets::KERNEL, &plan.machine.kernel, embedded.kernel)?;
-    let initramfs = assets::load(assets::INITRAMFS, &plan.machine.initramfs, embedded.initramfs)?;
-    let (ready, stream) = UnixStream::pair()
-        .map_err(|source| MonitorError::Io { act: "make a connection for the agent", source })?;
-    let host_port = HostPort { port: READY_PORT, stream };
-    let kernel_pages = if plan.machine.kernel == Image::Embedded { embedded.kernel_pages } else { &[] };
-    let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
-    mark(Point::ImagesFound);
-    step!("kernel of {} bytes, boot image of {} bytes", kernel.len(), initramfs.len());
     // After what is written below `/proc/self`, which is root's from here on.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|errno| MonitorError::Io { act: "keep other processes out", source: errno.into() })?;
-    let machine = Built::new(&plan.machine, images, Some(host_port))
-        .map_err(|error| about_kernel(&plan.machine, error))?;
-    mark(Point::MachineBuilt);
-    step!("machine built: {} vCPUs, {} MiB", plan.machine.vcpus, plan.machine.memory_mib);
-    let machine = machine.start()?;
-    step!("vCPUs run");
-    // While the guest boots.
+    let source = request.templates.as_deref();
+    let source = source.and_then(|directory| warm::Source::of(directory, &plan.machine, &request.log));
+    let restored = source.as_ref().and_then(|source| restore(&plan.machine, source, embedded));
+    let (machine, ready, warm) = match restored {
+        Some(restored) => restored?,
+        None => cold(request, source, embedded, watch)?,
+    };
+    // While the guest goes its way.
     pages::release(embedded.kernel);
     pages::release(embedded.initramfs);
-    Ok(Booting { machine, ready, mounts, later })
+    Ok(Booting { machine, ready, mounts, later, warm })
+}
+
+/// A machine that goes on from a template, if there is one that fits.
+fn restore(
+    machine: &MachineSpec,
+    source: &warm::Source<'_>,
+    embedded: Embedded,
+) -> Option<Result<(Running, UnixStream, Warm), MonitorError>> {
+    let template = source.find()?;
+    mark(Point::ImagesFound);
+    let (ready, host_port) = match agents_port() {
+        Ok(pair) => pair,
+        Err(error) => return Some(Err(error)),
+    };
+    let pages = warm::kernel_pages(machine, embedded);
+    match warm::restored(machine, &template, pages, host_port) {
+        Ok(built) => {
+            mark(Point::MachineBuilt);
+            step!("machine restored: {} vCPUs, {} MiB", machine.vcpus, machine.memory_mib);
+            let running = built.start().map_err(MonitorError::from);
+            Some(running.map(|running| (running, ready, Warm::Restored(source.used()))))
+        }
+        Err(error) => {
+            source.refuse(&chain(&error));
+            None
+        }
+    }
+}
+
+/// A machine that boots, and is saved on its way where there is to be a template.
+fn cold(
+    request: &MonitorRequest,
+    source: Option<warm::Source<'_>>,
+    embedded: Embedded,
+    watch: Watch<'_>,
+) -> Result<(Running, UnixStream, Warm), MonitorError> {
+    let machine = &request.plan.machine;
+    let kernel = assets::load(assets::KERNEL, &machine.kernel, embedded.kernel)?;
+    let initramfs = assets::load(assets::INITRAMFS, &machine.initramfs, embedded.initramfs)?;
+    let kernel_pages = warm::kernel_pages(machine, embedded);
+    let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
+    mark(Point::ImagesFound);
+    step!("kernel of {} bytes, boot image of {} bytes", kernel.len(), initramfs.len());
+    let (ready, host_port) = agents_port()?;
+    let draft = source.and_then(warm::Source::begin);
+    let about = |error| about_kernel(machine, error);
+    let built = match &draft {
+        Some(_) => {
+            let built = Built::new(&warm::stopping(machine), images, Some(host_port)).map_err(about)?;
+            built.stopping_at(warm::PORT)?
+        }
+        None => Built::new(machine, images, Some(host_port)).map_err(about)?,
+    };
+    mark(Point::MachineBuilt);
+    step!("machine built: {} vCPUs, {} MiB", machine.vcpus, machine.memory_mib);
+    let mut running = built.start()?;
+    step!("vCPUs run");
+    let Some(draft) = draft else { return Ok((running, ready, Warm::Not)) };
+    let failed = |source| MonitorError::Io { act: "wait for the guest", source };
+    // An agent that does not stop says that it is ready, and a guest that has ended comes nowhere.
+    let ended = running.ended_fd().try_clone_to_owned().map_err(failed)?;
+    let others: Vec<_> = watch.iter().copied().chain([ready.as_fd(), ended.as_fd()]).collect();
+    let written = warm::save(&mut running, draft, kernel_pages, &others, &request.log);
+    Ok((running, ready, Warm::Published(written)))
+}
+
+/// The connection that the agent will make: our end of it, and the guest's.
+fn agents_port() -> Result<(UnixStream, HostPort), MonitorError> {
+    let (ready, stream) = UnixStream::pair()
+        .map_err(|source| MonitorError::Io { act: "make a connection for the agent", source })?;
+    Ok((ready, HostPort { port: READY_PORT, stream }))
 }
 
 /// Says which file it is that is no kernel.

@@ -71,6 +71,11 @@ pub(super) fn follow<E>(mut ask: impl FnMut(i64) -> Result<Option<i64>, E>) -> R
     Ok(())
 }
 
+/// What the host's clock shows, ns since 1970.
+pub(super) fn now_ns() -> i64 {
+    nanoseconds(since_1970())
+}
+
 fn nanoseconds(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }

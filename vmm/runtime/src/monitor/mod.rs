@@ -30,9 +30,10 @@ mod session;
 pub(crate) mod streams;
 mod tree;
 mod view;
+mod warm;
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -84,6 +85,8 @@ pub(crate) struct MonitorRequest {
     pub(crate) keep: bool,
     /// Where it tells its steps, and a detached one a failure.
     pub(crate) log: Log,
+    /// Where templates are, if the start may use one, or make one.
+    pub(crate) templates: Option<PathBuf>,
     /// The launcher's cgroup.
     pub(crate) origin: Option<Origin>,
 }
@@ -181,7 +184,7 @@ fn serve(
     // While there is one thread, and in the caller's network.
     let alone = request.plan.host.user_network.as_ref().map(Alone::begin).transpose();
     let alone = alone.map_err(MonitorError::from)?;
-    let booting = boot::boot(request, embedded)?;
+    let booting = boot::boot(request, embedded, &[launcher.as_fd(), signals.ending()])?;
     session::run(request, entry, booting, alone, launcher, &signals)
 }
 

@@ -28,6 +28,7 @@ use super::network::{Alone, Attached, Cards, Follower, Mirror, NetworkError, New
 use super::notifier::{Notifier, Teller};
 use super::streams::{self, HostStreams, Stdio};
 use super::tree::{self, TreeError};
+use super::warm::{self, Warm};
 use super::{hook_mounts, view};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
@@ -78,11 +79,19 @@ pub(crate) fn run(
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<Ended, Broken> {
-    let Booting { machine, ready, mounts, later } = booting;
+    let Booting { machine, ready, mounts, later, warm } = booting;
     let machine = Arc::new(machine);
     let cards = Arc::new(Cards::new(Arc::clone(&machine), request.plan.host.network_rates));
-    let session =
-        Session { request, entry, machine: &machine, cards: &cards, mounts: &mounts, launcher, signals };
+    let session = Session {
+        request,
+        entry,
+        machine: &machine,
+        cards: &cards,
+        mounts: &mounts,
+        warm: &warm,
+        launcher,
+        signals,
+    };
     let result = session.prepare().and_then(|(stdio, prepared)| {
         if request.plan.host.hooks.precede_creation() {
             session.let_hooks_run()?;
@@ -95,7 +104,7 @@ pub(crate) fn run(
             Some(alone) => Some(session.connect(alone)?),
             None => session.mirror_network()?,
         };
-        let agent = session.await_agent(ready)?;
+        let agent = session.await_agent(ready).inspect_err(|_| warm.has_failed())?;
         session.live(agent, stdio, prepared, network)
     });
     // Nothing of the guest may happen any more when others are told of the end, and hooks run. A vCPU
@@ -103,6 +112,7 @@ pub(crate) fn run(
     let _ = machine.hold_within(HOLD_LIMIT);
     timeline::guest_marks(&machine.stamps());
     let result = result.map_err(|error| session.broken(error));
+    warm.finish();
     // The kernel takes vCPUs, devices and memory away at once when the process
     // ends; joining each thread before would only delay that.
     std::mem::forget(machine);
@@ -116,6 +126,7 @@ pub(super) struct Session<'s> {
     pub(super) machine: &'s Running,
     pub(super) cards: &'s Arc<Cards>,
     mounts: &'s [SharedMount],
+    warm: &'s Warm,
     launcher: &'s Launcher,
     pub(super) signals: &'s Signals,
 }
@@ -370,12 +381,16 @@ impl Session<'_> {
         plan.network = network.map(Box::new);
         let io = plan.io;
         let container = self.request.state.id.clone();
+        let generation = self.begin_generation(agent)?;
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;
         // While the agent makes the container, the launcher hears of it and the streams are
         // connected. A launcher that is gone is noticed by those who wait.
         let _ = self.launcher.send(&MonitorMessage::Booted);
         let home = Home::Monitor(Arc::new(self.machine.failing()));
         let connected = streams::connect(Path::new(VSOCK_SOCKET), &self.process(), io, stdio, home, &watch);
+        if let Some(generation) = generation {
+            agent.reply(generation, CREATE, &watch).map_err(failed)?;
+        }
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
         let relays = connected.map_err(|error| error.at(failed))?;
         // Now the guest has made the mount points that were missing.
@@ -389,6 +404,18 @@ impl Session<'_> {
         // The guest is made: what it does from now on is the container's.
         host_cgroup::limit_late(self.request.state.own_cgroup(), &self.request.plan.host.limits)?;
         Ok(relays)
+    }
+
+    /// Makes a guest that was restored another one than those before it.
+    fn begin_generation(&self, agent: &mut AgentClient) -> Result<Option<u64>, MonitorError> {
+        if !self.warm.is_restored() {
+            return Ok(None);
+        }
+        let request = warm::new_generation().map_err(|errno| MonitorError::Io {
+            act: "get random bytes for the guest",
+            source: errno.into(),
+        })?;
+        agent.send(request).map(Some).map_err(|error| self.explain(CREATING, error))
     }
 
     pub(super) fn record(&self, status: Status) -> Result<(), MonitorError> {

@@ -25,8 +25,9 @@ use vmrun_spec::ShareSpec;
 use crate::failure::FailureSink;
 use crate::virtio::config_space::ConfigSpace;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
+use crate::virtio::queue::ActiveQueue;
 use crate::virtio::session::SessionError;
-use crate::virtio::state::{StateError, Suspended};
+use crate::virtio::state::{DeviceState, StateError, Suspended};
 pub use locks::LocksError;
 use server::FileServer;
 use thread::FileThread;
@@ -117,9 +118,18 @@ impl VirtioDevice for Fs {
     }
 
     fn suspend(&mut self) -> Option<Suspended> {
-        let queues = self.thread.stop()?.into();
-        // The files that the guest knows are open here.
-        Some(Suspended { queues, state: Err(StateError::NotImplemented(NAME)) })
+        let queues = self.thread.stop()?;
+        // The files that the guest knows are open here: it knows none that has never asked.
+        let state = if queues.iter().all(ActiveQueue::is_untouched) {
+            Ok(DeviceState::nothing(VIRTIO_ID_FS))
+        } else {
+            Err(StateError::InUse(NAME))
+        };
+        Some(Suspended { queues: queues.into(), state })
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        state.is_nothing(NAME, VIRTIO_ID_FS)
     }
 }
 

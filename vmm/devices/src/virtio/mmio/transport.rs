@@ -13,6 +13,8 @@
 //!
 //! What the driver reads lies in a [`RegisterPage`], which a write brings up to date.
 
+mod saved;
+
 use std::sync::Arc;
 
 use virtio_bindings::virtio_config::{

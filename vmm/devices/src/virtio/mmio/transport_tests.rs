@@ -9,7 +9,7 @@ use super::super::register_page::RegisterBoard;
 use super::super::slot::Slot;
 use super::*;
 use crate::virtio::config_space::ConfigSpace;
-use crate::virtio::state::{StateError, Suspended};
+use crate::virtio::state::{ActiveState, DeviceState, SavedQueue, StateError, Suspended, TransportState};
 use crate::virtio::test_queue::Failures;
 
 #[derive(Default)]
@@ -58,7 +58,10 @@ impl VirtioDevice for Fake {
     fn suspend(&mut self) -> Option<Suspended> {
         self.log.lock().unwrap().resets += 1;
         let queues = self.active.take()?.queues.into_iter().flatten().collect();
-        Some(Suspended { queues, state: Err(StateError::NotImplemented(self.name())) })
+        Some(Suspended { queues, state: Ok(DeviceState::nothing(4)) })
+    }
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        state.is_nothing(self.name(), 4)
     }
 }
 
@@ -285,5 +288,97 @@ proptest! {
         }
         // No features were taken, so FEATURES_OK and all behind it is out of reach.
         prop_assert_eq!(log.lock().unwrap().activations, 0);
+    }
+}
+
+/// One whose driver has activated both queues.
+fn active_transport() -> (MmioTransport, Arc<Mutex<Log>>) {
+    let (mut transport, log) = transport();
+    negotiate(&mut transport, 1);
+    set_up_queues(&mut transport);
+    write(&mut transport, VIRTIO_MMIO_STATUS, 15);
+    (transport, log)
+}
+
+#[test]
+fn saved_device_goes_on_and_another_becomes_it() {
+    let (mut transport, log) = active_transport();
+    let state = transport.save().unwrap();
+    assert_eq!((log.lock().unwrap().activations, log.lock().unwrap().resets), (2, 1));
+    assert_eq!(state.status, 15);
+    let active = state.active.clone().unwrap();
+    assert_eq!(active.queues.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!((active.queues[1].1.size, active.queues[1].1.used_ring), (8, 0x6000));
+
+    let (mut other, log) = self::transport();
+    other.restore(&state).unwrap();
+    assert_eq!(read(&mut other, VIRTIO_MMIO_STATUS), 15);
+    assert_eq!(read(&mut other, VIRTIO_MMIO_INTERRUPT_STATUS), 1);
+    assert_eq!(log.lock().unwrap().queues, [true, true]);
+    assert_eq!(other.line().read().unwrap(), 1);
+    assert!(other.kicks().iter().all(|kick| kick.read().is_ok()), "what came meanwhile is looked for");
+    assert_eq!(other.save().unwrap(), state);
+}
+
+#[test]
+fn device_that_nobody_drives_is_saved_as_that() {
+    let (mut transport, log) = transport();
+    negotiate(&mut transport, 1);
+    let state = transport.save().unwrap();
+    assert_eq!((state.status, &state.active), (11, &None));
+    let (mut other, _) = self::transport();
+    other.restore(&state).unwrap();
+    set_up_queues(&mut other);
+    write(&mut other, VIRTIO_MMIO_STATUS, 15);
+    assert_eq!(read(&mut other, VIRTIO_MMIO_STATUS), 15);
+    assert_eq!(log.lock().unwrap().activations, 0);
+}
+
+#[test]
+fn state_that_cannot_be_is_refused() {
+    let state = active_transport().0.save().unwrap();
+    let refused = |change: &dyn Fn(&mut TransportState, &mut ActiveState)| {
+        let mut changed = state.clone();
+        let mut active = changed.active.take().unwrap();
+        change(&mut changed, &mut active);
+        changed.active = Some(active);
+        let (mut other, log) = transport();
+        let refused = other.restore(&changed).is_err();
+        refused && log.lock().unwrap().activations == 0
+    };
+    assert!(refused(&|state, _| state.status = 0x40 | 15));
+    assert!(refused(&|state, _| state.status = 11));
+    assert!(refused(&|state, _| state.driver_features |= 1 << 40));
+    assert!(refused(&|state, _| state.driver_features = 0));
+    assert!(refused(&|_, active| active.queues[1].0 = 2));
+    assert!(refused(&|_, active| active.queues[1].0 = 0));
+    assert!(refused(&|_, active| active.queues[0].1.size = 3));
+    assert!(refused(&|_, active| active.queues[0].1.size = 32));
+    assert!(refused(&|_, active| active.queues[0].1.desc_table = 1 << 20));
+    assert!(refused(&|_, active| active.queues[0].1.avail_ring = 1));
+    assert!(refused(&|_, active| active.device.version = 9));
+    assert!(!refused(&|_, _| {}));
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_states_never_panic(
+        status in 0u32..0x100,
+        driver_features in any::<u64>(),
+        queues in prop::collection::vec((0u16..4, (any::<u16>(), any::<u16>(), any::<u16>(), any::<u64>(), any::<u64>(), any::<u64>())), 0..4),
+    ) {
+        let queues = queues.into_iter().map(|(number, (size, next_avail, next_used, desc_table, avail_ring, used_ring))| {
+            (number, SavedQueue { size, next_avail, next_used, desc_table, avail_ring, used_ring })
+        });
+        let active = ActiveState { queues: queues.collect(), device: DeviceState::nothing(4) };
+        let state = TransportState {
+            status,
+            queue_select: 7,
+            device_features_select: 7,
+            driver_features_select: 7,
+            driver_features,
+            active: Some(active),
+        };
+        let _ = transport().0.restore(&state);
     }
 }

@@ -24,9 +24,6 @@ const QUEUE_SIZES: [u16; 1] = [64];
 /// the driver must accept, and the event loop is not held up by one huge buffer.
 const MAX_REQUEST_BYTES: usize = 4096;
 
-/// It knows nothing besides its queue.
-const STATELESS: DeviceState = DeviceState { device_type: VIRTIO_ID_RNG, version: 1, bytes: Vec::new() };
-
 /// The device.
 #[derive(Debug)]
 pub struct Rng {
@@ -67,13 +64,11 @@ impl VirtioDevice for Rng {
 
     fn suspend(&mut self) -> Option<Suspended> {
         // Fails only when the loop is gone, and the worker with it.
-        let queues = self.events.remove(self.worker.take()?).ok()?;
-        Some(Suspended { queues, state: Ok(STATELESS) })
+        self.events.remove(self.worker.take()?).ok()
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
-        let bytes = state.of(NAME, STATELESS.device_type, STATELESS.version)?;
-        if bytes.is_empty() { Ok(()) } else { Err(StateError::Damaged(NAME)) }
+        state.is_nothing(NAME, VIRTIO_ID_RNG)
     }
 }
 
@@ -99,8 +94,8 @@ impl MutEventSubscriber for RngWorker {
 }
 
 impl LoopWorker for RngWorker {
-    fn into_queues(self: Box<Self>) -> Vec<ActiveQueue> {
-        vec![self.queue]
+    fn suspend(self: Box<Self>) -> Suspended {
+        Suspended { queues: vec![self.queue], state: Ok(DeviceState::nothing(VIRTIO_ID_RNG)) }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::memory::Memory;
 use crate::virtio::config_space::ConfigSpace;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
 use crate::virtio::queue::{ActiveQueue, QueueError};
-use crate::virtio::state::{StateError, Suspended};
+use crate::virtio::state::{DeviceState, StateError, Suspended};
 
 /// Receive, transmit, event.
 const QUEUE_SIZES: [u16; 3] = [256, 256, 8];
@@ -149,9 +149,11 @@ impl VirtioDevice for Vsock {
 
     fn suspend(&mut self) -> Option<Suspended> {
         // Fails only when the loop is gone, and the worker with it.
-        let queues = self.events.remove(self.worker.take()?).ok()?;
-        // The connections are processes of this host.
-        Some(Suspended { queues, state: Err(StateError::NotImplemented(NAME)) })
+        self.events.remove(self.worker.take()?).ok()
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        state.is_nothing(NAME, VIRTIO_ID_VSOCK)
     }
 }
 
@@ -248,8 +250,14 @@ impl MutEventSubscriber for VsockWorker {
 }
 
 impl LoopWorker for VsockWorker {
-    fn into_queues(self: Box<Self>) -> Vec<ActiveQueue> {
-        vec![self.rx, self.tx, self.event]
+    fn suspend(self: Box<Self>) -> Suspended {
+        // Connections are between processes of this host and the guest's.
+        let state = if self.muxer.is_idle() {
+            Ok(DeviceState::nothing(VIRTIO_ID_VSOCK))
+        } else {
+            Err(StateError::InUse(NAME))
+        };
+        Suspended { queues: vec![self.rx, self.tx, self.event], state }
     }
 }
 

@@ -107,6 +107,11 @@ impl Muxer {
         }
     }
 
+    /// Whether there is neither a connection nor anything to say.
+    pub(super) fn is_idle(&self) -> bool {
+        self.streams.is_empty() && self.turns.is_empty() && !self.clients_wait()
+    }
+
     /// The listening socket.
     pub(super) fn listener(&self) -> &UnixListener {
         &self.listener

@@ -1,0 +1,80 @@
+//! A machine, saved where its guest has come to a checkpoint, and machines that go on from there.
+//!
+//! ```text
+//!   Built::stopping_at(port) ─▶ Running ── the guest writes to the port ─▶ all stands still
+//!                                            save: MachineState + pages in a file ─▶ it goes on
+//!   Built::restored(state, file) ─▶ Running ── the guest goes on behind that write
+//! ```
+//!
+//! The checkpoint is where nothing is under way: no connection, no open file, no request. What is
+//! saved is plain data, and of what is restored nothing is believed: it is checked as the guest's own words are.
+//!
+//! The serial port has no state that counts: the kernel's early console only ever looks whether it may write.
+
+mod checkpoint;
+mod memory;
+mod vcpu;
+
+use std::io;
+
+use kvm_bindings::kvm_clock_data;
+use serde::{Deserialize, Serialize};
+use vmrun_devices::virtio::{StateError, TransportState};
+
+use crate::error::KvmError;
+use crate::io_apic::IoApicState;
+
+pub(crate) use checkpoint::{Checkpoint, Savers};
+pub use memory::Extent;
+pub(crate) use memory::{place, save};
+pub(crate) use vcpu::VcpuState;
+
+/// A machine besides the content of its memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MachineState {
+    pub(crate) vcpus: Vec<VcpuState>,
+    pub(crate) clock: kvm_clock_data,
+    pub(crate) io_apic: IoApicState,
+    /// Of the devices that it booted with, in their order.
+    pub(crate) devices: Vec<TransportState>,
+    /// Which of its memory is where in the file.
+    pub(crate) memory: Vec<Extent>,
+}
+
+impl MachineState {
+    /// How long the file with the pages has to be, bytes; none where the sum is no number.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.memory.iter().try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes))
+    }
+}
+
+/// A machine could not be saved, or a saved one is none.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// It was not to stop, or has gone on.
+    #[error("the machine is not at its checkpoint")]
+    NotThere,
+    /// A vCPU does not leave the guest.
+    #[error("a vCPU does not stand still")]
+    Moves,
+    /// It is in the middle of an access.
+    #[error("a vCPU has not finished what it does")]
+    Unfinished,
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] StateError),
+    /// The file with the pages.
+    #[error("cannot {act} the guest's memory")]
+    Memory {
+        /// What was to be done.
+        act: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It does not fit this machine.
+    #[error("it is another machine's: {0}")]
+    Foreign(&'static str),
+}

@@ -1,0 +1,115 @@
+//! A template that is being written.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{
+    FlockOperation, Mode, OFlags, RenameFlags, fdatasync, flock, fsync, mkdirat, openat, renameat_with,
+};
+use vmrun_machine::{MachineState, SnapshotError};
+
+use super::file::{self, Saved};
+use super::{DRAFT, FileIdentity, MEMORY, MOST_BYTES, STATE, Shape, TemplateError, Templates};
+
+/// A directory with what is there of it. Dropped, it is removed.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    templates: Templates,
+    name: String,
+    shape: Shape,
+    /// Locked for as long as it is written.
+    entry: OwnedFd,
+    memory: File,
+    published: bool,
+}
+
+impl Draft {
+    /// Begins one.
+    pub(crate) fn begin(templates: Templates, shape: Shape) -> Result<Self, TemplateError> {
+        // Nobody sweeps between the making of the directory and the lock on it.
+        templates.sweep();
+        flock(&templates.directory, FlockOperation::LockShared)
+            .map_err(TemplateError::io("lock the templates in", &templates.path))?;
+        let name = format!("{DRAFT}{}", std::process::id());
+        let path = templates.path.join(&name);
+        let failed = |errno| TemplateError::io("begin the template", &path)(errno);
+        mkdirat(&templates.directory, &name, Mode::RWXU).map_err(failed)?;
+        let entry = templates.open_entry(&name).map_err(failed)?;
+        flock(&entry, FlockOperation::NonBlockingLockExclusive).map_err(failed)?;
+        let memory = make_file(&entry, MEMORY).map_err(failed)?.into();
+        flock(&templates.directory, FlockOperation::Unlock).map_err(failed)?;
+        Ok(Self { templates, name, shape, entry, memory, published: false })
+    }
+
+    /// The file that takes the guest's pages.
+    pub(crate) fn memory(&self) -> &File {
+        &self.memory
+    }
+
+    /// Says why the machine could not be saved.
+    pub(crate) fn failed(&self, source: SnapshotError) -> TemplateError {
+        match source {
+            SnapshotError::Memory { source, .. } if is_full(&source) => self.no_room(),
+            source => TemplateError::Save { path: self.path(), source },
+        }
+    }
+
+    /// Makes it a template: whoever looks for one finds it whole, from now on and after a crash of the host.
+    pub(crate) fn publish(mut self, state: MachineState) -> Result<(), TemplateError> {
+        self.write(state).map_err(|source| {
+            let path = self.path();
+            if is_full(&source) { self.no_room() } else { TemplateError::Io { act: "write", path, source } }
+        })?;
+        let target = self.shape.name();
+        let (from, to) = (&self.templates.directory, &self.templates.directory);
+        match renameat_with(from, &self.name, to, &target, RenameFlags::NOREPLACE) {
+            Ok(()) => self.published = true,
+            // Another start was first: its template is as good.
+            Err(rustix::io::Errno::EXIST) => return Ok(()),
+            Err(errno) => return Err(TemplateError::io("publish the template", &self.path())(errno)),
+        }
+        self.templates.prune(MOST_BYTES).map(drop)
+    }
+
+    fn write(&self, state: MachineState) -> io::Result<()> {
+        fdatasync(&self.memory)?;
+        let memory = FileIdentity::of(&self.memory)?;
+        let file = File::from(make_file(&self.entry, STATE)?);
+        file::write(&file, &Saved { shape: self.shape.clone(), memory, state })?;
+        fdatasync(&file)?;
+        Ok(fsync(&self.entry)?)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.templates.path.join(&self.name)
+    }
+
+    fn no_room(&self) -> TemplateError {
+        TemplateError::NoRoom { path: self.templates.path.clone(), mib: self.shape.memory_mib() }
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published {
+            // Whoever begins the next one removes what could not be removed.
+            let _ = self.templates.take_apart(&self.name);
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn make_file(entry: &OwnedFd, name: &str) -> Result<OwnedFd, rustix::io::Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    openat(entry, name, flags, Mode::RUSR | Mode::WUSR)
+}
+
+/// Whether whoever has begun it is gone.
+pub(super) fn is_abandoned(entry: &OwnedFd) -> bool {
+    flock(entry, FlockOperation::NonBlockingLockExclusive).is_ok()
+}

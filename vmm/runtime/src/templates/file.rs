@@ -1,0 +1,111 @@
+//! The file of a template that says what it is.
+//!
+//! ```text
+//!   "vmrunTPL"  format u32  CRC-32 of the rest u32  length of the rest u64, little-endian; then `Saved` in postcard
+//! ```
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use rustix::fs::fstat;
+use serde::{Deserialize, Serialize};
+use vmrun_machine::MachineState;
+
+use super::Shape;
+
+/// Raised with every change of what is behind the header.
+pub(super) const FORMAT: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"vmrunTPL";
+const HEADER_BYTES: usize = 24;
+
+/// More is no template: a vCPU takes some 7 KiB.
+const MOST_BYTES: u64 = 4 << 20;
+
+/// What is in it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Saved {
+    pub(super) shape: Shape,
+    /// The file with the pages.
+    pub(super) memory: FileIdentity,
+    pub(super) state: MachineState,
+}
+
+/// A file and its content, as far as that can be told without reading it: nobody can write to it and leave
+/// the time of its last change as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct FileIdentity {
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileIdentity {
+    pub(crate) fn of(file: &File) -> Result<Self, rustix::io::Errno> {
+        let seen = fstat(file)?;
+        let nanoseconds = |value| i64::try_from(value).unwrap_or(0);
+        Ok(Self {
+            inode: seen.st_ino,
+            bytes: u64::try_from(seen.st_size).unwrap_or(0),
+            modified: (seen.st_mtime, nanoseconds(seen.st_mtime_nsec)),
+            changed: (seen.st_ctime, nanoseconds(seen.st_ctime_nsec)),
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+pub(super) fn write(mut file: &File, saved: &Saved) -> io::Result<()> {
+    let payload = postcard::to_stdvec(saved).map_err(io::Error::other)?;
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
+    bytes.extend(MAGIC);
+    bytes.extend(FORMAT.to_le_bytes());
+    bytes.extend(crc32fast::hash(&payload).to_le_bytes());
+    bytes.extend((payload.len() as u64).to_le_bytes());
+    bytes.extend(payload);
+    file.write_all(&bytes)
+}
+
+/// What a file says, or what is wrong with it.
+pub(super) fn read(file: &File) -> Result<Saved, &'static str> {
+    const DAMAGED: &str = "is damaged";
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(|_| "cannot be read")?;
+    decode(&bytes).ok_or(DAMAGED)
+}
+
+fn decode(bytes: &[u8]) -> Option<Saved> {
+    let (header, payload) = bytes.split_at_checked(HEADER_BYTES)?;
+    let (magic, header) = header.split_first_chunk()?;
+    let (format, header) = header.split_first_chunk()?;
+    let (crc, header) = header.split_first_chunk()?;
+    let (length, _) = header.split_first_chunk()?;
+    let fits = *magic == MAGIC
+        && u32::from_le_bytes(*format) == FORMAT
+        && u64::from_le_bytes(*length) == payload.len() as u64
+        && u32::from_le_bytes(*crc) == crc32fast::hash(payload);
+    if fits { postcard::from_bytes(payload).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_are_no_template_and_never_panic(payload in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(decode(&payload).is_none());
+            let mut bytes = MAGIC.to_vec();
+            bytes.extend(FORMAT.to_le_bytes());
+            bytes.extend(crc32fast::hash(&payload).to_le_bytes());
+            bytes.extend((payload.len() as u64).to_le_bytes());
+            bytes.extend(payload);
+            let _ = decode(&bytes);
+        }
+    }
+}
