@@ -54,7 +54,12 @@ impl Globals {
     pub(crate) fn for_another(&self) -> Vec<String> {
         let root =
             self.root.iter().flat_map(|root| ["--root".to_owned(), root.to_string_lossy().into_owned()]);
-        root.chain(self.systemd_cgroup.then(|| "--systemd-cgroup".to_owned())).collect()
+        let templates = self.templates.iter();
+        let templates =
+            templates.flat_map(|path| ["--templates".to_owned(), path.to_string_lossy().into_owned()]);
+        let flags = [(self.systemd_cgroup, "--systemd-cgroup"), (self.cold, "--cold")];
+        let flags = flags.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned());
+        root.chain(templates).chain(flags).collect()
     }
 
     /// Where templates are, unless the guest is to boot.

@@ -121,8 +121,8 @@ impl Built {
         if state.vcpus.len() != machine.vcpus.len() {
             return Err(SnapshotError::Foreign("its vCPUs").into());
         }
-        for (state, (vcpu, _)) in state.vcpus.iter().zip(&machine.vcpus) {
-            state.restore(vcpu)?;
+        for (state, (vcpu, cpuid)) in state.vcpus.iter().zip(&machine.vcpus) {
+            state.restore(vcpu, cpuid)?;
         }
         // Behind the routes, by which they interrupt.
         machine.devices.restore(&state.devices)?;

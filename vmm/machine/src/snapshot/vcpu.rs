@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use kvm_bindings::{
-    Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events,
-    kvm_xcrs, kvm_xsave,
+    CpuId, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
@@ -63,8 +63,8 @@ impl VcpuState {
         Ok(Self { mp_state, regs, sregs, xsave, xcrs, debug_regs, lapic, msrs, events, tsc_khz })
     }
 
-    /// Makes a new vCPU, which has its CPUID, go on where this one was.
-    pub(crate) fn restore(&self, vcpu: &VcpuFd) -> Result<(), SnapshotError> {
+    /// Makes a new vCPU, which has this CPUID, go on where this one was.
+    pub(crate) fn restore(&self, vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), SnapshotError> {
         let act = "set a vCPU's state";
         if let Some(khz) = self.tsc_khz
             && vcpu.get_tsc_khz().ok() != Some(khz)
@@ -74,7 +74,7 @@ impl VcpuState {
         }
         vcpu.set_mp_state(self.mp_state).map_err(KvmError::call(act))?;
         vcpu.set_regs(&self.regs).map_err(KvmError::call(act))?;
-        vcpu.set_sregs(&self.sregs).map_err(KvmError::call(act))?;
+        vcpu.set_sregs(&system_registers(self.sregs, cpuid)).map_err(KvmError::call(act))?;
         vcpu.set_xcrs(&self.xcrs).map_err(KvmError::call(act))?;
         // SAFETY: the call reads 4096 bytes, which is what the type has, unless the process has asked for
         // dynamic features of the guest's, which no part of this one does.
@@ -96,6 +96,23 @@ impl VcpuState {
             Err(SnapshotError::Foreign("a register that KVM refuses"))
         }
     }
+}
+
+/// KVM always tells that the task segment is busy, as Intel's processors need it. For AMD's it makes no difference;
+/// only one that QEMU emulates (as of 7.2) takes a busy segment for none and refuses `in` and `out` to whoever
+/// may use them.
+fn system_registers(mut sregs: kvm_sregs, cpuid: &CpuId) -> kvm_sregs {
+    const BUSY: u8 = 2;
+    if is_amd(cpuid) {
+        sregs.tr.type_ &= !BUSY;
+    }
+    sregs
+}
+
+/// Whether the vendor is AMD: "AuthenticAMD" begins with this word.
+fn is_amd(cpuid: &CpuId) -> bool {
+    let auth = u32::from_le_bytes(*b"Auth");
+    cpuid.as_slice().iter().any(|entry| entry.function == 0 && entry.ebx == auth)
 }
 
 /// KVM finishes an access that the guest was in the middle of when it is entered the next time (KVM API, §5).
