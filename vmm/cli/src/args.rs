@@ -51,6 +51,7 @@ pub(crate) enum Verb {
     Checkpoint(verbs::checkpoint::UnsupportedArgs),
     Restore(verbs::checkpoint::UnsupportedArgs),
     Bench(verbs::bench::BenchArgs),
+    Template(verbs::template::TemplateArgs),
     Check(verbs::check::CheckArgs),
     Version(verbs::version::VersionArgs),
 }

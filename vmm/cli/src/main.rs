@@ -72,6 +72,7 @@ fn main() -> ExitCode {
         Verb::Features(features) => (features.act(), verbs::features::features(&features)),
         Verb::Checkpoint(_) => ("cannot checkpoint".to_owned(), unsupported("checkpoint")),
         Verb::Restore(_) => ("cannot restore".to_owned(), unsupported("restore")),
+        Verb::Template(template) => (template.act(), verbs::template::template(&template, &args.globals)),
         Verb::Bench(bench) => return verbs::bench::bench(&bench, &args.globals),
         Verb::Check(check) => return verbs::check::check(&check),
         Verb::Version(version) => return verbs::version::version(&version),

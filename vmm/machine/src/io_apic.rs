@@ -47,7 +47,7 @@ type Router = Box<dyn Fn(&KvmIrqRouting) -> io::Result<()> + Send>;
 pub(crate) struct RouteError(io::Error);
 
 /// What the guest has made of the chip.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IoApicState {
     id: u32,
     select: u8,

@@ -51,7 +51,8 @@ use vmrun_proto::{
     ConsoleSize, ContainerPlan, MARK_PORT, MARK_VARIABLE, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share,
 };
 use vmrun_spec::{
-    DeviceSpec, HostPlan, Image, MachineSpec, NetworkNamespace, ShareSpec, UserNetwork, VolumeKind, VsockSpec,
+    Authority, DeviceSpec, HostPlan, Image, MachineSpec, NetworkNamespace, ShareSpec, UserNetwork,
+    VolumeKind, VsockSpec,
 };
 
 pub use boot_request::{Asked, BootRequest, boot_request};
@@ -153,6 +154,37 @@ pub const CONSOLE_LOG: &str = "console.log";
 /// Name of the shared tree's directory in the container's directory.
 pub const SHARE_DIR: &str = "share";
 
+/// The machine of a bundle that says nothing of its size.
+///
+/// # Errors
+/// A size that was asked for cannot be.
+pub fn bare_machine(options: &Options) -> Result<MachineSpec, PlanError> {
+    Ok(machine(size::asked_for(options)?, options, Authority::default()))
+}
+
+fn machine(size: size::Size, options: &Options, authority: Authority) -> MachineSpec {
+    // The kernel hands what it does not know to the agent, as a variable.
+    let timeline: Vec<String> = options.timeline.then(|| format!("{MARK_VARIABLE}=1")).into_iter().collect();
+    MachineSpec {
+        vcpus: size.vcpus,
+        memory_mib: size.memory_mib,
+        kernel: options.kernel.clone(),
+        initramfs: options.initramfs.clone(),
+        cmdline: [&options.kernel_params[..], &timeline].concat(),
+        console_log: options.directory.join(CONSOLE_LOG),
+        mark_port: options.timeline.then_some(MARK_PORT),
+        devices: vec![
+            DeviceSpec::Vsock(VsockSpec { cid: GUEST_CID, socket: PathBuf::from(VSOCK_SOCKET) }),
+            DeviceSpec::Rng,
+            DeviceSpec::Fs(ShareSpec {
+                tag: SHARE_TAG.to_owned(),
+                directory: options.directory.join(SHARE_DIR),
+                authority,
+            }),
+        ],
+    }
+}
+
 /// Plans the sandbox for a bundle.
 ///
 /// # Errors
@@ -174,26 +206,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     let (hooks, guest_hooks) = hooks::split(&bundle.spec)?;
     let spec = guest::Rewrite { bundle, facts, options, volumes: &volumes, cpus: &cpus, vcpus: size.vcpus };
     let spec = spec.done(guest_hooks);
-    // The kernel hands what it does not know to the agent, as a variable.
-    let timeline: Vec<String> = options.timeline.then(|| format!("{MARK_VARIABLE}=1")).into_iter().collect();
-    let machine = MachineSpec {
-        vcpus: size.vcpus,
-        memory_mib: size.memory_mib,
-        kernel: options.kernel.clone(),
-        initramfs: options.initramfs.clone(),
-        cmdline: [&options.kernel_params[..], &timeline].concat(),
-        console_log: options.directory.join(CONSOLE_LOG),
-        mark_port: options.timeline.then_some(MARK_PORT),
-        devices: vec![
-            DeviceSpec::Vsock(VsockSpec { cid: GUEST_CID, socket: PathBuf::from(VSOCK_SOCKET) }),
-            DeviceSpec::Rng,
-            DeviceSpec::Fs(ShareSpec {
-                tag: SHARE_TAG.to_owned(),
-                directory: options.directory.join(SHARE_DIR),
-                authority: authority::authority(&bundle.spec),
-            }),
-        ],
-    };
+    let machine = machine(size, options, authority::authority(&bundle.spec));
     let io = process_io(bundle.spec.process().as_ref(), options.console_size);
     let shares =
         vec![Share { tag: SHARE_TAG.to_owned(), mountpoint: SHARE_MOUNT.to_owned(), readonly: false }];

@@ -45,14 +45,29 @@ pub(crate) fn size(
     Ok(Size { vcpus: vcpus(bundle, facts, options, cpuset)?, memory_mib: memory_mib(bundle, options)? })
 }
 
+/// What the options say, or what a machine has of which nothing is said.
+pub(crate) fn asked_for(options: &Options) -> Result<Size, PlanError> {
+    Ok(Size {
+        vcpus: optional_vcpus(options)?.unwrap_or(u8::try_from(DEFAULT_VCPUS).unwrap_or(1)),
+        memory_mib: optional_memory(options)?.unwrap_or(DEFAULT_MEMORY_MIB),
+    })
+}
+
+fn bounded_vcpus(count: u32) -> Result<u8, String> {
+    let fits = u8::try_from(count).ok().filter(|count| (1..=MachineSpec::MAX_VCPUS).contains(count));
+    fits.ok_or_else(|| format!("{count} is not between 1 and {}", MachineSpec::MAX_VCPUS))
+}
+
+fn optional_vcpus(options: &Options) -> Result<Option<u8>, PlanError> {
+    let bounded = options.vcpus.map(bounded_vcpus).transpose();
+    bounded.map_err(|problem| PlanError::Option { option: "--vcpus", problem })
+}
+
 fn vcpus(bundle: &Bundle, facts: &Facts, options: &Options, cpuset: usize) -> Result<u8, PlanError> {
     let max = u32::from(MachineSpec::MAX_VCPUS);
-    let bounded = |count: u32| {
-        let fits = u8::try_from(count).ok().filter(|count| (1..=MachineSpec::MAX_VCPUS).contains(count));
-        fits.ok_or_else(|| format!("{count} is not between 1 and {max}"))
-    };
-    if let Some(count) = options.vcpus {
-        return bounded(count).map_err(|problem| PlanError::Option { option: "--vcpus", problem });
+    let bounded = bounded_vcpus;
+    if let Some(count) = optional_vcpus(options)? {
+        return Ok(count);
     }
     if let Some(count) = annotation(bundle, VCPUS_ANNOTATION)? {
         return bounded(count)
@@ -77,16 +92,23 @@ fn quota_vcpus(resources: Option<&LinuxResources>) -> Option<u32> {
     u32::try_from(quota.div_ceil(period)).ok()
 }
 
-fn memory_mib(bundle: &Bundle, options: &Options) -> Result<u32, PlanError> {
+fn bounded_memory(mib: u64) -> Result<u32, String> {
     let min = MachineSpec::MIN_MEMORY_MIB;
-    let bounded = |mib: u64| {
-        u32::try_from(mib)
-            .ok()
-            .filter(|mib| *mib >= min)
-            .ok_or_else(|| format!("{mib} MiB: the guest does not boot with less than {min} MiB"))
-    };
-    if let Some(mib) = options.memory_mib {
-        return bounded(mib.into()).map_err(|problem| PlanError::Option { option: "--memory", problem });
+    u32::try_from(mib)
+        .ok()
+        .filter(|mib| *mib >= min)
+        .ok_or_else(|| format!("{mib} MiB: the guest does not boot with less than {min} MiB"))
+}
+
+fn optional_memory(options: &Options) -> Result<Option<u32>, PlanError> {
+    let bounded = options.memory_mib.map(|mib| bounded_memory(mib.into())).transpose();
+    bounded.map_err(|problem| PlanError::Option { option: "--memory", problem })
+}
+
+fn memory_mib(bundle: &Bundle, options: &Options) -> Result<u32, PlanError> {
+    let bounded = bounded_memory;
+    if let Some(mib) = optional_memory(options)? {
+        return Ok(mib);
     }
     if let Some(mib) = annotation(bundle, MEMORY_ANNOTATION)? {
         return bounded(mib.into())

@@ -16,6 +16,7 @@ use crate::launch::LaunchError;
 use crate::policy::PolicyError;
 use crate::status::{Act, Status};
 use crate::store::StoreError;
+use crate::templates::TemplateError;
 use crate::verbs::{LimitsError, SignalError, SpecError};
 
 /// Why a verb failed: object and cause; the command line adds the act.
@@ -97,6 +98,15 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Templates.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// There is no directory for templates.
+    #[error("there is no place for templates: neither XDG_CACHE_HOME nor HOME names a directory")]
+    NoTemplates,
+    /// There is no such template.
+    #[error("there is no template {0}")]
+    NoTemplate(String),
     /// A signal's name.
     #[error(transparent)]
     Signal(#[from] SignalError),
@@ -209,6 +219,18 @@ impl Error {
             }
             Self::Cgroup(HostCgroupError::Limit { .. } | HostCgroupError::None { .. }) => {
                 Some("correct the limit, or leave it out")
+            }
+            Self::NoTemplates => Some("name a directory with --templates"),
+            Self::NoTemplate(_) => Some("see `vmrun template list`"),
+            Self::Template(TemplateError::Untrusted { .. }) => {
+                Some("make it yours alone (chmod go-w), or name another directory with --templates")
+            }
+            Self::Template(TemplateError::NoRoom { .. }) => {
+                Some("make room there, or name another directory with --templates")
+            }
+            Self::Template(TemplateError::Damaged { .. }) => Some("remove it with `vmrun template remove`"),
+            Self::Template(TemplateError::Machine(_) | TemplateError::NoCheckpoint(_)) => {
+                Some("run `vmrun check`")
             }
             Self::SubCgroup { .. } => Some("name a cgroup below the container's"),
             Self::Hook(_) => Some("correct the hook, or take it out of config.json"),

@@ -57,7 +57,8 @@ pub use status::{Act, Status};
 pub use store::{Store, StoreError};
 pub use systemd::SystemdError;
 pub use templates::{
-    ShapeInfo, TemplateError, TemplateInfo, Templates, default_directory as default_templates,
+    BuildOptions, ShapeInfo, TemplateError, TemplateInfo, Templates, build as build_template,
+    default_directory as default_templates, host_kernel,
 };
 pub use verbs::{
     DeleteOptions, Happening, Happenings, KillTarget, Limits, LimitsError, OciState, SignalError, SpecError,

@@ -29,8 +29,10 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Cold starts: `vmrun run`, from its first instruction to its exit code
+    /// Cold starts: `vmrun run --cold`, from its first instruction to its exit code
     Boot(BootArgs),
+    /// Warm starts: likewise, from a template
+    Warm(BootArgs),
     /// `vmrun exec` in a sandbox that runs
     Exec(ExecArgs),
     /// How many sandboxes fit side by side, and what memory each takes
@@ -129,7 +131,8 @@ struct RoundsArgs {
 /// A failure is told here: it is none of a container's.
 pub(crate) fn bench(args: &BenchArgs, globals: &Globals) -> ExitCode {
     let result = match &args.what {
-        What::Boot(args) => boot(args, globals),
+        What::Boot(args) => starts("boot", args, globals, &["--cold"]),
+        What::Warm(args) => starts("warm", args, globals, &[]),
         What::Exec(args) => exec(args, globals),
         What::Density(args) => fill(args, globals),
     };
@@ -150,10 +153,17 @@ fn next_step(error: &MeasureError) -> &'static str {
     }
 }
 
-fn boot(args: &BootArgs, globals: &Globals) -> Result<ExitCode, MeasureError> {
+/// What a start needs that is not there is made in a run before those that count.
+fn starts(
+    kind: &'static str,
+    args: &BootArgs,
+    globals: &Globals,
+    flags: &[&str],
+) -> Result<ExitCode, MeasureError> {
     let bundle = Bundle::of(&args.machine, Program::Exit)?;
-    let vmrun = args.machine.vmrun(globals, &bundle)?;
-    args.rounds.run("boot", Side::starts("vmrun", vmrun))
+    let mut vmrun = args.machine.vmrun(globals, &bundle)?;
+    vmrun.globals.extend(flags.iter().map(|&flag| flag.to_owned()));
+    args.rounds.run(kind, Side::starts("vmrun", vmrun))
 }
 
 fn exec(args: &ExecArgs, globals: &Globals) -> Result<ExitCode, MeasureError> {

@@ -1,7 +1,5 @@
 //! `vmrun list`.
 
-use std::fmt::Write;
-
 use clap::{Args, ValueEnum};
 use vmrun_runtime::{Error, OciState, Store};
 
@@ -61,16 +59,5 @@ fn table(containers: &[OciState]) -> String {
             state.owner.clone(),
         ]
     }));
-    let widths: [usize; 6] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(8) + 3);
-    let mut text = String::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:<width$}");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+    super::aligned(&rows)
 }

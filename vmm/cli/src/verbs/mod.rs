@@ -20,6 +20,7 @@ pub(crate) mod spec;
 pub(crate) mod start;
 pub(crate) mod state;
 mod stats;
+pub(crate) mod template;
 pub(crate) mod update;
 pub(crate) mod version;
 
@@ -32,6 +33,19 @@ pub(crate) fn warn_of(errors: &[HookError]) {
     for error in errors {
         log::warn(&chain(error));
     }
+}
+
+/// A table, each column as wide as its widest cell.
+pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(8) + 3);
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text.push_str(cells.collect::<String>().trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 /// Writes data to standard output. A reader that has left is no error of ours.

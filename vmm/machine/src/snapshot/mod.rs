@@ -42,6 +42,19 @@ pub struct MachineState {
 }
 
 impl MachineState {
+    /// Of no machine, with so many bytes of memory: for tests of those who keep such states.
+    #[doc(hidden)]
+    pub fn nothing(bytes: u64) -> Self {
+        let memory = vec![Extent { address: 0, offset: 0, bytes }];
+        Self {
+            vcpus: Vec::new(),
+            clock: kvm_clock_data::default(),
+            io_apic: IoApicState::default(),
+            devices: Vec::new(),
+            memory,
+        }
+    }
+
     /// How long the file with the pages has to be, bytes; none where the sum is no number.
     pub fn memory_bytes(&self) -> Option<u64> {
         self.memory.iter().try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes))

@@ -18,6 +18,7 @@ use crate::assets::{self, Embedded};
 use crate::error::chain;
 use crate::pages;
 use crate::step;
+use crate::templates::checkpoint;
 use crate::timeline::{Point, mark};
 
 /// A machine that runs, and the connection on which its agent will report.
@@ -72,7 +73,7 @@ fn restore(
         Ok(pair) => pair,
         Err(error) => return Some(Err(error)),
     };
-    let pages = warm::kernel_pages(machine, embedded);
+    let pages = checkpoint::kernel_pages(machine, embedded);
     match warm::restored(machine, &template, pages, host_port) {
         Ok(built) => {
             mark(Point::MachineBuilt);
@@ -97,23 +98,18 @@ fn cold(
     let machine = &request.plan.machine;
     let kernel = assets::load(assets::KERNEL, &machine.kernel, embedded.kernel)?;
     let initramfs = assets::load(assets::INITRAMFS, &machine.initramfs, embedded.initramfs)?;
-    let kernel_pages = warm::kernel_pages(machine, embedded);
+    let kernel_pages = checkpoint::kernel_pages(machine, embedded);
     let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
     mark(Point::ImagesFound);
     step!("kernel of {} bytes, boot image of {} bytes", kernel.len(), initramfs.len());
     let (ready, host_port) = agents_port()?;
     let draft = source.and_then(warm::Source::begin);
     let about = |error| about_kernel(machine, error);
-    let built = match &draft {
-        Some(_) => {
-            let built = Built::new(&warm::stopping(machine), images, Some(host_port)).map_err(about)?;
-            built.stopping_at(warm::PORT)?
-        }
-        None => Built::new(machine, images, Some(host_port)).map_err(about)?,
-    };
+    let stopping = draft.as_ref().map(|_| checkpoint::stopping(machine));
+    let built = Built::new(stopping.as_ref().unwrap_or(machine), images, Some(host_port)).map_err(about)?;
     mark(Point::MachineBuilt);
     step!("machine built: {} vCPUs, {} MiB", machine.vcpus, machine.memory_mib);
-    let mut running = built.start()?;
+    let mut running = if draft.is_some() { checkpoint::start(built)? } else { built.start()? };
     step!("vCPUs run");
     let Some(draft) = draft else { return Ok((running, ready, Warm::Not)) };
     let failed = |source| MonitorError::Io { act: "wait for the guest", source };

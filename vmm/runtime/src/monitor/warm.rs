@@ -11,24 +11,15 @@
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use vmrun_machine::{Built, MappedPages, Running};
-use vmrun_proto::{CHECKPOINT_PORT, CHECKPOINT_VARIABLE, Request};
-use vmrun_spec::{HostPort, Image, MachineSpec};
+use vmrun_proto::Request;
+use vmrun_spec::{HostPort, MachineSpec};
 
-use crate::agent_client::Wait;
-use crate::assets::Embedded;
 use crate::error::chain;
 use crate::log::Log;
 use crate::step;
-use crate::templates::{Draft, Shape, Template, TemplateError, Templates};
-
-/// How long the guest may take to its checkpoint.
-const CHECKPOINT: Wait = Wait { what: "the guest to come to its checkpoint", limit: Duration::from_secs(60) };
-
-/// How long vCPUs may take to leave the guest.
-const HOLD_LIMIT: Duration = Duration::from_secs(5);
+use crate::templates::{Draft, Shape, Template, TemplateError, Templates, checkpoint};
 
 /// What the machine's owner has to know of a warm start.
 #[derive(Debug)]
@@ -55,11 +46,6 @@ pub(super) struct Source<'s> {
     directory: &'s Path,
     shape: Shape,
     log: &'s Log,
-}
-
-/// The kernel's pages that a machine of `spec` has from this program.
-pub(super) fn kernel_pages(spec: &MachineSpec, embedded: Embedded) -> &'static [MappedPages] {
-    if spec.kernel == Image::Embedded { embedded.kernel_pages } else { &[] }
 }
 
 impl<'s> Source<'s> {
@@ -168,16 +154,6 @@ pub(super) fn restored(
     Built::restored(spec, &template.state, &template.memory, kernel, Some(host_port))
 }
 
-/// A specification of the same machine whose guest stops at the checkpoint.
-pub(super) fn stopping(spec: &MachineSpec) -> MachineSpec {
-    let mut spec = spec.clone();
-    spec.cmdline.push(format!("{CHECKPOINT_VARIABLE}=1"));
-    spec
-}
-
-/// The port at which it stops.
-pub(super) const PORT: u16 = CHECKPOINT_PORT;
-
 /// Waits until the guest is at its checkpoint, saves it, and lets it go on. What is readable in `others` ends the wait:
 /// then there is no template, and the owner goes on with what it has.
 pub(super) fn save(
@@ -187,18 +163,12 @@ pub(super) fn save(
     others: &[BorrowedFd<'_>],
     log: &Log,
 ) -> Option<JoinHandle<()>> {
-    let reached =
-        machine.checkpoint_fd().map(|reached| CHECKPOINT.readable(reached, CHECKPOINT.deadline(), others));
-    let saved = match reached {
-        Some(Ok(())) => machine.save(kernel, draft.memory(), HOLD_LIMIT).map_err(|error| draft.failed(error)),
-        _ => {
-            step!("the guest has not come to its checkpoint: no template");
-            machine.pass_checkpoint();
-            return None;
-        }
-    };
+    let saved = checkpoint::save(machine, &draft, kernel, others);
     machine.pass_checkpoint();
-    let state = told(log, saved)?;
+    let Some(state) = told(log, saved)? else {
+        step!("the guest has not come to its checkpoint: no template");
+        return None;
+    };
     step!("the machine is saved");
     let log = log.clone();
     // What is written has to be on the disk before it is a template; the guest need not wait for that.

@@ -11,6 +11,8 @@
 //! this user can have written it, and where its pages are the file that it was saved with: the state
 //! has that file's number and times, which nobody but root can set back.
 
+mod build;
+pub(crate) mod checkpoint;
 mod draft;
 mod file;
 mod place;
@@ -26,12 +28,14 @@ use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW,
     UTIME_OMIT, flock, fstat, futimens, openat, renameat_with, statat, unlinkat,
 };
-use vmrun_machine::MachineState;
+use vmrun_machine::{MachineError, MachineState};
 
+pub use build::{BuildOptions, build};
 pub(crate) use draft::Draft;
 pub(crate) use file::FileIdentity;
 pub use place::default_directory;
 pub(crate) use shape::Shape;
+pub use shape::host as host_kernel;
 
 const STATE: &str = "state";
 const MEMORY: &str = "memory";
@@ -80,6 +84,12 @@ pub enum TemplateError {
         /// Why.
         source: vmrun_machine::SnapshotError,
     },
+    /// The machine cannot be built or started.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The guest has not come to its checkpoint.
+    #[error("the guest does not stop at its checkpoint: it {0}")]
+    NoCheckpoint(String),
     /// There is no room.
     #[error("no room for a template in {}, which takes up to {mib} MiB", .path.display())]
     NoRoom {

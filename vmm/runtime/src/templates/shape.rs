@@ -91,8 +91,9 @@ pub(super) fn is_name(name: &str) -> bool {
     name.len() == 16 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The host's kernel.
-pub(crate) fn host() -> String {
+/// The host's kernel, as a template knows it.
+#[must_use]
+pub fn host() -> String {
     let name = rustix::system::uname();
     format!("{} {}", name.release().to_string_lossy(), name.version().to_string_lossy())
 }

@@ -1,1 +1,175 @@
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 
+use vmrun_spec::{DeviceSpec, Image, MachineSpec};
+
+use super::*;
+
+fn spec(vcpus: u8) -> MachineSpec {
+    MachineSpec {
+        vcpus,
+        memory_mib: 256,
+        kernel: Image::Embedded,
+        initramfs: Image::Embedded,
+        cmdline: Vec::new(),
+        console_log: PathBuf::from("console.log"),
+        mark_port: None,
+        devices: vec![DeviceSpec::Rng],
+    }
+}
+
+fn shape(vcpus: u8) -> Shape {
+    Shape::of(&spec(vcpus)).unwrap()
+}
+
+/// A directory for templates, and the path of it.
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let above = tempfile::tempdir().unwrap();
+    let path = above.path().join("a/templates");
+    (above, path)
+}
+
+/// Publishes one whose memory is a page of sevens.
+fn publish(path: &Path, shape: &Shape) {
+    let draft = Draft::begin(Templates::make(path).unwrap(), shape.clone()).unwrap();
+    draft.memory().write_all_at(&[7; 4096], 0).unwrap();
+    draft.publish(MachineState::nothing(4096)).unwrap();
+}
+
+fn open(path: &Path) -> Templates {
+    Templates::open(path).unwrap().unwrap()
+}
+
+#[test]
+fn published_template_is_found_by_its_shape_and_no_other() {
+    let (_above, path) = place();
+    assert!(Templates::open(&path).unwrap().is_none());
+    publish(&path, &shape(1));
+    let found = open(&path).find(&shape(1)).unwrap().unwrap();
+    assert_eq!((found.state.memory_bytes(), found.memory.metadata().unwrap().len()), (Some(4096), 4096));
+    assert!(open(&path).find(&shape(2)).unwrap().is_none());
+    let other = MachineSpec { cmdline: vec!["loglevel=7".to_owned()], ..spec(1) };
+    assert!(open(&path).find(&Shape::of(&other).unwrap()).unwrap().is_none());
+    // Whoever comes second keeps what is there.
+    publish(&path, &shape(1));
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+}
+
+#[test]
+fn template_that_was_changed_is_refused() {
+    let changes: [(&str, &dyn Fn(&Path)); 7] = [
+        ("a byte of its memory", &|entry| {
+            let file = fs::OpenOptions::new().write(true).open(entry.join(MEMORY)).unwrap();
+            file.write_all_at(&[8], 9).unwrap();
+        }),
+        ("its memory's length", &|entry| {
+            fs::OpenOptions::new().write(true).open(entry.join(MEMORY)).unwrap().set_len(0).unwrap();
+        }),
+        ("a copy of its memory", &|entry| {
+            fs::copy(entry.join(MEMORY), entry.join("copy")).unwrap();
+            fs::rename(entry.join("copy"), entry.join(MEMORY)).unwrap();
+        }),
+        ("its memory's end", &|entry| fs::remove_file(entry.join(MEMORY)).unwrap()),
+        ("a byte of its state", &|entry| {
+            let mut state = fs::read(entry.join(STATE)).unwrap();
+            let last = state.len() - 1;
+            state[last] ^= 1;
+            fs::write(entry.join(STATE), state).unwrap();
+        }),
+        ("its state's length", &|entry| {
+            let state = fs::read(entry.join(STATE)).unwrap();
+            fs::write(entry.join(STATE), &state[..state.len() - 1]).unwrap();
+        }),
+        ("a link for its state", &|entry| {
+            fs::rename(entry.join(STATE), entry.join("other")).unwrap();
+            symlink("other", entry.join(STATE)).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let (_above, path) = place();
+        publish(&path, &shape(1));
+        change(&path.join(shape(1).name()));
+        let error = open(&path).find(&shape(1)).unwrap_err();
+        assert!(matches!(error, TemplateError::Damaged { .. }), "{what}: {error}");
+    }
+}
+
+#[test]
+fn template_of_another_shape_under_this_name_is_refused() {
+    let (_above, path) = place();
+    publish(&path, &shape(2));
+    fs::rename(path.join(shape(2).name()), path.join(shape(1).name())).unwrap();
+    let error = open(&path).find(&shape(1)).unwrap_err().to_string();
+    assert!(error.ends_with("is of another kernel, vmrun or size"), "{error}");
+}
+
+#[test]
+fn what_others_can_write_to_is_not_used() {
+    let (_above, path) = place();
+    publish(&path, &shape(1));
+    let entry = path.join(shape(1).name());
+    let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    for (what, closed) in [(entry.join(STATE), 0o600), (entry.join(MEMORY), 0o600), (entry, 0o700)] {
+        set(&what, closed | 0o020);
+        let error = open(&path).find(&shape(1)).unwrap_err();
+        assert!(matches!(error, TemplateError::Untrusted { .. }), "{error}");
+        set(&what, closed);
+    }
+    set(&path, 0o722);
+    assert!(matches!(Templates::open(&path), Err(TemplateError::Untrusted { .. })));
+    set(&path, 0o700);
+    let link = path.with_file_name("link");
+    symlink(&path, &link).unwrap();
+    assert!(Templates::open(&link).is_err());
+}
+
+#[test]
+fn draft_that_is_dropped_or_left_leaves_nothing() {
+    let (_above, path) = place();
+    drop(Draft::begin(Templates::make(&path).unwrap(), shape(1)).unwrap());
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    // One whose writer was killed, and a template half removed.
+    for name in [".new-1", ".old-0123456789abcdef-1"] {
+        fs::create_dir(path.join(name)).unwrap();
+        fs::write(path.join(name).join(MEMORY), "m").unwrap();
+    }
+    publish(&path, &shape(1));
+    let names: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, [&*shape(1).name()]);
+}
+
+#[test]
+fn draft_that_is_written_is_nobody_elses_to_remove() {
+    let (_above, path) = place();
+    let draft = Draft::begin(Templates::make(&path).unwrap(), shape(1)).unwrap();
+    assert_eq!(open(&path).prune(0).unwrap(), Vec::<String>::new());
+    draft.memory().write_all_at(&[7; 4096], 0).unwrap();
+    draft.publish(MachineState::nothing(4096)).unwrap();
+    assert!(open(&path).find(&shape(1)).unwrap().is_some());
+}
+
+#[test]
+fn templates_are_listed_removed_and_pruned_by_their_use() {
+    let (_above, path) = place();
+    for vcpus in [1, 2, 3] {
+        publish(&path, &shape(vcpus));
+    }
+    let seconds = |seconds| Timespec { tv_sec: seconds, tv_nsec: 0 };
+    for (vcpus, used) in [(1, 30), (2, 10), (3, 20)] {
+        let entry = fs::File::open(path.join(shape(vcpus).name())).unwrap();
+        futimens(&entry, &Timestamps { last_access: seconds(used), last_modification: untouched() }).unwrap();
+    }
+    let templates = open(&path);
+    let program = Path::new("/proc/self/exe");
+    let listed = templates.list(&host_kernel(), Some(program)).unwrap();
+    assert_eq!(listed.iter().map(|info| info.shape.as_ref().unwrap().vcpus).collect::<Vec<_>>(), [1, 3, 2]);
+    assert!(listed.iter().all(|info| info.shape.as_ref().unwrap().is_current && info.bytes > 0));
+    let foreign = templates.list("Linux 1.0", Some(program)).unwrap();
+    assert!(foreign.iter().all(|info| !info.shape.as_ref().unwrap().is_current));
+    // Room for two: the one goes that was used longest ago.
+    assert_eq!(templates.prune(listed[0].bytes * 2).unwrap(), [shape(2).name()]);
+    assert!(templates.remove(&shape(3).name()).unwrap());
+    assert!(!templates.remove(&shape(3).name()).unwrap());
+    assert!(!templates.remove("../templates").unwrap());
+    assert_eq!(templates.list("", None).unwrap().len(), 1);
+}
