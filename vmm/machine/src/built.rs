@@ -106,13 +106,14 @@ impl Built {
     ) -> Result<Self, MachineError> {
         let load = |memory: &Memory| {
             for pages in kernel {
-                pages.place(memory).map_err(BootError::Write)?;
+                pages.place(memory).map_err(|_| SnapshotError::Foreign("its kernel"))?;
             }
             Ok(snapshot::place(memory, &state.memory, pages)?)
         };
         let (mut machine, ()) = Self::assemble(spec, host_port, load)?;
         let clock = kvm_clock_data { flags: 0, ..state.clock };
-        machine.vm.set_clock(&clock).map_err(KvmError::call("set the guest's clock"))?;
+        let set = machine.vm.set_clock(&clock).map_err(KvmError::call("set the guest's clock"));
+        set.map_err(SnapshotError::from)?;
         match machine.io_apic.restore(&state.io_apic) {
             Ok(true) => {}
             Ok(false) => return Err(SnapshotError::Foreign("its interrupts").into()),

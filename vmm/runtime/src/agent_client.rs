@@ -154,10 +154,16 @@ const WRITE_LIMIT: Duration = Duration::from_secs(30);
 const HANDSHAKE: Wait = Wait { what: "the agent to take a connection", limit: Duration::from_secs(30) };
 
 impl AgentClient {
-    /// Reads the greeting from the connection that the agent opens when the guest has booted.
-    pub(crate) fn greeted(stream: UnixStream, wait: Wait, watch: Watch<'_>) -> Result<Self, AgentError> {
+    /// Reads the greeting from the connection that the agent opens when the guest has booted; of `wait`, so much is over.
+    pub(crate) fn greeted(
+        stream: UnixStream,
+        wait: Wait,
+        waited: Duration,
+        watch: Watch<'_>,
+    ) -> Result<Self, AgentError> {
         let mut client = Self::new(stream)?;
-        match client.next_message(wait, wait.deadline(), watch)? {
+        let deadline = Instant::now() + wait.limit.saturating_sub(waited);
+        match client.next_message(wait, deadline, watch)? {
             Message::Event(Event::Ready { version, boot_ns }) if version >= 1 => {
                 step!(
                     "the agent speaks version {version}, {} ms after its kernel's start",

@@ -38,6 +38,7 @@ mod sharing;
 mod store;
 mod streams;
 mod subordinate_ids;
+mod templates;
 mod terminal;
 mod user_network;
 mod wall;

@@ -141,7 +141,7 @@ fn first_message_must_be_ready() {
     for (message, good) in [(Event::Ready { version: 1, boot_ns: 7 }, true), (exited(), false)] {
         let (ours, agent) = UnixStream::pair().unwrap();
         write_frame(&agent, &Message::Event(message)).unwrap();
-        assert_eq!(AgentClient::greeted(ours, SOON, &[]).is_ok(), good);
+        assert_eq!(AgentClient::greeted(ours, SOON, Duration::ZERO, &[]).is_ok(), good);
     }
 }
 

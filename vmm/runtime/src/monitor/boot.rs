@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use vmrun_machine::{BootError, BootImages, Built, MachineError, Running};
@@ -26,6 +27,8 @@ use crate::timeline::{Point, mark};
 pub(crate) struct Booting {
     pub(crate) machine: Running,
     pub(crate) ready: UnixStream,
+    /// How long its boot has been waited for.
+    pub(crate) waited: Duration,
     /// What the guest has to be told of the shared tree's mounts.
     pub(crate) mounts: Vec<SharedMount>,
     /// What is mounted there later.
@@ -51,6 +54,7 @@ pub(crate) fn boot(
     let source = request.templates.as_deref();
     let source = source.and_then(|directory| warm::Source::of(directory, &plan.machine, &request.log));
     let restored = source.as_ref().and_then(|source| restore(&plan.machine, source, embedded));
+    let begun = Instant::now();
     let (machine, ready, warm) = match restored {
         Some(restored) => restored?,
         None => cold(request, source, embedded, watch)?,
@@ -58,7 +62,7 @@ pub(crate) fn boot(
     // While the guest goes its way.
     pages::release(embedded.kernel);
     pages::release(embedded.initramfs);
-    Ok(Booting { machine, ready, mounts, later, warm })
+    Ok(Booting { machine, ready, waited: begun.elapsed(), mounts, later, warm })
 }
 
 /// A machine that goes on from a template, if there is one that fits.
@@ -81,10 +85,12 @@ fn restore(
             let running = built.start().map_err(MonitorError::from);
             Some(running.map(|running| (running, ready, Warm::Restored(source.used()))))
         }
-        Err(error) => {
+        // A boot may do where the template does not.
+        Err(MachineError::Snapshot(error)) => {
             source.refuse(&chain(&error));
             None
         }
+        Err(error) => Some(Err(error.into())),
     }
 }
 

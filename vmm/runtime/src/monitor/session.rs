@@ -79,7 +79,7 @@ pub(crate) fn run(
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<Ended, Broken> {
-    let Booting { machine, ready, mounts, later, warm } = booting;
+    let Booting { machine, ready, waited, mounts, later, warm } = booting;
     let machine = Arc::new(machine);
     let cards = Arc::new(Cards::new(Arc::clone(&machine), request.plan.host.network_rates));
     let session = Session {
@@ -104,7 +104,7 @@ pub(crate) fn run(
             Some(alone) => Some(session.connect(alone)?),
             None => session.mirror_network()?,
         };
-        let agent = session.await_agent(ready).inspect_err(|_| warm.has_failed())?;
+        let agent = session.await_agent(ready, waited).inspect_err(|_| warm.has_failed())?;
         session.live(agent, stdio, prepared, network)
     });
     // Nothing of the guest may happen any more when others are told of the end, and hooks run. A vCPU
@@ -163,8 +163,8 @@ impl Session<'_> {
         Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control }))
     }
 
-    fn await_agent(&self, ready: UnixStream) -> Result<AgentClient, MonitorError> {
-        let agent = AgentClient::greeted(ready, BOOT, &self.watch());
+    fn await_agent(&self, ready: UnixStream, waited: Duration) -> Result<AgentClient, MonitorError> {
+        let agent = AgentClient::greeted(ready, BOOT, waited, &self.watch());
         agent.map_err(|error| self.about_boot_image(self.explain(BOOTING, error)))
     }
 

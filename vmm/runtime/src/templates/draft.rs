@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use rustix::fs::{
-    FlockOperation, Mode, OFlags, RenameFlags, fdatasync, flock, fsync, mkdirat, openat, renameat_with,
+    FlockOperation, Mode, OFlags, RenameFlags, fdatasync, flock, fstatvfs, fsync, mkdirat, openat,
+    renameat_with,
 };
 use vmrun_machine::{MachineState, SnapshotError};
 
@@ -30,6 +31,9 @@ impl Draft {
     pub(crate) fn begin(templates: Templates, shape: Shape) -> Result<Self, TemplateError> {
         // Nobody sweeps between the making of the directory and the lock on it.
         templates.sweep();
+        if !has_room(&templates, &shape) {
+            return Err(no_room(&templates, &shape));
+        }
         flock(&templates.directory, FlockOperation::LockShared)
             .map_err(TemplateError::io("lock the templates in", &templates.path))?;
         let name = format!("{DRAFT}{}", std::process::id());
@@ -87,7 +91,7 @@ impl Draft {
     }
 
     fn no_room(&self) -> TemplateError {
-        TemplateError::NoRoom { path: self.templates.path.clone(), mib: self.shape.memory_mib() }
+        no_room(&self.templates, &self.shape)
     }
 }
 
@@ -98,6 +102,23 @@ impl Drop for Draft {
             let _ = self.templates.take_apart(&self.name);
         }
     }
+}
+
+fn no_room(templates: &Templates, shape: &Shape) -> TemplateError {
+    TemplateError::NoRoom { path: templates.path.clone(), mib: needed_mib(shape) }
+}
+
+/// What kernel and agent have touched, and a sixty-fourth of the memory, in which the kernel describes all of it: with
+/// something to spare.
+fn needed_mib(shape: &Shape) -> u32 {
+    48 + shape.memory_mib() / 32
+}
+
+/// Whether it fits, and others have something left besides.
+fn has_room(templates: &Templates, shape: &Shape) -> bool {
+    let Ok(place) = fstatvfs(&templates.directory) else { return true };
+    let free = place.f_bavail.saturating_mul(place.f_frsize);
+    free / 2 >= u64::from(needed_mib(shape)) << 20
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -1,0 +1,236 @@
+//! Starts that go on from a template.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::support::{Bundle, Mounted, Outcome, Run, Scratch, vmrun};
+
+/// What the monitor tells of a machine that does not boot.
+const RESTORED: &str = "machine restored";
+
+/// A run with templates of its own, which tells its steps.
+fn run<'b>(bundle: &'b Bundle, templates: &Path) -> Run<'b> {
+    Run::of(bundle).option("--templates").option(templates)
+}
+
+/// Whether it was a warm one; it has to have printed this.
+#[track_caller]
+fn is_warm(bundle: &Bundle, templates: &Path, printed: &str) -> bool {
+    let outcome = run(bundle, templates).option("--debug").finish();
+    assert_eq!(outcome.exits(0).out(), printed, "{}", outcome.err());
+    outcome.err().contains(RESTORED)
+}
+
+/// The directories of the templates.
+fn entries(templates: &Path) -> Vec<PathBuf> {
+    fs::read_dir(templates).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[track_caller]
+fn template(templates: &Path, words: &[&str]) -> Outcome {
+    vmrun(&["--templates", templates.to_str().unwrap()], &[&["template"], words].concat())
+}
+
+/// What 20 guests from one template print: nothing of it twice, and the time of the host.
+#[test]
+fn guests_from_one_template_have_nothing_random_in_common() {
+    let program = "import ctypes, os, time, uuid
+libc = ctypes.CDLL(None)
+libc.getauxval.restype = ctypes.c_ulong
+AT_RANDOM = 25
+print(time.clock_gettime_ns(time.CLOCK_REALTIME))
+print(time.clock_gettime_ns(time.CLOCK_MONOTONIC))
+print(ctypes.string_at(libc.getauxval(AT_RANDOM), 16).hex())
+print(os.getrandom(32).hex())
+print(open('/dev/urandom', 'rb').read(32).hex())
+print(open('/proc/sys/kernel/random/boot_id').read().strip())
+print(open('/proc/sys/kernel/random/uuid').read().strip())
+print(hex(id(program := object()) >> 12), hex(libc.getauxval(33) >> 12))";
+    let scratch = Scratch::new();
+    let templates = scratch.join("templates");
+    let bundle = Bundle::python(program);
+    run(&bundle, &templates).finish().exits(0);
+    let now = || {
+        let now = clock_gettime(ClockId::CLOCK_REALTIME).unwrap();
+        now.tv_sec() * 1_000_000_000 + now.tv_nsec()
+    };
+    let mut seen = BTreeSet::new();
+    for _ in 0..20 {
+        let before = now();
+        let outcome = run(&bundle, &templates).finish();
+        let after = now();
+        let text = outcome.ok();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 8, "{text}");
+        let time: i64 = lines[0].parse().unwrap();
+        let tolerance = 10_000_000;
+        assert!((before - tolerance..=after + tolerance).contains(&time), "{before} {time} {after}");
+        assert!(lines[1].parse::<u64>().unwrap() > 0);
+        for line in &lines[2..7] {
+            assert!(seen.insert((*line).to_owned()), "{line} comes twice");
+            // Nor does a part of it.
+            let bytes: Vec<_> = line.bytes().filter(|byte| *byte != b'-').collect();
+            for part in bytes.windows(12) {
+                let part = String::from_utf8(part.to_vec()).unwrap();
+                assert!(seen.insert(part.clone()), "{part} of {line} comes twice");
+            }
+        }
+        seen.insert(lines[7].to_owned());
+    }
+    // Where the kernel puts programs is random, too.
+    assert!(seen.iter().filter(|line| line.starts_with("0x")).count() > 15);
+}
+
+#[test]
+fn first_start_makes_a_template_and_each_shape_has_its_own() {
+    let scratch = Scratch::new();
+    let templates = scratch.join("templates");
+    let bundle = Bundle::shell("nproc");
+    assert!(!is_warm(&bundle, &templates, "1\n"));
+    assert!(is_warm(&bundle, &templates, "1\n"));
+    // One of the same machine in another bundle.
+    assert!(is_warm(&Bundle::shell("echo other").env("A=b"), &templates, "other\n"));
+    let two = |printed| {
+        let outcome =
+            run(&bundle, &templates).options(&["--vcpus", "2", "--memory", "192", "--debug"]).finish();
+        assert_eq!(outcome.out(), printed, "{}", outcome.err());
+        outcome.err().contains(RESTORED)
+    };
+    assert_eq!([two("2\n"), two("2\n")], [false, true]);
+    assert_eq!(entries(&templates).len(), 2);
+    let cold = run(&bundle, &templates).options(&["--cold", "--debug"]).finish();
+    assert!(!cold.err().contains(RESTORED), "{}", cold.err());
+    let none = scratch.join("none");
+    run(&bundle, &none).option("--cold").finish().prints("1\n");
+    assert!(!none.exists());
+}
+
+#[test]
+fn template_that_is_no_good_is_told_of_once_and_replaced() {
+    let scratch = Scratch::new();
+    let templates = scratch.join("templates");
+    let bundle = Bundle::shell("echo ran");
+    let entry = || entries(&templates).pop().unwrap();
+    let flip = |name: &str, at: u64| {
+        let file = fs::File::options().read(true).write(true).open(entry().join(name)).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0xff], at).unwrap();
+    };
+    let damages: [(&str, &dyn Fn()); 4] = [
+        ("has been changed since it was saved", &|| flip("memory", 4096)),
+        ("has been changed since it was saved", &|| {
+            fs::File::options().write(true).open(entry().join("memory")).unwrap().set_len(8192).unwrap();
+        }),
+        ("is damaged", &|| flip("state", 100)),
+        ("is not whole", &|| fs::remove_file(entry().join("state")).unwrap()),
+    ];
+    assert!(!is_warm(&bundle, &templates, "ran\n"));
+    for (told, damage) in damages {
+        damage();
+        let outcome = run(&bundle, &templates).finish();
+        assert_eq!(outcome.exits(0).out(), "ran\n");
+        let warnings: Vec<_> = outcome.err().lines().map(str::to_owned).collect();
+        assert!(warnings.len() == 1 && warnings[0].contains(told), "{told}: {warnings:?}");
+        assert!(is_warm(&bundle, &templates, "ran\n"), "{told}");
+    }
+}
+
+#[test]
+fn directory_that_others_can_write_to_is_not_used() {
+    let scratch = Scratch::new();
+    let templates = scratch.join("templates");
+    let bundle = Bundle::shell("echo ran");
+    assert!(!is_warm(&bundle, &templates, "ran\n"));
+    fs::set_permissions(&templates, Permissions::from_mode(0o777)).unwrap();
+    let outcome = run(&bundle, &templates).option("--debug").finish();
+    assert_eq!(outcome.exits(0).out(), "ran\n");
+    assert!(outcome.err().contains("can be written to by others") && !outcome.err().contains(RESTORED));
+    template(&templates, &["list"]).fails_with(1, &["can be written to by others", "chmod go-w"]);
+}
+
+#[test]
+fn place_without_room_costs_a_template_and_no_start() {
+    let scratch = Scratch::new();
+    let small = Mounted::new(&["-t", "tmpfs", "-o", "size=8m", "tmpfs"], &scratch.join("small"));
+    let templates = small.path().join("templates");
+    let outcome = run(&Bundle::shell("echo ran"), &templates).finish();
+    assert_eq!(outcome.exits(0).out(), "ran\n");
+    let warnings = outcome.err();
+    let one = warnings.lines().count() == 1 && warnings.contains("no room for a template");
+    assert!(one && warnings.contains(templates.to_str().unwrap()) && warnings.contains(" MiB"), "{warnings}");
+    assert_eq!(entries(&templates), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn two_first_starts_at_once_are_right_and_leave_one_template() {
+    let scratch = Scratch::new();
+    let templates = scratch.join("templates");
+    let bundles = ["echo one", "echo two"].map(Bundle::shell);
+    let started: Vec<_> = bundles.iter().map(|bundle| run(bundle, &templates).start()).collect();
+    let printed: Vec<_> = started.into_iter().map(|started| started.finish().ok()).collect();
+    assert_eq!(printed, ["one\n", "two\n"]);
+    assert_eq!(entries(&templates).len(), 1);
+    assert!(is_warm(&bundles[0], &templates, "one\n"));
+}
+
+/// Whoever writes a template is killed anywhere: there is a whole one then, or none.
+#[test]
+fn writer_that_is_killed_leaves_no_template_that_is_trusted_wrongly() {
+    let scratch = Scratch::new();
+    let templates = scratch.join("templates");
+    let bundle = Bundle::shell("echo ran");
+    let mut published = 0;
+    for round in 0..8u64 {
+        let _ = fs::remove_dir_all(&templates);
+        let started = run(&bundle, &templates).option("--detach").start();
+        let monitor = started.monitor();
+        // Each time somewhere else between the monitor's start and the end.
+        thread::sleep(std::time::Duration::from_millis(100 + 90 * round));
+        let _ = kill(Pid::from_raw(monitor), Signal::SIGKILL);
+        drop(started.stdout.whole());
+        let id = started.id.clone();
+        let _ = vmrun(&[], &["delete", "--force", &id]);
+        started.await_nothing_left();
+        if is_warm(&bundle, &templates, "ran\n") {
+            published += 1;
+        }
+        assert!(is_warm(&bundle, &templates, "ran\n"), "round {round}");
+        let left = entries(&templates);
+        assert!(
+            left.iter().all(|path| !path.file_name().unwrap().to_string_lossy().starts_with('.')),
+            "{left:?}"
+        );
+    }
+    assert!(published < 8, "each was killed behind its template");
+}
+
+#[test]
+fn templates_are_built_ahead_listed_and_removed() {
+    let scratch = Scratch::new();
+    let templates = scratch.join("templates");
+    template(&templates, &["list"]).exits(0);
+    template(&templates, &["list", "--quiet"]).prints("");
+    let name = template(&templates, &["build", "--memory", "128"]).ok().trim().to_owned();
+    assert_eq!(template(&templates, &["build", "--memory", "128"]).ok().trim(), name);
+    let listed: Value = serde_json::from_str(&template(&templates, &["list", "--json"]).ok()).unwrap();
+    let expected = (&Value::from(name.as_str()), &Value::from(128), &Value::from(true));
+    assert_eq!((&listed[0]["name"], &listed[0]["memory_mib"], &listed[0]["usable"]), expected, "{listed}");
+    let bundle = Bundle::shell("echo ran");
+    let outcome = run(&bundle, &templates).options(&["--memory", "128", "--debug"]).finish();
+    assert!(outcome.err().contains(RESTORED), "{}", outcome.err());
+    template(&templates, &["remove", "0123456789abcdef"])
+        .fails_with(1, &["no template 0123456789abcdef", "list"]);
+    template(&templates, &["prune"]).prints("");
+    template(&templates, &["prune", "--keep", "0"]).prints(&format!("{name}\n"));
+    assert_eq!(entries(&templates), Vec::<PathBuf>::new());
+    template(&templates, &["build", "--memory", "8"]).fails_with(1, &["--memory", "48 MiB"]);
+}
