@@ -8,6 +8,7 @@ use std::env;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -21,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => String::new(),
     };
     println!("cargo:rustc-env=VMRUN_KERNEL_RELEASE={release}");
+    let digest = digest(&[&kernel, &initramfs])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut code = String::new();
     let mut mapped = String::new();
@@ -41,6 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     code += &image("KERNEL", packed.as_deref());
     code += &image("INITRAMFS", initramfs.as_deref());
+    writeln!(code, "const DIGEST: u64 = {digest:#x};")?;
     writeln!(code, "static MAPPED: &[MappedPages] = &[\n{mapped}];")?;
     fs::write(out.join("embedded.rs"), code)?;
     Ok(())
@@ -53,6 +56,15 @@ fn embedded(variable: &str) -> Result<Option<PathBuf>, Box<dyn Error>> {
         .map_err(|error| format!("{variable}: {}: {error}", Path::new(&path).display()))?;
     println!("cargo:rerun-if-changed={}", path.display());
     Ok(Some(path))
+}
+
+/// A number that stands for the content of files.
+fn digest(files: &[&Option<PathBuf>]) -> Result<u64, Box<dyn Error>> {
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        file.as_ref().map(fs::read).transpose()?.hash(&mut hasher);
+    }
+    Ok(hasher.finish())
 }
 
 fn image(name: &str, path: Option<&Path>) -> String {

@@ -9,5 +9,5 @@ struct PageAligned<T: ?Sized>(T);
 include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
 pub(crate) fn embedded() -> Embedded {
-    Embedded { kernel: &KERNEL.0, kernel_pages: MAPPED, initramfs: &INITRAMFS.0 }
+    Embedded { kernel: &KERNEL.0, kernel_pages: MAPPED, initramfs: &INITRAMFS.0, digest: DIGEST }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use vmrun_runtime::{Log, LogFormat};
+use vmrun_runtime::{Log, LogFormat, TemplatePlace};
 
 /// Options that stand before or behind any verb.
 #[derive(Debug, clap::Args)]
@@ -63,14 +63,16 @@ impl Globals {
     }
 
     /// Where templates are, unless the guest is to boot.
-    pub(crate) fn templates(&self) -> Option<PathBuf> {
-        if self.cold { None } else { self.templates_directory() }
+    pub(crate) fn templates(&self) -> Option<TemplatePlace> {
+        if self.cold { None } else { self.templates_place() }
     }
 
     /// Where they are. The processes of a container work in other directories.
-    pub(crate) fn templates_directory(&self) -> Option<PathBuf> {
+    pub(crate) fn templates_place(&self) -> Option<TemplatePlace> {
         let given = self.templates.clone().filter(|path| !path.as_os_str().is_empty());
-        given.map(|path| std::path::absolute(&path).unwrap_or(path)).or_else(vmrun_runtime::default_templates)
+        let given = given.map(|path| std::path::absolute(&path).unwrap_or(path));
+        let default = || Some(TemplatePlace { path: vmrun_runtime::default_templates()?, named: false });
+        given.map(|path| TemplatePlace { path, named: true }).or_else(default)
     }
 
     /// Where errors and steps are written to.

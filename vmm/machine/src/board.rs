@@ -7,7 +7,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmrun_devices::virtio::mmio::{
     ACKNOWLEDGE_USED, MmioTransport, NOTIFY_OFFSET, RegisterBoard, Slot, TRANSPORT_BYTES,
 };
-use vmrun_devices::virtio::{Counters, StateError, TransportState, VirtioDevice};
+use vmrun_devices::virtio::{Counters, VirtioDevice};
 use vmrun_devices::{FailureSink, Memory, MmioBus};
 
 use crate::boot::Window;
@@ -149,11 +149,6 @@ impl Place {
 impl Entry<'_> {
     pub(crate) fn is_empty(&self) -> bool {
         self.occupant.is_none()
-    }
-
-    /// What the device that is in it, and its driver, have come to.
-    pub(crate) fn save(&self) -> Option<Result<TransportState, StateError>> {
-        self.with_device(MmioTransport::save)
     }
 
     /// Does something with the device that is in it.

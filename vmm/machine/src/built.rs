@@ -5,7 +5,7 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
 
-use kvm_bindings::{CpuId, kvm_clock_data};
+use kvm_bindings::{CpuId, kvm_clock_data, kvm_cpuid_entry2};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmrun_devices::{ConsoleLog, Memory, MmioBus, heap};
@@ -52,6 +52,8 @@ impl BootImages<'_> {
 pub struct Built {
     kvm: Kvm,
     vcpus: Vec<VcpuFd>,
+    /// The first one's.
+    cpuid: Vec<kvm_cpuid_entry2>,
     bus: IoBus,
     devices: Devices,
     console: ConsoleLog,
@@ -122,8 +124,12 @@ impl Built {
         if state.vcpus.len() != machine.vcpus.len() {
             return Err(SnapshotError::Foreign("its vCPUs").into());
         }
-        for (state, (vcpu, cpuid)) in state.vcpus.iter().zip(&machine.vcpus) {
-            state.restore(vcpu, cpuid)?;
+        let said = machine.vcpus.first().map(|(_, cpuid)| cpuid.as_slice());
+        if said != Some(&*state.cpuid) {
+            return Err(SnapshotError::Foreign("its processor, or what KVM makes of that").into());
+        }
+        for (number, (state, (vcpu, cpuid))) in state.vcpus.iter().zip(&machine.vcpus).enumerate() {
+            state.restore(vcpu, cpuid, number == 0)?;
         }
         // Behind the routes, by which they interrupt.
         machine.devices.restore(&state.devices)?;
@@ -166,10 +172,14 @@ impl Built {
     }
 
     /// Has the guest stop, once, when it writes to this port, so that the machine can be saved there.
-    pub fn stopping_at(mut self, port: u16) -> Result<Self, MachineError> {
-        self.savers = Some(Savers::of(&self.kvm, &self.vm, &self.vcpus)?);
+    ///
+    /// # Errors
+    /// KVM does not tell what is needed for that: the machine is as it was.
+    pub fn stop_at(&mut self, port: u16) -> Result<(), MachineError> {
+        let savers = Savers::of(&self.kvm, &self.vm, &self.vcpus, std::mem::take(&mut self.cpuid))?;
         self.bus.stop_at(Checkpoint::at(port)?);
-        Ok(self)
+        self.savers = Some(savers);
+        Ok(())
     }
 
     /// Starts the vCPUs.
@@ -200,8 +210,9 @@ impl Parts {
     fn finish(self, spec: &MachineSpec) -> Built {
         let Self { kvm, vcpus, mmio, io_apic, devices, console, end, vm, memory } = self;
         let bus = IoBus::new(mmio, io_apic, console.clone(), spec.mark_port.map(Stamps::new));
+        let cpuid = vcpus.first().map(|(_, cpuid)| cpuid.as_slice().to_vec()).unwrap_or_default();
         let vcpus = vcpus.into_iter().map(|(vcpu, _)| vcpu).collect();
-        Built { kvm, vcpus, bus, devices, console, end, savers: None, vm, memory }
+        Built { kvm, vcpus, cpuid, bus, devices, console, end, savers: None, vm, memory }
     }
 }
 

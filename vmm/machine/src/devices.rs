@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
 use vmrun_devices::virtio::fs::Fs;
+use vmrun_devices::virtio::mmio::MmioTransport;
 use vmrun_devices::virtio::net::Net;
 use vmrun_devices::virtio::rng::Rng;
 use vmrun_devices::virtio::vsock::Vsock;
@@ -94,9 +95,18 @@ impl Devices {
         Ok((devices, bus))
     }
 
-    /// What the devices that the guest booted with, and their drivers, have come to. The guest stands still.
-    pub(crate) fn save(&self) -> Result<Vec<TransportState>, StateError> {
-        self.fixed().iter().filter_map(|place| place.enter().save()).collect()
+    /// What the devices that the guest booted with, and their drivers, have come to. They stand still, as the guest
+    /// does, until [`Self::resume`].
+    pub(crate) fn suspend(&self) -> Result<Vec<TransportState>, StateError> {
+        let suspended =
+            self.fixed().iter().filter_map(|place| place.enter().with_device(MmioTransport::suspend));
+        // Each of them, also behind one that refuses.
+        suspended.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    /// Lets them go on.
+    pub(crate) fn resume(&self) -> Result<(), StateError> {
+        self.fixed().iter().filter_map(|place| place.enter().with_device(MmioTransport::resume)).collect()
     }
 
     /// Makes the devices, which are new, go on where others were.

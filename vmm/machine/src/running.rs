@@ -1,6 +1,5 @@
 //! A machine that runs.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +12,7 @@ use crate::devices::{DeviceCounters, Devices};
 use crate::end::{EndSignal, MachineEnd};
 use crate::error::{KvmError, PlugError};
 use crate::io_bus::IoBus;
-use crate::mapped::MappedPages;
-use crate::snapshot::{self, Checkpoint, MachineState, Savers, SnapshotError};
+use crate::snapshot::{self, Checkpoint, MachineState, SavedPages, Savers, SnapshotError};
 use crate::stamps::{Stamp, Stamps};
 use crate::vcpu::VcpuThread;
 
@@ -66,26 +64,39 @@ impl Running {
         self.bus.checkpoint().map(AsFd::as_fd)
     }
 
-    /// Saves the machine, whose guest is at the checkpoint: its memory to `file`, but for what `kernel` is
-    /// alike. Vcpus have to stand still within `limit`.
-    pub fn save(
-        &mut self,
-        kernel: &[MappedPages],
-        file: &File,
-        limit: Duration,
-    ) -> Result<MachineState, SnapshotError> {
+    /// Saves the machine, whose guest is at the checkpoint: its memory to `pages.file`, but for what
+    /// `pages.kernel` is alike. All vCPUs have to stand still within `limit`. A machine that cannot go on afterwards
+    /// ends with the reason.
+    pub fn save(&mut self, pages: &SavedPages<'_>, limit: Duration) -> Result<MachineState, SnapshotError> {
         if !self.bus.checkpoint().is_some_and(Checkpoint::is_reached) {
             return Err(SnapshotError::NotThere);
         }
         if !self.hold_within(limit) {
             return Err(SnapshotError::Moves);
         }
-        let vcpus = self.savers.as_mut().ok_or(SnapshotError::NotThere)?.save()?;
+        let saved = self.save_still(pages);
+        let lost = match &saved {
+            // An access without an answer, or a device that has forgotten its driver.
+            Err(SnapshotError::Unfinished | SnapshotError::Device(_)) => {
+                saved.as_ref().err().map(ToString::to_string)
+            }
+            _ => None,
+        };
+        let resumed = self.devices.resume().err().map(|error| error.to_string());
+        if let Some(why) = lost.or(resumed) {
+            self.end.set(MachineEnd::Failed(format!("it cannot go on after it was to be saved: {why}")));
+        }
+        saved
+    }
+
+    /// While nothing moves.
+    fn save_still(&mut self, pages: &SavedPages<'_>) -> Result<MachineState, SnapshotError> {
+        let devices = self.devices.suspend()?;
+        let (cpuid, vcpus) = self.savers.as_mut().ok_or(SnapshotError::NotThere)?.save()?;
         let (vm, memory) = &self.held;
         let clock = vm.get_clock().map_err(KvmError::call("tell the guest's clock"))?;
-        let devices = self.devices.save()?;
-        let memory = snapshot::save(memory, kernel, file)?;
-        Ok(MachineState { vcpus, clock, io_apic: self.bus.io_apic_state(), devices, memory })
+        let memory = snapshot::save(memory, pages)?;
+        Ok(MachineState { cpuid, vcpus, clock, io_apic: self.bus.io_apic_state(), devices, memory })
     }
 
     /// Lets the guest go on behind the checkpoint, or not stop there at all.

@@ -19,6 +19,8 @@ pub struct Embedded {
     pub kernel_pages: &'static [MappedPages],
     /// cpio archive.
     pub initramfs: &'static [u8],
+    /// Stands for the content of both.
+    pub digest: u64,
 }
 
 /// What the command line and the environment say.
@@ -120,7 +122,7 @@ mod tests {
         for name in ["vmlinux", "initramfs.cpio", "other"] {
             fs::write(dir.join(name), name).unwrap();
         }
-        let embedded = Embedded { kernel: b"k", kernel_pages: &[], initramfs: b"" };
+        let embedded = Embedded { kernel: b"k", kernel_pages: &[], initramfs: b"", digest: 0 };
         let mut options = AssetOptions::default();
         assert!(matches!(choose(&options, embedded), Err(AssetError::Missing { .. })));
         options.directory = Some(dir.clone());

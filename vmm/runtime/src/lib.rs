@@ -57,7 +57,7 @@ pub use status::{Act, Status};
 pub use store::{Store, StoreError};
 pub use systemd::SystemdError;
 pub use templates::{
-    BuildOptions, ShapeInfo, TemplateError, TemplateInfo, Templates, build as build_template,
+    BuildOptions, ShapeInfo, TemplateError, TemplateInfo, TemplatePlace, Templates, build as build_template,
     default_directory as default_templates, host_kernel,
 };
 pub use verbs::{

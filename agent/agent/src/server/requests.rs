@@ -63,12 +63,11 @@ impl Server {
             }
             Request::Sync => Ok(self.begin_sync(reply)),
             Request::NewGeneration { entropy, realtime_ns } => {
-                generation::begin(&entropy, realtime_ns).map(|()| Some(Reply::Ok)).map_err(|cause| {
-                    refused(
-                        ErrorKind::Failed,
-                        format!("cannot become another guest than the saved one: {cause}"),
-                    )
-                })
+                // Nothing may run in a guest that is not one of its own: what was asked behind this is on its way.
+                if let Err(error) = generation::begin(&entropy, realtime_ns) {
+                    crate::die(&format_args!("cannot become another guest than the saved one: {error}"));
+                }
+                Ok(Some(Reply::Ok))
             }
             Request::Clock { adjust_ns } => {
                 clock::adjust(adjust_ns).map(|realtime_ns| Some(Reply::Clock { realtime_ns })).map_err(

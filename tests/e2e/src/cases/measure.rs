@@ -41,7 +41,7 @@ fn timeline_has_the_marks_of_host_and_guest_by_one_clock() {
     let scratch = Scratch::new();
     let file = scratch.path().join("timeline.json");
     let bundle = Bundle::shell("env");
-    let outcome = Run::of(&bundle).option("--timeline").option(&file).finish();
+    let outcome = Run::of(&bundle).options(&["--cold", "--timeline"]).option(&file).finish();
     // What asks the guest for its marks is not for the program.
     let environment = outcome.ok();
     assert!(!environment.contains("VMRUN"), "{environment}");
@@ -77,7 +77,11 @@ fn timeline_of_a_start_that_fails_is_written_and_the_failure_told() {
     let scratch = Scratch::new();
     let file = scratch.path().join("timeline.json");
     let bundle = Bundle::shell("").args(&["/no/such/program"]);
-    Run::of(&bundle).option("--timeline").option(&file).finish().fails_with(127, &["/no/such/program"]);
+    Run::of(&bundle)
+        .options(&["--cold", "--timeline"])
+        .option(&file)
+        .finish()
+        .fails_with(127, &["/no/such/program"]);
     assert!(
         read(&file)["timeline"]["marks"].as_array().unwrap().iter().any(|mark| mark["name"] == "agent-begun")
     );

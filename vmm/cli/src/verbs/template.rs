@@ -114,7 +114,7 @@ impl TemplateArgs {
 }
 
 pub(crate) fn template(args: &TemplateArgs, globals: &Globals) -> Result<u8, Error> {
-    let directory = globals.templates_directory().ok_or(Error::NoTemplates)?;
+    let directory = globals.templates_place().ok_or(Error::NoTemplates)?.path;
     match &args.what {
         What::List(args) => list(&directory, args)?,
         What::Build(args) => build(&directory, args)?,

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvm_bindings::kvm_msr_entry;
+use kvm_bindings::{kvm_cpuid_entry2, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -74,12 +74,19 @@ impl AsFd for Checkpoint {
 #[derive(Debug)]
 pub(crate) struct Savers {
     vcpus: Vec<(VcpuFd, Vec<kvm_msr_entry>)>,
+    /// Of the first one.
+    cpuid: Vec<kvm_cpuid_entry2>,
     msrs: Vec<u32>,
 }
 
 impl Savers {
     /// Of vCPUs that have just been made.
-    pub(crate) fn of(kvm: &Kvm, vm: &VmFd, vcpus: &[VcpuFd]) -> Result<Self, KvmError> {
+    pub(crate) fn of(
+        kvm: &Kvm,
+        vm: &VmFd,
+        vcpus: &[VcpuFd],
+        cpuid: Vec<kvm_cpuid_entry2>,
+    ) -> Result<Self, KvmError> {
         let list = kvm.get_msr_index_list();
         let list = list.map_err(KvmError::call("list its model-specific registers"))?;
         let msrs: Vec<u32> =
@@ -89,13 +96,14 @@ impl Savers {
             let fresh = read_msrs(&second, &msrs)?;
             Ok((second, fresh))
         });
-        Ok(Self { vcpus: savers.collect::<Result<_, KvmError>>()?, msrs })
+        Ok(Self { vcpus: savers.collect::<Result<_, KvmError>>()?, cpuid, msrs })
     }
 
-    /// The vCPUs, whose threads wait outside the guest.
-    pub(crate) fn save(&mut self) -> Result<Vec<VcpuState>, SnapshotError> {
-        let Self { vcpus, msrs } = self;
-        vcpus.iter_mut().map(|(vcpu, fresh)| VcpuState::save(vcpu, msrs, fresh)).collect()
+    /// What the first vCPU says of itself, and the state of all, whose threads wait outside the guest.
+    pub(crate) fn save(&mut self) -> Result<(Vec<kvm_cpuid_entry2>, Vec<VcpuState>), SnapshotError> {
+        let Self { vcpus, cpuid, msrs } = self;
+        let states = vcpus.iter_mut().map(|(vcpu, fresh)| VcpuState::save(vcpu, msrs, fresh));
+        Ok((cpuid.clone(), states.collect::<Result<_, _>>()?))
     }
 }
 

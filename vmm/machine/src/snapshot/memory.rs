@@ -29,27 +29,41 @@ pub struct Extent {
     pub bytes: u64,
 }
 
-/// Writes to `file` what of `memory` differs from that of a machine which has nothing but `kernel` in it. The
-/// guest stands still.
-pub(crate) fn save(
-    memory: &Memory,
-    kernel: &[MappedPages],
-    file: &File,
-) -> Result<Vec<Extent>, SnapshotError> {
+/// Where the pages of a machine go, and how it is told which.
+#[derive(Debug)]
+pub struct SavedPages<'a> {
+    /// Takes them.
+    pub file: &'a File,
+    /// What a new machine has in its memory, too.
+    pub kernel: &'a [MappedPages],
+    /// `/proc/self/pagemap` of this process, which tells which pages there are: also those that are swapped out.
+    pub pagemap: &'a File,
+}
+
+/// So much is copied at a time.
+const COPIED: usize = 256 * PAGE;
+
+/// Writes what of `memory` differs from that of a machine which has nothing but the kernel in it. The
+/// guest and its devices stand still.
+pub(crate) fn save(memory: &Memory, pages: &SavedPages<'_>) -> Result<Vec<Extent>, SnapshotError> {
     let failed = |act| move |source: io::Error| SnapshotError::Memory { act, source };
     let mut extents = Vec::new();
     let mut offset = 0;
+    let mut buffer = vec![0; COPIED];
     for region in memory.iter() {
         let start = region.start_addr().raw_value();
         let length = usize::try_from(region.len()).map_err(|_| SnapshotError::Foreign("its size"))?;
         let slice = memory.get_slice(region.start_addr(), length);
         let slice = slice.map_err(|error| failed("look at")(io::Error::other(error)))?;
-        let own = own_pages(start, slice.ptr_guard().as_ptr(), length, kernel).map_err(failed("look at"))?;
+        let own = own_pages(start, slice.ptr_guard().as_ptr(), length, pages).map_err(failed("look at"))?;
         for (first, count) in runs(&own) {
             let (at, bytes) = (first * PAGE, count * PAGE);
-            let mut buffer = vec![0; bytes];
-            slice.offset(at).map_err(|error| failed("read")(io::Error::other(error)))?.copy_to(&mut buffer);
-            file.write_all_at(&buffer, offset).map_err(failed("write"))?;
+            for done in (0..bytes).step_by(COPIED) {
+                let part = buffer.get_mut(..COPIED.min(bytes - done)).unwrap_or_default();
+                let source = slice.offset(at + done);
+                source.map_err(|error| failed("read")(io::Error::other(error)))?.copy_to(part);
+                pages.file.write_all_at(part, offset + done as u64).map_err(failed("write"))?;
+            }
             extents.push(Extent { address: start + at as u64, offset, bytes: bytes as u64 });
             offset += bytes as u64;
         }
@@ -58,30 +72,37 @@ pub(crate) fn save(
 }
 
 /// Which pages of the mapping at `host`, which is at `start` for the guest, are not as in a new machine.
-fn own_pages(start: u64, host: *const u8, length: usize, kernel: &[MappedPages]) -> io::Result<Vec<bool>> {
-    let mut resident = vec![0u8; length.div_ceil(PAGE)];
-    // SAFETY: asks of a mapping that is there; the vector has a byte for each page.
-    if unsafe { libc::mincore(host.cast_mut().cast(), length, resident.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+fn own_pages(start: u64, host: *const u8, length: usize, pages: &SavedPages<'_>) -> io::Result<Vec<bool>> {
+    let there = touched(host.addr(), length, pages.pagemap)?;
     let fresh = |address: u64| {
-        kernel.iter().find_map(|pages| {
+        pages.kernel.iter().find_map(|pages| {
             let at = usize::try_from(address.checked_sub(pages.address)?).ok()?;
             pages.bytes.get(at..at.checked_add(PAGE)?)
         })
     };
-    let own = resident.iter().enumerate().map(|(number, resident)| {
+    let own = there.iter().enumerate().map(|(number, &there)| {
         let at = number * PAGE;
         let fresh = fresh(start + at as u64);
-        if fresh.is_none() && resident & 1 == 0 {
+        if fresh.is_none() && !there {
             return false;
         }
-        // SAFETY: the page is in the mapping, which is readable and stays; the guest, which could change it, stands
-        // still, and nobody else writes there.
+        // SAFETY: the page is in the mapping, which is readable and stays; the guest and its devices, which could change
+        // it, stand still, and nobody else writes there.
         let page = unsafe { std::slice::from_raw_parts(host.add(at), PAGE) };
         fresh.map_or_else(|| page != ZEROES, |fresh| page != fresh)
     });
     Ok(own.collect())
+}
+
+/// Which pages of this process from `address` on have ever been written or read, in memory or in swap space
+/// (Documentation/admin-guide/mm/pagemap.rst).
+fn touched(address: usize, length: usize, pagemap: &File) -> io::Result<Vec<bool>> {
+    const ENTRY: usize = 8;
+    const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
+    let mut entries = vec![0; length.div_ceil(PAGE) * ENTRY];
+    pagemap.read_exact_at(&mut entries, (address / PAGE * ENTRY) as u64)?;
+    let entry = |bytes: &[u8]| bytes.try_into().map_or(u64::MAX, u64::from_ne_bytes);
+    Ok(entries.chunks_exact(ENTRY).map(|bytes| entry(bytes) & PRESENT_OR_SWAPPED != 0).collect())
 }
 
 const ZEROES: [u8; PAGE] = [0; PAGE];
@@ -101,10 +122,10 @@ fn runs(own: &[bool]) -> Vec<(usize, usize)> {
 /// Puts the pages of `file` into the memory of a new machine, copy-on-write.
 pub(crate) fn place(memory: &Memory, extents: &[Extent], file: &File) -> Result<(), SnapshotError> {
     let page = PAGE as u64;
-    let mut end = 0;
+    let (mut end, mut behind) = (0, 0);
     for &Extent { address, offset, bytes } in extents {
         let aligned = [address, offset, bytes].iter().all(|value| value.is_multiple_of(page));
-        if !aligned || bytes == 0 || address < end {
+        if !aligned || bytes == 0 || address < end || offset != behind {
             return Err(SnapshotError::Foreign("its memory"));
         }
         let length = usize::try_from(bytes).map_err(|_| SnapshotError::Foreign("its memory"))?;
@@ -113,6 +134,7 @@ pub(crate) fn place(memory: &Memory, extents: &[Extent], file: &File) -> Result<
         mapped::map_file_at(target.ptr_guard_mut().as_ptr(), length, file, offset)
             .map_err(|source| SnapshotError::Memory { act: "map", source })?;
         end = address.saturating_add(bytes);
+        behind = offset.saturating_add(bytes);
     }
     Ok(())
 }
@@ -142,7 +164,8 @@ mod tests {
         write(&memory, (64 << 20) - 8, 8);
         write(&memory, 0x40_0000, 0);
         let file = tempfile::tempfile().unwrap();
-        let extents = save(&memory, &[], &file).unwrap();
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        let extents = save(&memory, &SavedPages { file: &file, kernel: &[], pagemap: &pagemap }).unwrap();
         assert_eq!(
             extents.iter().map(|extent| (extent.address, extent.bytes)).collect::<Vec<_>>(),
             [(0x10_0000, 4096), ((64 << 20) - 4096, 4096)]
@@ -170,7 +193,9 @@ mod tests {
             vec![extent(0, 0, 0)],
             vec![extent(64 << 20, 0, 4096)],
             vec![extent((64 << 20) - 4096, 0, 8192)],
-            vec![extent(0, 0, 8192), extent(4096, 0, 4096)],
+            vec![extent(0, 0, 8192), extent(4096, 8192, 4096)],
+            vec![extent(0, 4096, 4096)],
+            vec![extent(0, 0, 4096), extent(4096, 0, 4096)],
             vec![extent(u64::MAX - 4095, 0, 4096)],
         ] {
             assert!(place(&memory, &extents, &file).is_err(), "{extents:?}");

@@ -1,7 +1,7 @@
 //! A machine, saved where its guest has come to a checkpoint, and machines that go on from there.
 //!
 //! ```text
-//!   Built::stopping_at(port) ─▶ Running ── the guest writes to the port ─▶ all stands still
+//!   Built::stop_at(port) ─▶ Running ── the guest writes to the port ─▶ all stands still
 //!                                            save: MachineState + pages in a file ─▶ it goes on
 //!   Built::restored(state, file) ─▶ Running ── the guest goes on behind that write
 //! ```
@@ -17,7 +17,7 @@ mod vcpu;
 
 use std::io;
 
-use kvm_bindings::kvm_clock_data;
+use kvm_bindings::{kvm_clock_data, kvm_cpuid_entry2};
 use serde::{Deserialize, Serialize};
 use vmrun_devices::virtio::{StateError, TransportState};
 
@@ -25,13 +25,15 @@ use crate::error::KvmError;
 use crate::io_apic::IoApicState;
 
 pub(crate) use checkpoint::{Checkpoint, Savers};
-pub use memory::Extent;
+pub use memory::{Extent, SavedPages};
 pub(crate) use memory::{place, save};
 pub(crate) use vcpu::VcpuState;
 
 /// A machine besides the content of its memory.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MachineState {
+    /// What the first vCPU said of itself.
+    pub(crate) cpuid: Vec<kvm_cpuid_entry2>,
     pub(crate) vcpus: Vec<VcpuState>,
     pub(crate) clock: kvm_clock_data,
     pub(crate) io_apic: IoApicState,
@@ -47,6 +49,7 @@ impl MachineState {
     pub fn nothing(bytes: u64) -> Self {
         let memory = vec![Extent { address: 0, offset: 0, bytes }];
         Self {
+            cpuid: Vec::new(),
             vcpus: Vec::new(),
             clock: kvm_clock_data::default(),
             io_apic: IoApicState::default(),

@@ -25,7 +25,12 @@ pub(crate) struct VcpuState {
     msrs: Vec<kvm_msr_entry>,
     events: kvm_vcpu_events,
     tsc_khz: Option<u32>,
+    /// What the host's processor and its microcode promise, beside CPUID.
+    promises: Vec<kvm_msr_entry>,
 }
+
+/// In cycles: an hour or more.
+const FAR: u64 = 1 << 44;
 
 const TSC: u32 = 0x10;
 const TSC_DEADLINE: u32 = 0x6e0;
@@ -33,6 +38,10 @@ const TSC_DEADLINE: u32 = 0x6e0;
 /// KVM's registers by which a guest has the time of its boot written: to set one writes it again, and the old
 /// numbers of both of KVM's clocks, which mean the same as the new ones (Documentation/virt/kvm/x86/msr.rst).
 const NOT_KEPT: [u32; 3] = [0x11, 0x12, 0x4b56_4d00];
+
+/// `IA32_ARCH_CAPABILITIES` and `IA32_BIOS_SIGN_ID`: a kernel has chosen by them against which of the processor's faults it
+/// guards.
+const PROMISES: [u32; 2] = [0x10a, 0x8b];
 
 /// Whether the register is left as a new vCPU has it.
 pub(super) fn is_not_kept(msr: u32) -> bool {
@@ -56,16 +65,20 @@ impl VcpuState {
         let xcrs = vcpu.get_xcrs().map_err(KvmError::call(act))?;
         let debug_regs = vcpu.get_debug_regs().map_err(KvmError::call(act))?;
         let lapic = vcpu.get_lapic().map_err(KvmError::call(act))?;
-        let msrs = changed(read_msrs(vcpu, msrs)?, fresh);
+        let msrs = changed(&read_msrs(vcpu, msrs)?, fresh);
+        let promises = read_msrs(vcpu, &PROMISES)?;
         let events = vcpu.get_vcpu_events().map_err(KvmError::call(act))?;
         // Not every host can tell.
         let tsc_khz = vcpu.get_tsc_khz().ok();
-        Ok(Self { mp_state, regs, sregs, xsave, xcrs, debug_regs, lapic, msrs, events, tsc_khz })
+        Ok(Self { mp_state, regs, sregs, xsave, xcrs, debug_regs, lapic, msrs, events, tsc_khz, promises })
     }
 
-    /// Makes a new vCPU, which has this CPUID, go on where this one was.
-    pub(crate) fn restore(&self, vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), SnapshotError> {
+    /// Makes a new vCPU, which has this CPUID, go on where this one was. The first one's time is that of all.
+    pub(crate) fn restore(&self, vcpu: &VcpuFd, cpuid: &CpuId, is_first: bool) -> Result<(), SnapshotError> {
         let act = "set a vCPU's state";
+        if read_msrs(vcpu, &PROMISES)? != self.promises {
+            return Err(SnapshotError::Foreign("its processor, or the microcode of that"));
+        }
         if let Some(khz) = self.tsc_khz
             && vcpu.get_tsc_khz().ok() != Some(khz)
         {
@@ -82,19 +95,21 @@ impl VcpuState {
         vcpu.set_debug_regs(&self.debug_regs).map_err(KvmError::call(act))?;
         // It has the timer's mode, which the deadline among the registers is for.
         vcpu.set_lapic(&self.lapic).map_err(KvmError::call(act))?;
-        self.restore_msrs(vcpu)?;
+        self.restore_msrs(vcpu, is_first)?;
         vcpu.set_vcpu_events(&self.events).map_err(KvmError::call(act))?;
         Ok(())
     }
 
-    fn restore_msrs(&self, vcpu: &VcpuFd) -> Result<(), SnapshotError> {
-        let msrs = Msrs::from_entries(&self.msrs).map_err(|_| SnapshotError::Foreign("its registers"))?;
+    fn restore_msrs(&self, vcpu: &VcpuFd, vcpu_is_first: bool) -> Result<(), SnapshotError> {
+        // KVM (before Linux 6.7) takes a time that is less than a second from the one that it expects for an attempt to
+        // have counters run alike, and keeps its own. One that is far off first makes it believe the next.
+        let far = self.msrs.iter().find(|entry| entry.index == TSC);
+        let far = far.map(|entry| kvm_msr_entry { data: entry.data.wrapping_add(FAR), ..*entry });
+        let others = if vcpu_is_first { far } else { None };
+        let entries: Vec<_> = others.into_iter().chain(self.msrs.iter().copied()).collect();
+        let msrs = Msrs::from_entries(&entries).map_err(|_| SnapshotError::Foreign("its registers"))?;
         let set = vcpu.set_msrs(&msrs).map_err(KvmError::call("set a vCPU's model-specific registers"))?;
-        if set == self.msrs.len() {
-            Ok(())
-        } else {
-            Err(SnapshotError::Foreign("a register that KVM refuses"))
-        }
+        if set == entries.len() { Ok(()) } else { Err(SnapshotError::Foreign("a register that KVM refuses")) }
     }
 }
 
@@ -143,10 +158,19 @@ pub(super) fn read_msrs(vcpu: &VcpuFd, msrs: &[u32]) -> Result<Vec<kvm_msr_entry
 }
 
 /// What of `now` is not as it was, the time stamp counter in any case: in the order in which they can be set.
-fn changed(now: Vec<kvm_msr_entry>, fresh: &[kvm_msr_entry]) -> Vec<kvm_msr_entry> {
+fn changed(now: &[kvm_msr_entry], fresh: &[kvm_msr_entry]) -> Vec<kvm_msr_entry> {
     let was = |index| fresh.iter().find(|entry| entry.index == index).map(|entry| entry.data);
-    let mut changed: Vec<_> =
-        now.into_iter().filter(|entry| entry.index == TSC || was(entry.index) != Some(entry.data)).collect();
+    let mut changed: Vec<_> = now
+        .iter()
+        .copied()
+        .filter(|entry| entry.index == TSC || was(entry.index) != Some(entry.data))
+        .collect();
+    // A timer that has gone off while the vCPU was looked at: its interrupt might be lost. One too many does no harm.
+    let of = |index| now.iter().find(|entry| entry.index == index);
+    if let (Some(tsc), Some(kvm_msr_entry { data: 0, .. })) = (of(TSC), of(TSC_DEADLINE)) {
+        changed.retain(|entry| entry.index != TSC_DEADLINE);
+        changed.push(kvm_msr_entry { index: TSC_DEADLINE, ..*tsc });
+    }
     changed.sort_by_key(|entry| match entry.index {
         TSC => (0, 0),
         TSC_DEADLINE => (2, 0),
@@ -170,10 +194,15 @@ mod tests {
             entry(TSC, 4),
         ];
         let fresh = [entry(TSC_DEADLINE, 0), entry(0x277, 7), entry(0xc000_0082, 1), entry(TSC, 4)];
-        let kept = changed(now, &fresh);
+        let kept = changed(&now, &fresh);
         assert_eq!(
             kept.iter().map(|entry| entry.index).collect::<Vec<_>>(),
             [TSC, 0x174, 0x277, TSC_DEADLINE]
+        );
+        let gone_off = changed(&[entry(TSC, 5), entry(TSC_DEADLINE, 0)], &[entry(TSC_DEADLINE, 0)]);
+        assert_eq!(
+            gone_off.iter().map(|entry| (entry.index, entry.data)).collect::<Vec<_>>(),
+            [(TSC, 5), (TSC_DEADLINE, 5)]
         );
     }
 }

@@ -39,6 +39,22 @@ struct Outside {
 }
 
 impl Outside {
+    /// It is, if that is still wanted: whoever lets it go on says that under the same lock.
+    fn enter_if(&self, wanted: impl FnOnce() -> bool) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted() {
+            *known = true;
+            self.changed.notify_all();
+        }
+    }
+
+    /// It leaves, since `leave` says so.
+    fn leave(&self, leave: impl FnOnce()) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = false;
+        leave();
+    }
+
     fn set(&self, outside: bool) {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = outside;
         self.changed.notify_all();
@@ -62,7 +78,7 @@ impl Orders {
             if !self.hold.load(Ordering::Acquire) {
                 return true;
             }
-            self.outside.set(true);
+            self.outside.enter_if(|| self.hold.load(Ordering::Acquire));
             // Whoever changes an order unparks; a park that ends early looks again.
             std::thread::park();
         }
@@ -109,8 +125,7 @@ impl VcpuThread {
 
     /// Lets it enter the guest again.
     pub(crate) fn release(&self) {
-        self.orders.outside.set(false);
-        self.orders.hold.store(false, Ordering::Release);
+        self.orders.outside.leave(|| self.orders.hold.store(false, Ordering::Release));
         self.unpark();
     }
 
@@ -220,8 +235,7 @@ mod tests {
         let obeyed = Arc::clone(&orders);
         let vcpu = std::thread::spawn(move || obeyed.go_on());
         assert!(orders.outside.await_true(Duration::from_secs(60)));
-        orders.outside.set(false);
-        orders.hold.store(false, Ordering::Release);
+        orders.outside.leave(|| orders.hold.store(false, Ordering::Release));
         vcpu.thread().unpark();
         assert!(vcpu.join().unwrap());
         assert!(!orders.outside.await_true(Duration::ZERO));

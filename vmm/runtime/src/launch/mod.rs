@@ -32,6 +32,7 @@ use crate::id::ContainerId;
 use crate::log::{self, Log};
 use crate::monitor::{ConsoleMode, MonitorRequest};
 use crate::store::{StateSource, Store};
+use crate::templates::TemplatePlace;
 use crate::timeline::Writing;
 use crate::{policy, stdio, step, timestamp};
 use alone::Alone;
@@ -103,7 +104,7 @@ pub struct LaunchOptions {
     /// When this process began.
     pub began: Instant,
     /// Where templates are, if the start may use one, or make one.
-    pub templates: Option<PathBuf>,
+    pub templates: Option<TemplatePlace>,
     /// The network of a sandbox that stands alone.
     pub network: Option<NetworkChoice>,
     /// Ports of the host that lead into it.

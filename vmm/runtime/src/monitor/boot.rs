@@ -19,7 +19,7 @@ use crate::assets::{self, Embedded};
 use crate::error::chain;
 use crate::pages;
 use crate::step;
-use crate::templates::checkpoint;
+use crate::templates::{Template, checkpoint};
 use crate::timeline::{Point, mark};
 
 /// A machine that runs, and the connection on which its agent will report.
@@ -33,14 +33,13 @@ pub(crate) struct Booting {
     pub(crate) mounts: Vec<SharedMount>,
     /// What is mounted there later.
     pub(crate) later: Option<LaterMounts>,
-    pub(crate) warm: Warm,
 }
 
 pub(crate) fn boot(
     request: &MonitorRequest,
     embedded: Embedded,
     watch: Watch<'_>,
-) -> Result<Booting, MonitorError> {
+) -> Result<(Booting, Warm), MonitorError> {
     let plan = &request.plan;
     let (mounts, later) = tree::build(&request.directory.join(SHARE_DIR), &plan.host, &request.log)?;
     if plan.host.hooks.precede_creation() {
@@ -48,49 +47,50 @@ pub(crate) fn boot(
     }
     mark(Point::TreeBuilt);
     step!("tree built: {} and {} volumes", plan.host.rootfs.display(), plan.host.volumes.len());
-    // After what is written below `/proc/self`, which is root's from here on.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|errno| MonitorError::Io { act: "keep other processes out", source: errno.into() })?;
-    let source = request.templates.as_deref();
-    let source = source.and_then(|directory| warm::Source::of(directory, &plan.machine, &request.log));
-    let restored = source.as_ref().and_then(|source| restore(&plan.machine, source, embedded));
+    let source = request.templates.as_ref();
+    let source = source.and_then(|place| warm::Source::of(place, &plan.machine, embedded, &request.log));
     let begun = Instant::now();
-    let (machine, ready, warm) = match restored {
-        Some(restored) => restored?,
-        None => cold(request, source, embedded, watch)?,
+    let found = source.map(|source| source.find().map(|template| (source, template)));
+    let (source, template) = match found {
+        Some(Ok((source, template))) => (Some(source), template),
+        // There are none to be had, or none are wanted.
+        Some(Err(warm::Told)) | None => (None, None),
     };
+    let restored = match (&source, template) {
+        (Some(source), Some(template)) => restore(&plan.machine, source, &template, embedded)?,
+        _ => None,
+    };
+    let (machine, ready, warm) = restored.map_or_else(|| cold(request, source, embedded, watch), Ok)?;
     // While the guest goes its way.
     pages::release(embedded.kernel);
     pages::release(embedded.initramfs);
-    Ok(Booting { machine, ready, waited: begun.elapsed(), mounts, later, warm })
+    let waited = warm.waited(begun.elapsed());
+    Ok((Booting { machine, ready, waited, mounts, later }, warm))
 }
 
-/// A machine that goes on from a template, if there is one that fits.
+/// A machine that goes on from a template, if it can.
 fn restore(
     machine: &MachineSpec,
     source: &warm::Source<'_>,
+    template: &Template,
     embedded: Embedded,
-) -> Option<Result<(Running, UnixStream, Warm), MonitorError>> {
-    let template = source.find()?;
+) -> Result<Option<(Running, UnixStream, Warm)>, MonitorError> {
     mark(Point::ImagesFound);
-    let (ready, host_port) = match agents_port() {
-        Ok(pair) => pair,
-        Err(error) => return Some(Err(error)),
-    };
+    keep_out()?;
+    let (ready, host_port) = agents_port()?;
     let pages = checkpoint::kernel_pages(machine, embedded);
-    match warm::restored(machine, &template, pages, host_port) {
+    match warm::restored(machine, template, pages, host_port) {
         Ok(built) => {
             mark(Point::MachineBuilt);
             step!("machine restored: {} vCPUs, {} MiB", machine.vcpus, machine.memory_mib);
-            let running = built.start().map_err(MonitorError::from);
-            Some(running.map(|running| (running, ready, Warm::Restored(source.used()))))
+            Ok(Some((built.start()?, ready, Warm::Restored(source.used()))))
         }
         // A boot may do where the template does not.
         Err(MachineError::Snapshot(error)) => {
             source.refuse(&chain(&error));
-            None
+            Ok(None)
         }
-        Err(error) => Some(Err(error.into())),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -109,21 +109,30 @@ fn cold(
     mark(Point::ImagesFound);
     step!("kernel of {} bytes, boot image of {} bytes", kernel.len(), initramfs.len());
     let (ready, host_port) = agents_port()?;
-    let draft = source.and_then(warm::Source::begin);
+    let beginning = source.and_then(warm::Source::begin);
+    keep_out()?;
     let about = |error| about_kernel(machine, error);
-    let stopping = draft.as_ref().map(|_| checkpoint::stopping(machine));
-    let built = Built::new(stopping.as_ref().unwrap_or(machine), images, Some(host_port)).map_err(about)?;
+    let stopping = beginning.as_ref().map(|_| checkpoint::stopping(machine));
+    let mut built =
+        Built::new(stopping.as_ref().unwrap_or(machine), images, Some(host_port)).map_err(about)?;
     mark(Point::MachineBuilt);
     step!("machine built: {} vCPUs, {} MiB", machine.vcpus, machine.memory_mib);
-    let mut running = if draft.is_some() { checkpoint::start(built)? } else { built.start()? };
+    let beginning = beginning.and_then(|beginning| warm::stop(&mut built, beginning, &request.log));
+    let mut running = built.start()?;
     step!("vCPUs run");
-    let Some(draft) = draft else { return Ok((running, ready, Warm::Not)) };
+    let Some(beginning) = beginning else { return Ok((running, ready, Warm::Not)) };
     let failed = |source| MonitorError::Io { act: "wait for the guest", source };
     // An agent that does not stop says that it is ready, and a guest that has ended comes nowhere.
     let ended = running.ended_fd().try_clone_to_owned().map_err(failed)?;
     let others: Vec<_> = watch.iter().copied().chain([ready.as_fd(), ended.as_fd()]).collect();
-    let written = warm::save(&mut running, draft, kernel_pages, &others, &request.log);
+    let written = warm::save(&mut running, beginning, kernel_pages, &others, &request.log);
     Ok((running, ready, Warm::Published(written)))
+}
+
+/// Keeps other processes of this user out: after what is opened below `/proc/self`, which is root's from here on.
+fn keep_out() -> Result<(), MonitorError> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|errno| MonitorError::Io { act: "keep other processes out", source: errno.into() })
 }
 
 /// The connection that the agent will make: our end of it, and the guest's.

@@ -53,12 +53,14 @@ use crate::signals::Signals;
 use crate::status::Status;
 use crate::step;
 use crate::store::{Entry, StateSource, Store, StoreError};
+use crate::templates::TemplatePlace;
 use crate::timeline::{self, Point, mark};
 use failure::{Broken, MonitorError};
 use launcher::Launcher;
 use network::Alone;
 pub(crate) use network::sweep as sweep_network;
 use session::Ended;
+use warm::Warm;
 
 /// The verb by which the launcher starts the monitor; nobody types it.
 pub(crate) const HIDDEN_VERB: &str = "__monitor";
@@ -86,7 +88,7 @@ pub(crate) struct MonitorRequest {
     /// Where it tells its steps, and a detached one a failure.
     pub(crate) log: Log,
     /// Where templates are, if the start may use one, or make one.
-    pub(crate) templates: Option<PathBuf>,
+    pub(crate) templates: Option<TemplatePlace>,
     /// The launcher's cgroup.
     pub(crate) origin: Option<Origin>,
 }
@@ -129,11 +131,14 @@ pub fn monitor_main(fds: MonitorFds, embedded: Embedded) -> u8 {
     step!("process {} takes the request over", std::process::id());
     // From now on it is this directory that is meant, whatever its name leads to later.
     let entry = entry(&request);
+    let mut warm = Warm::Not;
     let result = match &entry {
-        Some(entry) => serve(&request, entry, &launcher, embedded),
+        Some(entry) => serve(&request, entry, &launcher, embedded, &mut warm),
         None => Err(MonitorError::from(StoreError::NotFound { root: request.root.clone() }).into()),
     };
-    end(&request, entry.as_ref(), &launcher, result)
+    let code = end(&request, entry.as_ref(), &launcher, result);
+    warm.finish();
+    code
 }
 
 fn entry(request: &MonitorRequest) -> Option<Entry> {
@@ -164,6 +169,7 @@ fn serve(
     entry: &Entry,
     launcher: &Launcher,
     embedded: Embedded,
+    warm: &mut Warm,
 ) -> Result<Ended, Broken> {
     let failed = |act| move |source: io::Error| MonitorError::Io { act, source };
     let signals = Signals::take().map_err(failed("take signals"))?;
@@ -184,8 +190,9 @@ fn serve(
     // While there is one thread, and in the caller's network.
     let alone = request.plan.host.user_network.as_ref().map(Alone::begin).transpose();
     let alone = alone.map_err(MonitorError::from)?;
-    let booting = boot::boot(request, embedded, &[launcher.as_fd(), signals.ending()])?;
-    session::run(request, entry, booting, alone, launcher, &signals)
+    let (booting, begun) = boot::boot(request, embedded, &[launcher.as_fd(), signals.ending()])?;
+    *warm = begun;
+    session::run(request, entry, booting, warm, alone, launcher, &signals)
 }
 
 /// Reports the end, and cleans up when nobody else will.

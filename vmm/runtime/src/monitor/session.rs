@@ -1,6 +1,7 @@
 //! One sandbox, from the guest's boot to its end. What happens while the container
 //! exists is in `live`.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -75,11 +76,12 @@ pub(crate) fn run(
     request: &MonitorRequest,
     entry: &Entry,
     booting: Booting,
+    warm: &Warm,
     alone: Option<Alone>,
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<Ended, Broken> {
-    let Booting { machine, ready, waited, mounts, later, warm } = booting;
+    let Booting { machine, ready, waited, mounts, later } = booting;
     let machine = Arc::new(machine);
     let cards = Arc::new(Cards::new(Arc::clone(&machine), request.plan.host.network_rates));
     let session = Session {
@@ -88,7 +90,8 @@ pub(crate) fn run(
         machine: &machine,
         cards: &cards,
         mounts: &mounts,
-        warm: &warm,
+        warm,
+        made: Cell::new(false),
         launcher,
         signals,
     };
@@ -104,15 +107,18 @@ pub(crate) fn run(
             Some(alone) => Some(session.connect(alone)?),
             None => session.mirror_network()?,
         };
-        let agent = session.await_agent(ready, waited).inspect_err(|_| warm.has_failed())?;
+        let agent = session.await_agent(ready, waited)?;
         session.live(agent, stdio, prepared, network)
     });
     // Nothing of the guest may happen any more when others are told of the end, and hooks run. A vCPU
     // that a device keeps is in no guest either, and ends with the process.
     let _ = machine.hold_within(HOLD_LIMIT);
     timeline::guest_marks(&machine.stamps());
+    // What the guest does with a container is not the template's fault.
+    if result.as_ref().is_err_and(MonitorError::is_the_guests) && !session.made.get() {
+        warm.has_failed();
+    }
     let result = result.map_err(|error| session.broken(error));
-    warm.finish();
     // The kernel takes vCPUs, devices and memory away at once when the process
     // ends; joining each thread before would only delay that.
     std::mem::forget(machine);
@@ -127,6 +133,8 @@ pub(super) struct Session<'s> {
     pub(super) cards: &'s Arc<Cards>,
     mounts: &'s [SharedMount],
     warm: &'s Warm,
+    /// The container has been made.
+    made: Cell<bool>,
     launcher: &'s Launcher,
     pub(super) signals: &'s Signals,
 }
@@ -337,6 +345,7 @@ impl Session<'_> {
         if let Some(attached) = &mut attached {
             attached.begun(&self.watch()).map_err(|error| self.explain(CREATING, error))?;
         }
+        self.made.set(true);
         mark(Point::ContainerCreated);
         step!("container created");
         // An error means that the launcher is gone: then nobody wants the container.
@@ -406,9 +415,9 @@ impl Session<'_> {
         Ok(relays)
     }
 
-    /// Makes a guest that was restored another one than those before it.
+    /// Makes a guest that was saved another one than those that have come, or will come, from the same template.
     fn begin_generation(&self, agent: &mut AgentClient) -> Result<Option<u64>, MonitorError> {
-        if !self.warm.is_restored() {
+        if !self.warm.shares_randomness() {
             return Ok(None);
         }
         let request = warm::new_generation().map_err(|errno| MonitorError::Io {

@@ -8,18 +8,24 @@
 //!
 //! Nothing here makes a start fail: what a template cannot do the boot does, and says why.
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
 
 use vmrun_machine::{Built, MappedPages, Running};
 use vmrun_proto::Request;
 use vmrun_spec::{HostPort, MachineSpec};
 
+use crate::assets::Embedded;
 use crate::error::chain;
 use crate::log::Log;
 use crate::step;
-use crate::templates::{Draft, Shape, Template, TemplateError, Templates, checkpoint};
+use crate::templates::{Draft, Shape, Template, TemplateError, TemplatePlace, Templates, checkpoint};
+
+/// How long the writing of a template may last when all else is done.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the machine's owner has to know of a warm start.
 #[derive(Debug)]
@@ -28,31 +34,40 @@ pub(crate) enum Warm {
     Not,
     /// It goes on from this template.
     Restored(Used),
-    /// Its template is being written, by this thread if it still is.
-    Published(Option<JoinHandle<()>>),
+    /// It was to be a template. If it is one, this says when that is written.
+    Published(Option<Receiver<()>>),
 }
 
 /// A template in use.
 #[derive(Debug)]
 pub(crate) struct Used {
-    directory: PathBuf,
+    place: TemplatePlace,
     name: String,
     log: Log,
 }
 
+/// It has been told, and there is nothing more to try.
+#[derive(Debug)]
+pub(super) struct Told;
+
 /// Where templates are looked for, and of which shape.
 #[derive(Debug)]
 pub(super) struct Source<'s> {
-    directory: &'s Path,
+    place: &'s TemplatePlace,
     shape: Shape,
     log: &'s Log,
 }
 
 impl<'s> Source<'s> {
     /// Of a machine of `spec`; nothing where its shape cannot be told.
-    pub(super) fn of(directory: &'s Path, spec: &MachineSpec, log: &'s Log) -> Option<Self> {
-        match Shape::of(spec) {
-            Ok(shape) => Some(Self { directory, shape, log }),
+    pub(super) fn of(
+        place: &'s TemplatePlace,
+        spec: &MachineSpec,
+        embedded: Embedded,
+        log: &'s Log,
+    ) -> Option<Self> {
+        match Shape::of(spec, embedded) {
+            Ok(shape) => Some(Self { place, shape, log }),
             Err(error) => {
                 super::warn(log, &format!("cannot tell which template fits: {error}; the guest boots"));
                 None
@@ -60,86 +75,122 @@ impl<'s> Source<'s> {
         }
     }
 
-    /// The template that fits, if there is one. One that is no good is removed, so that it is told of once.
-    pub(super) fn find(&self) -> Option<Template> {
-        let templates = self.told(Templates::open(self.directory))??;
-        match templates.find(&self.shape) {
-            Ok(found) => found,
-            Err(error) => {
-                self.discard(&templates, &chain(&error));
-                None
-            }
-        }
+    /// The template that fits, if there is one. One that is no good is removed, so that it is told of once. An error is
+    /// that there are no templates to be had, and has been told.
+    pub(super) fn find(&self) -> Result<Option<Template>, Told> {
+        let Some(templates) = self.open()? else { return Ok(None) };
+        Ok(templates.find(&self.shape).unwrap_or_else(|error| {
+            self.discard(&templates, &chain(&error));
+            None
+        }))
     }
 
     /// The template has not become a machine.
     pub(super) fn refuse(&self, why: &str) {
-        if let Some(Some(templates)) = self.told(Templates::open(self.directory)) {
+        if let Ok(Some(templates)) = self.open() {
             self.discard(&templates, why);
         }
     }
 
+    fn open(&self) -> Result<Option<Templates>, Told> {
+        Templates::open(&self.place.path).map_err(|error| tell(self.log, self.place, &error))
+    }
+
     fn discard(&self, templates: &Templates, why: &str) {
         super::warn(self.log, &format!("{why}; the guest boots, and a new template is made"));
-        self.told(templates.remove(&self.shape.name()));
+        let removed = templates.remove(&self.shape.name());
+        if let Err(error) = removed {
+            tell(self.log, self.place, &error);
+        }
     }
 
     pub(super) fn used(&self) -> Used {
-        Used { directory: self.directory.to_owned(), name: self.shape.name(), log: self.log.clone() }
+        Used { place: self.place.clone(), name: self.shape.name(), log: self.log.clone() }
     }
 
     /// Begins a template.
-    pub(super) fn begin(self) -> Option<Draft> {
-        let Self { directory, shape, log } = self;
-        let begun = Templates::make(directory).and_then(|templates| Draft::begin(templates, shape));
-        told(log, begun)
-    }
-
-    fn told<T>(&self, result: Result<T, TemplateError>) -> Option<T> {
-        told(self.log, result)
+    pub(super) fn begin(self) -> Option<Beginning> {
+        let Self { place, shape, log } = self;
+        let begun =
+            Templates::make(&place.path).and_then(|templates| Draft::begin(templates, shape)).and_then(
+                |draft| Ok(Beginning { draft, pagemap: checkpoint::open_pagemap()?, place: place.clone() }),
+            );
+        begun.map_err(|error| tell(log, place, &error)).ok()
     }
 }
 
-fn told<T>(log: &Log, result: Result<T, TemplateError>) -> Option<T> {
-    result
-        .inspect_err(|error| super::warn(log, &format!("{}; the guest boots at each start", chain(error))))
-        .ok()
+/// A template that is about to be made.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    draft: Draft,
+    pagemap: File,
+    place: TemplatePlace,
+}
+
+/// Tells why there is no template. That a directory which nobody has named is of no use is not worth a warning at
+/// each start.
+fn tell(log: &Log, place: &TemplatePlace, error: &TemplateError) -> Told {
+    let error_of_place = matches!(error, TemplateError::Io { .. });
+    let why = chain(error);
+    if error_of_place && !place.named {
+        step!("{why}: no template");
+    } else {
+        super::warn(log, &format!("{why}; the guest boots at each start"));
+    }
+    Told
 }
 
 impl Warm {
-    pub(super) fn is_restored(&self) -> bool {
-        matches!(self, Self::Restored(_))
+    /// Whether its guest has random numbers in common with others, or is about to.
+    pub(super) fn shares_randomness(&self) -> bool {
+        !matches!(self, Self::Not)
     }
 
-    /// The guest has not reported.
+    /// How long the guest's boot has been waited for, of the time since it began: where it has come to its checkpoint, its
+    /// agent needs another while.
+    pub(super) fn waited(&self, since: Duration) -> Duration {
+        match self {
+            Self::Published(Some(_)) => Duration::ZERO,
+            _ => since,
+        }
+    }
+
+    /// The guest has come to nothing, by its own fault.
     pub(super) fn has_failed(&self) {
         if let Self::Restored(used) = self {
             used.distrust();
         }
     }
 
-    /// Waits until a template that is begun is written: with the process its thread would end.
-    pub(super) fn finish(self) {
+    /// Waits until a template that is begun is written: with the process its thread would end. A disk that takes
+    /// longer costs the template.
+    pub(super) fn finish(&self) {
         if let Self::Published(Some(written)) = self {
             // It has told what went wrong.
-            let _ = written.join();
+            let _ = written.recv_timeout(WRITE_LIMIT);
         }
     }
 }
 
 impl Used {
-    /// The guest that came from it has not reported: the next start boots.
-    pub(crate) fn distrust(&self) {
-        let removed = Templates::open(&self.directory)
+    /// The next start boots.
+    fn distrust(&self) {
+        let removed = Templates::open(&self.place.path)
             .and_then(|templates| templates.map_or(Ok(false), |templates| templates.remove(&self.name)));
-        if told(&self.log, removed) == Some(true) {
-            let name = &self.name;
-            super::warn(
-                &self.log,
-                &format!(
-                    "the guest that was restored from the template {name} does not work; the template was removed"
-                ),
-            );
+        match removed {
+            Ok(true) => {
+                let name = &self.name;
+                super::warn(
+                    &self.log,
+                    &format!(
+                        "the guest that went on from the template {name} does not work; the template was removed"
+                    ),
+                );
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tell(&self.log, &self.place, &error);
+            }
         }
     }
 }
@@ -154,28 +205,49 @@ pub(super) fn restored(
     Built::restored(spec, &template.state, &template.memory, kernel, Some(host_port))
 }
 
+/// Has the guest stop at its checkpoint; without that it just boots.
+pub(super) fn stop(built: &mut Built, beginning: Beginning, log: &Log) -> Option<Beginning> {
+    let stopped = checkpoint::stop(built);
+    stopped.map_err(|error| tell(log, &beginning.place, &error)).is_ok().then_some(beginning)
+}
+
 /// Waits until the guest is at its checkpoint, saves it, and lets it go on. What is readable in `others` ends the wait:
 /// then there is no template, and the owner goes on with what it has.
 pub(super) fn save(
     machine: &mut Running,
-    draft: Draft,
+    beginning: Beginning,
     kernel: &[MappedPages],
     others: &[BorrowedFd<'_>],
     log: &Log,
-) -> Option<JoinHandle<()>> {
-    let saved = checkpoint::save(machine, &draft, kernel, others);
+) -> Option<Receiver<()>> {
+    let Beginning { draft, pagemap, place } = beginning;
+    let saved = checkpoint::save(machine, &draft, (kernel, &pagemap), others);
     machine.pass_checkpoint();
-    let Some(state) = told(log, saved)? else {
+    let Some(state) = saved.map_err(|error| tell(log, &place, &error)).ok()? else {
         step!("the guest has not come to its checkpoint: no template");
         return None;
     };
     step!("the machine is saved");
-    let log = log.clone();
+    let (written, end) = channel();
+    let told = log.clone();
     // What is written has to be on the disk before it is a template; the guest need not wait for that.
     let publish = move || {
-        told(&log, draft.publish(state));
+        if let Err(error) = draft.publish(state) {
+            tell(&told, &place, &error);
+        }
+        // Nobody may wait any more.
+        let _ = written.send(());
     };
-    thread::Builder::new().name("template".to_owned()).spawn(publish).ok()
+    match thread::Builder::new().name("template".to_owned()).spawn(publish) {
+        Ok(_) => Some(end),
+        Err(error) => {
+            super::warn(
+                log,
+                &format!("cannot start a thread that writes the template: {error}; there is none"),
+            );
+            None
+        }
+    }
 }
 
 /// What makes a restored guest another one than those that were restored before.

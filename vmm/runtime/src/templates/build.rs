@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use vmrun_machine::{BootImages, Built, DeviceError, MachineState};
-use vmrun_plan::{Options, SHARE_DIR};
+use vmrun_plan::{CONSOLE_LOG, Options, SHARE_DIR};
 use vmrun_spec::{Image, MachineSpec};
 
 use super::{Draft, Shape, TemplateError, Templates, checkpoint};
@@ -29,30 +29,14 @@ pub struct BuildOptions {
 /// # Errors
 /// The machine does not boot, or what is saved of it cannot be kept.
 pub fn build(directory: &Path, options: &BuildOptions, embedded: Embedded) -> Result<String, Error> {
-    let work = std::env::temp_dir().join(format!("vmrun-template-{}", std::process::id()));
-    let failed = |act, path: &Path| {
-        let path = path.to_owned();
-        move |source| TemplateError::Io { act, path, source }
-    };
-    std::fs::create_dir(&work).map_err(failed("make", &work))?;
-    let made = build_in(&work, directory, options, embedded);
-    // Nothing is in it but what is named here.
-    let _ = std::fs::remove_file(work.join(vmrun_plan::CONSOLE_LOG));
-    let _ = std::fs::remove_dir(work.join(SHARE_DIR));
-    let removed = std::fs::remove_dir(&work).map_err(failed("remove", &work));
-    made.and_then(|name| Ok(removed.map(|()| name)?))
-}
-
-fn build_in(
-    work: &Path,
-    directory: &Path,
-    options: &BuildOptions,
-    embedded: Embedded,
-) -> Result<String, Error> {
     let (kernel, initramfs) = assets::choose(&options.assets, embedded)?;
-    let spec = vmrun_plan::bare_machine(&machine_options(work, options, kernel, initramfs))?;
-    let io = |source| TemplateError::Io { act: "prepare", path: work.to_owned(), source };
-    let shape = Shape::of(&spec).map_err(io)?;
+    let spec = |work: &Path| vmrun_plan::bare_machine(&machine_options(work, options, &kernel, &initramfs));
+    let shape = Shape::of(&spec(directory)?, embedded);
+    let shape = shape.map_err(|source| TemplateError::Io {
+        act: "look at",
+        path: "/proc/self/exe".into(),
+        source,
+    })?;
     let name = shape.name();
     let templates = Templates::make(directory)?;
     if matches!(templates.find(&shape), Ok(Some(_))) {
@@ -60,23 +44,28 @@ fn build_in(
     }
     templates.remove(&name)?;
     let draft = Draft::begin(templates, shape)?;
-    std::fs::create_dir(work.join(SHARE_DIR)).map_err(io)?;
-    std::env::set_current_dir(work).map_err(io)?;
-    let state = save(&spec, &draft, embedded);
-    // It is about to be removed, and nothing more is named from here.
-    std::env::set_current_dir("/").map_err(io)?;
-    draft.publish(state?)?;
+    // The machine's own files are beside the template's: whatever ends this, they are swept with it.
+    let work = draft.path();
+    let failed = |source| TemplateError::Io { act: "prepare the machine in", path: work.clone(), source };
+    std::fs::create_dir(work.join(SHARE_DIR)).map_err(failed)?;
+    std::env::set_current_dir(&work).map_err(failed)?;
+    let state = save(&spec(&work)?, &draft, embedded);
+    std::env::set_current_dir("/").map_err(failed)?;
+    let state = state?;
+    std::fs::remove_file(work.join(CONSOLE_LOG)).map_err(failed)?;
+    std::fs::remove_dir(work.join(SHARE_DIR)).map_err(failed)?;
+    draft.publish(state)?;
     Ok(name)
 }
 
-fn machine_options(work: &Path, options: &BuildOptions, kernel: Image, initramfs: Image) -> Options {
+fn machine_options(work: &Path, options: &BuildOptions, kernel: &Image, initramfs: &Image) -> Options {
     Options {
         id: String::new(),
         directory: work.to_owned(),
         vcpus: options.vcpus,
         memory_mib: options.memory_mib,
-        kernel,
-        initramfs,
+        kernel: kernel.clone(),
+        initramfs: initramfs.clone(),
         kernel_params: options.kernel_params.clone(),
         systemd_cgroup: false,
         notify: false,
@@ -92,11 +81,13 @@ fn save(spec: &MachineSpec, draft: &Draft, embedded: Embedded) -> Result<Machine
     let initramfs = assets::load(assets::INITRAMFS, &spec.initramfs, embedded.initramfs)?;
     let kernel_pages = checkpoint::kernel_pages(spec, embedded);
     let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
-    let built = Built::new(&checkpoint::stopping(spec), images, None);
-    let mut machine = built.and_then(checkpoint::start).map_err(TemplateError::Machine)?;
+    let pagemap = checkpoint::open_pagemap()?;
+    let mut built = Built::new(&checkpoint::stopping(spec), images, None).map_err(TemplateError::Machine)?;
+    checkpoint::stop(&mut built)?;
+    let mut machine = built.start().map_err(TemplateError::Machine)?;
     let ended = machine.ended_fd().try_clone_to_owned();
     let ended = ended.map_err(|source| TemplateError::Machine(DeviceError::Event(source).into()))?;
-    let saved = checkpoint::save(&mut machine, draft, kernel_pages, &[ended.as_fd()]);
+    let saved = checkpoint::save(&mut machine, draft, (kernel_pages, &pagemap), &[ended.as_fd()]);
     let end = machine.end().map_or_else(|| "is late".to_owned(), |end| format!("has ended: {end}"));
     machine.stop();
     saved?.ok_or_else(|| TemplateError::NoCheckpoint(end).into())

@@ -1,9 +1,11 @@
 //! From a machine that boots to one that is saved.
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
 
-use vmrun_machine::{Built, MachineError, MachineState, MappedPages, Running};
+use vmrun_machine::{Built, MachineState, MappedPages, Running, SavedPages};
 use vmrun_proto::{CHECKPOINT_PORT, CHECKPOINT_VARIABLE};
 use vmrun_spec::{Image, MachineSpec};
 
@@ -29,9 +31,15 @@ pub(crate) fn stopping(spec: &MachineSpec) -> MachineSpec {
     spec
 }
 
-/// Starts a machine of such a specification.
-pub(crate) fn start(built: Built) -> Result<Running, MachineError> {
-    built.stopping_at(CHECKPOINT_PORT)?.start()
+/// Which of this process's pages there are: opened before other processes are kept out, and so a user who is not root.
+pub(crate) fn open_pagemap() -> Result<File, TemplateError> {
+    let path = Path::new("/proc/self/pagemap");
+    File::open(path).map_err(|source| TemplateError::Io { act: "open", path: path.to_owned(), source })
+}
+
+/// Has the guest of a machine of such a specification stop.
+pub(crate) fn stop(built: &mut Built) -> Result<(), TemplateError> {
+    Ok(built.stop_at(CHECKPOINT_PORT)?)
 }
 
 /// Waits until the guest is at its checkpoint, and saves it there; nothing where it does not come, since the time is
@@ -39,7 +47,7 @@ pub(crate) fn start(built: Built) -> Result<Running, MachineError> {
 pub(crate) fn save(
     machine: &mut Running,
     draft: &Draft,
-    kernel: &[MappedPages],
+    (kernel, pagemap): (&[MappedPages], &File),
     others: &[BorrowedFd<'_>],
 ) -> Result<Option<MachineState>, TemplateError> {
     let reached = machine.checkpoint_fd();
@@ -48,5 +56,6 @@ pub(crate) fn save(
         Some(Ok(())) => {}
         _ => return Ok(None),
     }
-    machine.save(kernel, draft.memory(), HOLD_LIMIT).map(Some).map_err(|error| draft.failed(error))
+    let pages = SavedPages { file: draft.memory(), kernel, pagemap };
+    machine.save(&pages, HOLD_LIMIT).map(Some).map_err(|error| draft.failed(error))
 }

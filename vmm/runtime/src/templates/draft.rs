@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    FlockOperation, Mode, OFlags, RenameFlags, fdatasync, flock, fstatvfs, fsync, mkdirat, openat,
+    FlockOperation, Mode, OFlags, RenameFlags, fdatasync, flock, fstatvfs, fsync, mkdirat, openat, renameat,
     renameat_with,
 };
+use rustix::io::Errno;
 use vmrun_machine::{MachineState, SnapshotError};
 
 use super::file::{self, Saved};
 use super::{DRAFT, FileIdentity, MEMORY, MOST_BYTES, STATE, Shape, TemplateError, Templates};
+use crate::step;
 
 /// A directory with what is there of it. Dropped, it is removed.
 #[derive(Debug)]
@@ -29,20 +31,24 @@ pub(crate) struct Draft {
 impl Draft {
     /// Begins one.
     pub(crate) fn begin(templates: Templates, shape: Shape) -> Result<Self, TemplateError> {
-        // Nobody sweeps between the making of the directory and the lock on it.
         templates.sweep();
         if !has_room(&templates, &shape) {
             return Err(no_room(&templates, &shape));
         }
-        flock(&templates.directory, FlockOperation::LockShared)
+        // Nobody sweeps between the making of the directory and the lock on it. Whoever sweeps right now is not
+        // waited for.
+        flock(&templates.directory, FlockOperation::NonBlockingLockShared)
             .map_err(TemplateError::io("lock the templates in", &templates.path))?;
-        let name = format!("{DRAFT}{}", std::process::id());
+        let name = format!("{DRAFT}{}", unique()?);
         let path = templates.path.join(&name);
         let failed = |errno| TemplateError::io("begin the template", &path)(errno);
         mkdirat(&templates.directory, &name, Mode::RWXU).map_err(failed)?;
         let entry = templates.open_entry(&name).map_err(failed)?;
         flock(&entry, FlockOperation::NonBlockingLockExclusive).map_err(failed)?;
-        let memory = make_file(&entry, MEMORY).map_err(failed)?.into();
+        let memory = make_file(&entry, MEMORY).inspect_err(|_| {
+            let _ = templates.take_apart(&name);
+        });
+        let memory = memory.map_err(failed)?.into();
         flock(&templates.directory, FlockOperation::Unlock).map_err(failed)?;
         Ok(Self { templates, name, shape, entry, memory, published: false })
     }
@@ -68,13 +74,22 @@ impl Draft {
         })?;
         let target = self.shape.name();
         let (from, to) = (&self.templates.directory, &self.templates.directory);
-        match renameat_with(from, &self.name, to, &target, RenameFlags::NOREPLACE) {
+        // A directory takes no place of another that has something in it, whether the file system knows the flag or not.
+        let renamed = match renameat_with(from, &self.name, to, &target, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL) => renameat(from, &self.name, to, &target),
+            other => other,
+        };
+        match renamed {
             Ok(()) => self.published = true,
             // Another start was first: its template is as good.
-            Err(rustix::io::Errno::EXIST) => return Ok(()),
+            Err(Errno::EXIST | Errno::NOTEMPTY) => return Ok(()),
             Err(errno) => return Err(TemplateError::io("publish the template", &self.path())(errno)),
         }
-        self.templates.prune(MOST_BYTES).map(drop)
+        // It is there, whatever becomes of older ones.
+        if let Err(error) = self.templates.prune(MOST_BYTES) {
+            step!("templates that are too many stay: {error}");
+        }
+        Ok(())
     }
 
     fn write(&self, state: MachineState) -> io::Result<()> {
@@ -86,7 +101,8 @@ impl Draft {
         Ok(fsync(&self.entry)?)
     }
 
-    fn path(&self) -> PathBuf {
+    /// Where it is written.
+    pub(super) fn path(&self) -> PathBuf {
         self.templates.path.join(&self.name)
     }
 
@@ -116,9 +132,24 @@ fn needed_mib(shape: &Shape) -> u32 {
 
 /// Whether it fits, and others have something left besides.
 fn has_room(templates: &Templates, shape: &Shape) -> bool {
+    if u64::from(needed_mib(shape)) << 20 > MOST_BYTES {
+        return false;
+    }
     let Ok(place) = fstatvfs(&templates.directory) else { return true };
     let free = place.f_bavail.saturating_mul(place.f_frsize);
     free / 2 >= u64::from(needed_mib(shape)) << 20
+}
+
+/// A name that nobody else takes, also where others count their processes alike.
+fn unique() -> Result<String, TemplateError> {
+    let mut random = [0; 8];
+    let got = rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty());
+    got.map_err(TemplateError::io("name the template in", Path::new(".")))?;
+    Ok(hex(&random))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -35,6 +35,7 @@ pub(super) struct Saved {
 /// the time of its last change as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct FileIdentity {
+    device: u64,
     inode: u64,
     bytes: u64,
     modified: (i64, i64),
@@ -46,6 +47,7 @@ impl FileIdentity {
         let seen = fstat(file)?;
         let nanoseconds = |value| i64::try_from(value).unwrap_or(0);
         Ok(Self {
+            device: seen.st_dev,
             inode: seen.st_ino,
             bytes: u64::try_from(seen.st_size).unwrap_or(0),
             modified: (seen.st_mtime, nanoseconds(seen.st_mtime_nsec)),

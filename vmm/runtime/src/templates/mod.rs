@@ -25,20 +25,24 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW,
-    UTIME_OMIT, flock, fstat, futimens, openat, renameat_with, statat, unlinkat,
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock,
+    fstat, futimens, openat, renameat, statat, unlinkat,
 };
 use vmrun_machine::{MachineError, MachineState};
+use vmrun_plan::{CONSOLE_LOG, SHARE_DIR, VSOCK_SOCKET};
 
 pub use build::{BuildOptions, build};
 pub(crate) use draft::Draft;
 pub(crate) use file::FileIdentity;
-pub use place::default_directory;
+pub use place::{TemplatePlace, default_directory};
 pub(crate) use shape::Shape;
 pub use shape::host as host_kernel;
 
 const STATE: &str = "state";
 const MEMORY: &str = "memory";
+
+/// All files that there may be in its directory: the last ones of a machine that is made for a template alone.
+const FILES: [&str; 4] = [STATE, MEMORY, CONSOLE_LOG, VSOCK_SOCKET];
 
 /// What is written, and what is on its way out, begins like this.
 const DRAFT: &str = ".new-";
@@ -181,19 +185,34 @@ impl Templates {
             Err(errno) => return Err(TemplateError::io("open the template", &path)(errno)),
         };
         place::only_ours(&entry, FileType::Directory, &path)?;
-        let saved = self.read_state(&entry, &path)?;
-        let damaged = |problem| TemplateError::Damaged { path: path.clone(), problem };
+        let found = self.open_whole(&entry, &path, shape);
+        // One that is removed at this moment is none.
+        if found.is_err() && !self.is_current(&name, &entry) {
+            return Ok(None);
+        }
+        found.map(Some)
+    }
+
+    /// Whether the template is still what its name leads to.
+    fn is_current(&self, name: &str, entry: &OwnedFd) -> bool {
+        let now = statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
+        now.is_ok_and(|now| fstat(entry).is_ok_and(|seen| seen.st_ino == now.st_ino))
+    }
+
+    fn open_whole(&self, entry: &OwnedFd, path: &Path, shape: &Shape) -> Result<Template, TemplateError> {
+        let saved = Self::read_state(entry, path)?;
+        let damaged = |problem| TemplateError::Damaged { path: path.to_owned(), problem };
         if saved.shape != *shape {
             return Err(damaged("is of another kernel, vmrun or size"));
         }
-        let memory = open_file(&entry, MEMORY, &path)?;
-        let identity = FileIdentity::of(&memory).map_err(TemplateError::io("look at the template", &path))?;
+        let memory = open_file(entry, MEMORY, path)?;
+        let identity = FileIdentity::of(&memory).map_err(TemplateError::io("look at the template", path))?;
         if identity != saved.memory || saved.state.memory_bytes() != Some(identity.bytes()) {
             return Err(damaged("has been changed since it was saved"));
         }
         // Says that it is of use. A directory that this user may only read stays as it is.
-        let _ = futimens(&entry, &Timestamps { last_access: now(), last_modification: untouched() });
-        Ok(Some(Template { state: saved.state, memory }))
+        let _ = futimens(entry, &Timestamps { last_access: now(), last_modification: untouched() });
+        Ok(Template { state: saved.state, memory })
     }
 
     fn open_entry(&self, name: &str) -> Result<OwnedFd, rustix::io::Errno> {
@@ -201,7 +220,7 @@ impl Templates {
         openat(&self.directory, name, flags, Mode::empty())
     }
 
-    fn read_state(&self, entry: &OwnedFd, path: &Path) -> Result<file::Saved, TemplateError> {
+    fn read_state(entry: &OwnedFd, path: &Path) -> Result<file::Saved, TemplateError> {
         let state = open_file(entry, STATE, path)?;
         file::read(&state).map_err(|problem| TemplateError::Damaged { path: path.to_owned(), problem })
     }
@@ -227,7 +246,7 @@ impl Templates {
             statat(&entry, file, AtFlags::SYMLINK_NOFOLLOW).map_or(0, |seen| seen.st_blocks * 512)
         };
         let bytes = u64::try_from(size(STATE) + size(MEMORY)).unwrap_or(0);
-        let shape = self.read_state(&entry, &path).map(|saved| saved.shape.info(host, program));
+        let shape = Self::read_state(&entry, &path).map(|saved| saved.shape.info(host, program));
         let at =
             |seconds: i64| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds.unsigned_abs());
         Some(TemplateInfo {
@@ -264,7 +283,7 @@ impl Templates {
         }
         // Under another name nobody finds half of it.
         let old = format!("{OLD}{name}-{}", std::process::id());
-        match renameat_with(&self.directory, name, &self.directory, &old, RenameFlags::NOREPLACE) {
+        match renameat(&self.directory, name, &self.directory, &old) {
             Ok(()) => {}
             Err(rustix::io::Errno::NOENT) => return Ok(false),
             Err(errno) => return Err(TemplateError::io("remove the template", &path)(errno)),
@@ -320,8 +339,10 @@ impl Templates {
     /// Removes the directory of a template: the files that it may have, by their names.
     fn take_apart(&self, name: &str) -> Result<(), rustix::io::Errno> {
         let entry = self.open_entry(name)?;
-        for file in [STATE, MEMORY] {
-            match unlinkat(&entry, file, AtFlags::empty()) {
+        let files =
+            FILES.iter().map(|file| (file, AtFlags::empty())).chain([(&SHARE_DIR, AtFlags::REMOVEDIR)]);
+        for (file, flags) in files {
+            match unlinkat(&entry, *file, flags) {
                 Ok(()) | Err(rustix::io::Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
             }

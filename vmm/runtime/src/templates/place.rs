@@ -3,11 +3,12 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use serde::{Deserialize, Serialize};
 
 use super::TemplateError;
 use crate::user_namespace::user_outside;
@@ -16,6 +17,15 @@ const OF_ROOT: &str = "/var/cache/vmrun/templates";
 
 /// `S_IWGRP | S_IWOTH`
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// A directory for templates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplatePlace {
+    /// Where.
+    pub path: PathBuf,
+    /// Somebody has named it: that it is of no use is worth a warning.
+    pub named: bool,
+}
 
 /// Where the templates of this user are: `/var/cache/vmrun/templates` for root, below `XDG_CACHE_HOME` or `~/.cache` for
 /// others; nothing where there is neither.
@@ -27,8 +37,14 @@ pub fn default_directory() -> Option<PathBuf> {
     if is_root {
         return Some(PathBuf::from(OF_ROOT));
     }
-    let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
-    cache.map(|cache| cache.join("vmrun/templates"))
+    let cache = variable("XDG_CACHE_HOME").filter(|cache| is_ours(cache));
+    let home = || variable("HOME").filter(|home| is_ours(home)).map(|home| home.join(".cache"));
+    cache.or_else(home).map(|cache| cache.join("vmrun/templates"))
+}
+
+/// A home that is somebody else's comes from a `sudo` or a service that left it as it was.
+fn is_ours(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|seen| seen.uid() == geteuid().as_raw())
 }
 
 /// Makes it, and what is missing above it.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use vmrun_spec::{DeviceSpec, Image, MachineSpec};
 
 use super::{FileIdentity, ShapeInfo};
+use crate::assets::Embedded;
 
 /// All that decides what the guest is when it has booted, but for the processor, which the saved machine knows
 /// itself.
@@ -34,14 +35,15 @@ pub(crate) struct Shape {
 /// Where an image comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Source {
-    Program,
+    /// The digest of all that the program carries.
+    Program(u64),
     File(FileIdentity),
 }
 
 impl Source {
-    fn of(image: &Image) -> io::Result<Self> {
+    fn of(image: &Image, embedded: Embedded) -> io::Result<Self> {
         Ok(match image {
-            Image::Embedded => Self::Program,
+            Image::Embedded => Self::Program(embedded.digest),
             Image::File(path) => Self::File(FileIdentity::of(&File::open(path)?)?),
         })
     }
@@ -49,13 +51,13 @@ impl Source {
 
 impl Shape {
     /// That of a machine of `spec`.
-    pub(crate) fn of(spec: &MachineSpec) -> io::Result<Self> {
+    pub(crate) fn of(spec: &MachineSpec, embedded: Embedded) -> io::Result<Self> {
         Ok(Self {
             format: super::file::FORMAT,
             protocol: vmrun_proto::VERSION,
             program: FileIdentity::of(&File::open("/proc/self/exe")?)?,
-            kernel: Source::of(&spec.kernel)?,
-            initramfs: Source::of(&spec.initramfs)?,
+            kernel: Source::of(&spec.kernel, embedded)?,
+            initramfs: Source::of(&spec.initramfs, embedded)?,
             host: host(),
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
@@ -78,7 +80,7 @@ impl Shape {
 
     pub(super) fn info(&self, host: &str, program: Option<&FileIdentity>) -> ShapeInfo {
         let kernel = match &self.kernel {
-            Source::Program => "vmrun's own".to_owned(),
+            Source::Program(_) => "vmrun's own".to_owned(),
             Source::File(file) => format!("a file of {} bytes", file.bytes()),
         };
         let is_current = self.host == host && program == Some(&self.program);

@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use vmrun_spec::{DeviceSpec, Image, MachineSpec};
 
 use super::*;
+use crate::assets::Embedded;
 
 fn spec(vcpus: u8) -> MachineSpec {
     MachineSpec {
@@ -18,8 +19,10 @@ fn spec(vcpus: u8) -> MachineSpec {
     }
 }
 
+const EMBEDDED: Embedded = Embedded { kernel: b"", kernel_pages: &[], initramfs: b"", digest: 7 };
+
 fn shape(vcpus: u8) -> Shape {
-    Shape::of(&spec(vcpus)).unwrap()
+    Shape::of(&spec(vcpus), EMBEDDED).unwrap()
 }
 
 /// A directory for templates, and the path of it.
@@ -49,7 +52,9 @@ fn published_template_is_found_by_its_shape_and_no_other() {
     assert_eq!((found.state.memory_bytes(), found.memory.metadata().unwrap().len()), (Some(4096), 4096));
     assert!(open(&path).find(&shape(2)).unwrap().is_none());
     let other = MachineSpec { cmdline: vec!["loglevel=7".to_owned()], ..spec(1) };
-    assert!(open(&path).find(&Shape::of(&other).unwrap()).unwrap().is_none());
+    assert!(open(&path).find(&Shape::of(&other, EMBEDDED).unwrap()).unwrap().is_none());
+    let newer = Embedded { digest: 8, ..EMBEDDED };
+    assert!(open(&path).find(&Shape::of(&spec(1), newer).unwrap()).unwrap().is_none());
     // Whoever comes second keeps what is there.
     publish(&path, &shape(1));
     assert_eq!(fs::read_dir(&path).unwrap().count(), 1);

@@ -80,6 +80,8 @@ pub struct MmioTransport {
     driver_features_select: u32,
     driver_features: u64,
     active: bool,
+    /// The queues while the device stands still.
+    suspended: Vec<ActiveQueue>,
 }
 
 impl std::fmt::Debug for MmioTransport {
@@ -130,6 +132,7 @@ impl MmioTransport {
             driver_features_select: 0,
             driver_features: 0,
             active: false,
+            suspended: Vec::new(),
         };
         transport.write_constants();
         transport.write_selected();
@@ -347,6 +350,7 @@ impl MmioTransport {
     fn reset(&mut self) {
         if self.active {
             drop(self.device.suspend());
+            self.suspended.clear();
             self.active = false;
         }
         for queue in &mut self.queues {

@@ -303,8 +303,11 @@ fn active_transport() -> (MmioTransport, Arc<Mutex<Log>>) {
 #[test]
 fn saved_device_goes_on_and_another_becomes_it() {
     let (mut transport, log) = active_transport();
-    let state = transport.save().unwrap();
-    assert_eq!((log.lock().unwrap().activations, log.lock().unwrap().resets), (2, 1));
+    let state = transport.suspend().unwrap();
+    assert_eq!((log.lock().unwrap().activations, log.lock().unwrap().resets), (1, 1));
+    transport.resume().unwrap();
+    transport.resume().unwrap();
+    assert_eq!(log.lock().unwrap().activations, 2);
     assert_eq!(state.status, 15);
     let active = state.active.clone().unwrap();
     assert_eq!(active.queues.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1]);
@@ -317,14 +320,14 @@ fn saved_device_goes_on_and_another_becomes_it() {
     assert_eq!(log.lock().unwrap().queues, [true, true]);
     assert_eq!(other.line().read().unwrap(), 1);
     assert!(other.kicks().iter().all(|kick| kick.read().is_ok()), "what came meanwhile is looked for");
-    assert_eq!(other.save().unwrap(), state);
+    assert_eq!(other.suspend().unwrap(), state);
 }
 
 #[test]
 fn device_that_nobody_drives_is_saved_as_that() {
     let (mut transport, log) = transport();
     negotiate(&mut transport, 1);
-    let state = transport.save().unwrap();
+    let state = transport.suspend().unwrap();
     assert_eq!((state.status, &state.active), (11, &None));
     let (mut other, _) = self::transport();
     other.restore(&state).unwrap();
@@ -336,7 +339,7 @@ fn device_that_nobody_drives_is_saved_as_that() {
 
 #[test]
 fn state_that_cannot_be_is_refused() {
-    let state = active_transport().0.save().unwrap();
+    let state = active_transport().0.suspend().unwrap();
     let refused = |change: &dyn Fn(&mut TransportState, &mut ActiveState)| {
         let mut changed = state.clone();
         let mut active = changed.active.take().unwrap();

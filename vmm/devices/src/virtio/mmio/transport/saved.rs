@@ -1,7 +1,7 @@
 //! What a driver has made of the registers, taken out and put in again.
 //!
 //! ```text
-//!   save:     suspend ─▶ queues, what the device knows ─▶ activate again with them
+//!   save:     suspend ─▶ queues, what the device knows ─▶ (memory is saved) ─▶ resume with them
 //!   restore:  what was saved, believed in nothing ─▶ registers, queues ─▶ activate
 //! ```
 
@@ -32,9 +32,10 @@ const ACTIVE: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
     | VIRTIO_CONFIG_S_DRIVER_OK;
 
 impl MmioTransport {
-    /// What its driver has made of it. The guest stands still meanwhile; the device goes on afterwards.
-    pub fn save(&mut self) -> Result<TransportState, StateError> {
-        let active = if self.active { Some(self.save_active()?) } else { None };
+    /// What its driver has made of it. The guest stands still, and so does the device from here on, until
+    /// [`Self::resume`]. One that refuses has lost what it had with its driver.
+    pub fn suspend(&mut self) -> Result<TransportState, StateError> {
+        let active = if self.active { Some(self.suspend_active()?) } else { None };
         Ok(TransportState {
             status: self.line.status(),
             queue_select: self.queue_select,
@@ -45,15 +46,24 @@ impl MmioTransport {
         })
     }
 
-    fn save_active(&mut self) -> Result<ActiveState, StateError> {
-        let device = self.device.name();
-        let stuck = |why: String| StateError::Stuck { device, why };
+    fn suspend_active(&mut self) -> Result<ActiveState, StateError> {
         let Some(Suspended { queues, state }) = self.device.suspend() else {
-            return Err(stuck("its thread has ended".to_owned()));
+            let why = "its thread has ended".to_owned();
+            return Err(StateError::Stuck { device: self.device.name(), why });
         };
         let saved = queues.iter().map(|queue| (queue.number(), queue.save())).collect();
-        self.activate_again(queues).map_err(stuck)?;
+        self.suspended = queues;
         Ok(ActiveState { queues: saved, device: state? })
+    }
+
+    /// Goes on after [`Self::suspend`].
+    pub fn resume(&mut self) -> Result<(), StateError> {
+        let queues = std::mem::take(&mut self.suspended);
+        if queues.is_empty() {
+            return Ok(());
+        }
+        let device = self.device.name();
+        self.activate_again(queues).map_err(|why| StateError::Stuck { device, why })
     }
 
     /// Gives the device queues that it, or another of its kind, has served before.
