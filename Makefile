@@ -30,8 +30,8 @@ lint: deps ## formatting, clippy, dependency policy, shell scripts
 e2e: build ## run the end-to-end tests
 	@tests/e2e/run
 
-fuzz: deps ## devices and hostile drivers: property tests with 20000 inputs each
-	@tests/fuzz
+fuzz: deps ## hostile inputs: each target for SECONDS (60), then the property tests with many inputs
+	@tests/fuzz/run --seconds $(or $(SECONDS),60) --properties
 
 leaks-network: build ## 100 sandboxes with two network cards, a third of them killed
 	@tests/leaks/network

@@ -63,6 +63,16 @@ impl Report {
         self.figures.push((name.to_owned(), value, unit.to_owned()));
     }
 
+    /// The median of many, and what a half of them lies between.
+    pub(super) fn quartiles(&mut self, name: &str, mut values: Vec<f64>, unit: &str) {
+        values.sort_by(f64::total_cmp);
+        let at = |quarter: usize| values.get(values.len().saturating_sub(1) * quarter / 4).copied();
+        for (suffix, quarter) in [("_first_quartile", 1), ("_third_quartile", 3)] {
+            self.figure(&format!("{name}{suffix}"), at(quarter).unwrap_or(f64::NAN), unit);
+        }
+        self.figure(name, stats::median(&values), unit);
+    }
+
     fn row(&mut self, load: &Load) -> &mut Row {
         let found = self.rows.iter().position(|row| row.name == load.name);
         let at = found.unwrap_or_else(|| {

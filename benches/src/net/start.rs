@@ -1,5 +1,5 @@
 //! How much later the program of a sandbox runs with interfaces than without: the time from the command to the
-//! program's first byte of output.
+//! program's first byte of output, in pairs of starts that take turns.
 
 use std::error::Error;
 use std::io::Read;
@@ -18,6 +18,46 @@ use crate::stats;
 
 /// A network, the container's number in it, its interfaces, and its routes besides those of addresses.
 const CASES: [(&str, u8, u8, u8); 3] = [("loopback", 101, 0, 0), ("one", 102, 1, 1), ("three", 103, 3, 100)];
+
+/// Two starts, one right after the other: they had the same neighbours on the machine.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    /// With loopback alone.
+    without: Duration,
+    with: Duration,
+}
+
+impl Pair {
+    /// How much later the second is.
+    fn milliseconds(&self) -> f64 {
+        1e3 * (self.with.as_secs_f64() - self.without.as_secs_f64())
+    }
+
+    fn percent(&self) -> f64 {
+        100.0 * (self.with.as_secs_f64() / self.without.as_secs_f64() - 1.0)
+    }
+}
+
+/// A runtime's starts, with each of the cases that have interfaces.
+struct Side<'a> {
+    name: &'static str,
+    runtime: &'a Path,
+    pairs: [Vec<Pair>; 2],
+}
+
+impl Side<'_> {
+    fn report(&self, report: &mut Report) {
+        let name = self.name;
+        let mut figure = |case: &str, starts: &mut dyn Iterator<Item = Duration>| {
+            let seconds: Vec<f64> = starts.map(|start| start.as_secs_f64()).collect();
+            report.figure(&format!("start_{name}_{case}"), stats::median(&seconds), "s");
+        };
+        figure(CASES[0].0, &mut self.pairs.iter().flatten().map(|pair| pair.without));
+        for ((case, ..), pairs) in CASES[1..].iter().zip(&self.pairs) {
+            figure(case, &mut pairs.iter().map(|pair| pair.with));
+        }
+    }
+}
 
 pub(super) fn run(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let lab = Lab::new()?;
@@ -43,43 +83,43 @@ pub(super) fn run(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Err
         command.arg(folder(name)).arg("bench-start").stdin(Stdio::null());
         command
     };
-    let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); CASES.len() * runtimes.len()];
+    let timed = |runtime: &Path, name: &str| {
+        renew_free_memory();
+        until_output(command(runtime, name))
+    };
+    let mut sides = runtimes.map(|(name, runtime)| Side { name, runtime, pairs: [const { Vec::new() }; 2] });
     for round in 0..=args.starts {
-        let mut seconds = seconds.iter_mut();
-        for (_, runtime) in runtimes {
-            for (name, ..) in CASES {
-                renew_free_memory();
-                let elapsed = until_output(command(runtime, name))?;
-                if let (Some(seconds), 1..) = (seconds.next(), round) {
-                    seconds.push(elapsed.as_secs_f64());
+        for side in &mut sides {
+            for ((name, ..), pairs) in CASES[1..].iter().zip(&mut side.pairs) {
+                // Who is first in a pair takes turns, too.
+                let pair = if round % 2 == 0 {
+                    let without = timed(side.runtime, CASES[0].0)?;
+                    Pair { without, with: timed(side.runtime, name)? }
+                } else {
+                    let with = timed(side.runtime, name)?;
+                    Pair { without: timed(side.runtime, CASES[0].0)?, with }
+                };
+                // The first round is for what is read for the first time.
+                if round > 0 {
+                    pairs.push(pair);
                 }
             }
         }
         eprintln!("start {round} of {}", args.starts);
     }
-    for ((runtime, _), seconds) in runtimes.iter().zip(seconds.chunks(CASES.len())) {
-        for ((name, ..), seconds) in CASES.iter().zip(seconds) {
-            report.figure(&format!("start_{runtime}_{name}"), stats::median(seconds), "s");
-        }
+    for side in &sides {
+        side.report(report);
     }
-    // Of each round by itself: its starts had the same neighbours on the machine.
-    let later = |case: usize, later: fn(f64, f64) -> f64| {
-        let rounds: Vec<f64> =
-            seconds[case].iter().zip(&seconds[0]).map(|(with, without)| later(*with, *without)).collect();
-        stats::median(&rounds)
-    };
     for (name, ..) in CASES {
         let Counts { exits, interrupts, calls } = counts(|| succeed(command(&args.vmrun, name)))?;
         for (what, count) in [("exits", exits), ("interrupts", interrupts), ("calls", calls)] {
             report.figure(&format!("start_vmrun_{name}_{what}"), f64::from(u32::try_from(count)?), "times");
         }
     }
-    report.figure("start_one_interface_later", later(1, |with, without| 100.0 * (with / without - 1.0)), "%");
-    report.figure(
-        "mirror_three_interfaces_100_routes",
-        later(2, |with, without| 1e3 * (with - without)),
-        "ms",
-    );
+    let [one, three] = &sides[0].pairs;
+    report.quartiles("start_one_interface_later", one.iter().map(Pair::percent).collect(), "%");
+    let later = three.iter().map(Pair::milliseconds).collect();
+    report.quartiles("mirror_three_interfaces_100_routes", later, "ms");
     Ok(())
 }
 

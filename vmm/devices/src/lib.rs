@@ -20,6 +20,8 @@
 mod confine;
 mod event_loop;
 mod failure;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod heap;
 mod memory;
 mod mmio_bus;

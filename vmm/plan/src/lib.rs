@@ -254,5 +254,7 @@ fn process_io(process: Option<&Process>, console_size: Option<ConsoleSize>) -> P
     ProcessIo { terminal: true, console_size: configured.or(console_size), ..ProcessIo::default() }
 }
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;

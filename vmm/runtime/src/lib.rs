@@ -18,6 +18,8 @@ mod error;
 mod exec;
 mod fds;
 mod figures;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod hooks;
 mod host_cgroup;
 mod host_settings;

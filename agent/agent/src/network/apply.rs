@@ -17,21 +17,12 @@ use vmrun_netlink::{Change as Message, Netlink};
 use vmrun_proto::{Address, Interface, Network, NetworkDevice};
 
 use super::difference::{Change, difference};
-use super::wait::Listener;
+use super::wait::{FLAGS_AT, Heard, INDEX_AT, Listener};
 use super::{messages, netfilter, nic};
 use crate::sys;
 
 /// IPv6 makes no address of its own accord.
 const NO_ADDRESSES: u8 = 1;
-
-/// Where an interface's number and its flags are in the body of its message (`struct ifinfomsg`).
-const INDEX_AT: Range<usize> = 4..8;
-const FLAGS_AT: Range<usize> = 8..12;
-
-/// Where the kernel tells what a card is on: `ifinfomsg` and `IFLA_IFNAME`, `IFLA_PARENT_DEV_NAME`.
-const LINK_HEADER: usize = 16;
-const NAME: u16 = 3;
-const PARENT_DEVICE: u16 = 56;
 
 /// The sockets with which interfaces are set up in the container's namespace.
 #[derive(Debug)]
@@ -185,15 +176,18 @@ impl Hand {
         Ok(())
     }
 
-    /// Number and name of the interface that a virtio device is.
+    /// Number and name of the interface that a virtio device is. The kernel has told of it when it
+    /// appeared.
     fn card(&self, virtio: &str) -> io::Result<(u32, String)> {
+        if let Some(heard) = self.changing.borrow_mut().on_device(virtio)? {
+            return Ok((heard.index, heard.name.clone()));
+        }
         let mut all = LinkMessage::default();
         all.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
         let links = self.netlink.borrow_mut().dump(&RouteNetlinkMessage::GetLink(all))?;
-        let found = links.iter().find(|link| link.text(LINK_HEADER, PARENT_DEVICE) == Some(virtio));
-        let found =
-            found.and_then(|link| Some((link.number(INDEX_AT)?, link.text(LINK_HEADER, NAME)?.to_owned())));
-        found.ok_or_else(|| io::Error::from(Errno::ENODEV))
+        let mut links = links.iter().filter_map(Heard::of);
+        let found = links.find(|link| link.device.as_deref() == Some(virtio));
+        found.map(|link| (link.index, link.name)).ok_or_else(|| io::Error::from(Errno::ENODEV))
     }
 
     fn make_vlan(&self, interface: &Interface, parent: &str, id: u16, protocol: u16) -> Result<(), String> {
@@ -284,14 +278,22 @@ impl Hand {
             return Ok(());
         }
         let what = || format!("{} to be able to send", interface.name);
-        self.changing.borrow_mut().until(&what, || {
-            let mut link = LinkMessage::default();
-            link.header.index = index;
-            let flags = self
-                .look(link, FLAGS_AT)
-                .map_err(|error| format!("cannot look at {}: {}", interface.name, words(&error)))?;
-            Ok(LinkFlags::from_bits_retain(flags).contains(LinkFlags::Running).then_some(()))
+        self.changing.borrow_mut().until(&what, |listener| {
+            let flags = match listener.of(index) {
+                Some(heard) => heard.flags,
+                None => self.flags(interface, index)?,
+            };
+            Ok(flags.contains(LinkFlags::Running).then_some(()))
         })
+    }
+
+    fn flags(&self, interface: &Interface, index: u32) -> Result<LinkFlags, String> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        let flags = self.look(link, FLAGS_AT);
+        flags
+            .map(LinkFlags::from_bits_retain)
+            .map_err(|error| format!("cannot look at {}: {}", interface.name, words(&error)))
     }
 
     fn remove(&self, interface: &Interface) -> Result<(), String> {

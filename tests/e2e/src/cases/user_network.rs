@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -84,6 +86,31 @@ fn ask_tcp(address: SocketAddr) -> String {
     answer
 }
 
+/// Says who it is to the first who connects.
+fn answer_once(listener: TcpListener) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"from the host").unwrap();
+    })
+}
+
+/// A network of this thread's own and its children's, which leads out by both versions of IP.
+fn enter_network_with_ipv6() {
+    const OUTSIDE: [&str; 6] = [
+        "link set lo up",
+        "link add outside up type dummy",
+        "address add 192.0.2.77/24 dev outside",
+        "address add 2001:db8:77::1/64 dev outside nodad",
+        "route add default via 192.0.2.1",
+        "route add default via 2001:db8:77::2",
+    ];
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    for words in OUTSIDE {
+        let set = Command::new("ip").args(words.split(' ')).status().unwrap();
+        assert!(set.success(), "ip {words}");
+    }
+}
+
 #[test]
 fn published_ports_lead_into_the_guest_and_nothing_is_left() {
     let rates = json!({ "dev.vmrun.network.rx-rate": "10pps", "dev.vmrun.network.tx-rate": "10pps" });
@@ -130,10 +157,7 @@ fn published_port_of_udp_answers_the_hosts_loopback() {
 fn loopback_of_the_host_is_behind_the_gateway_only_where_that_is_asked_for() {
     let listener = TcpListener::bind((HERE, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let answering = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        stream.write_all(b"from the host").unwrap();
-    });
+    let answering = answer_once(listener);
     let bundle = Bundle::python(PROGRAM);
     let mut apart = Sandbox::new(&bundle, &["--network=user"]);
     let answer = apart.told(&format!("try tcp {GATEWAY} {port}"));
@@ -143,6 +167,27 @@ fn loopback_of_the_host_is_behind_the_gateway_only_where_that_is_asked_for() {
     assert_eq!(allowed.told(&format!("ask tcp {GATEWAY} {port}")), "from the host");
     answering.join().unwrap();
     allowed.end();
+}
+
+#[test]
+fn guest_reaches_the_host_by_ipv6_and_is_reached_at_its_loopback() {
+    let lives = || {
+        enter_network_with_ipv6();
+        let bundle = Bundle::python(PROGRAM);
+        let published = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let mut sandbox = Sandbox::new(&bundle, &["--network=user", "-p", &format!("[::1]:{published}:80")]);
+        assert_eq!(sandbox.told("serve tcp 80"), "serving");
+        assert_eq!(ask_tcp((Ipv6Addr::LOCALHOST, published).into()), "hello me");
+        let outside: Ipv6Addr = "2001:db8:77::1".parse().unwrap();
+        let listener = TcpListener::bind((outside, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answering = answer_once(listener);
+        assert_eq!(sandbox.told(&format!("ask tcp {outside} {port}")), "from the host");
+        answering.join().unwrap();
+        sandbox.end();
+    };
+    // The network goes with the thread.
+    thread::scope(|scope| scope.spawn(lives).join().unwrap());
 }
 
 #[test]

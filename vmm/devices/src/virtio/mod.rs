@@ -21,5 +21,9 @@ pub use queue::{ActiveQueue, QueueError};
 pub use session::SessionError;
 pub use state::{ActiveState, DeviceState, SavedQueue, StateError, Suspended, TransportState};
 
-#[cfg(test)]
+#[cfg(feature = "fuzzing")]
+pub(crate) use queue::fuzz as queue_fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(feature = "fuzzing", allow(dead_code))]
+#[allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests by `cfg(test)` alone.
 mod test_queue;

@@ -223,10 +223,54 @@ impl ActiveQueue {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
+#[allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests by `cfg(test)` alone.
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::virtio::test_queue::{BUFFERS, memory, queue_with_chains};
+
+    /// Runs a driver's `program`: what it does, where, and a value.
+    pub(crate) fn run(program: &[u8]) {
+        let memory = memory();
+        let chain = [(BUFFERS, 8, 0), (BUFFERS + 64, 16, 2)];
+        let mut test = queue_with_chains(&memory, &[&chain[..]; 4]);
+        test.queue.queue.set_event_idx(program.len().is_multiple_of(2));
+        for step in program.chunks_exact(4) {
+            let [what, place, value @ ..] = step else { continue };
+            let place = u64::from(*place);
+            match what % 8 {
+                // Anywhere in descriptors and available ring.
+                0..=2 => memory.write_slice(value, GuestAddress(place * 2 % 0x180)).unwrap(),
+                // A descriptor's place, length, flags and next.
+                3 => {
+                    let fields = [u64::from(value[0]) << (what >> 3), u64::from(value[1]) << (what >> 4)];
+                    memory.write_obj(fields[0], GuestAddress(place % 16 * 16)).unwrap();
+                    memory.write_obj(fields[1], GuestAddress(place % 16 * 16 + 8)).unwrap();
+                }
+                4 => memory.write_obj(u16::from(value[0]), GuestAddress(0x102)).unwrap(),
+                5 => drop(test.queue.driver_waits()),
+                _ => {
+                    let (mut served, mut bytes) = (0, 0u64);
+                    let drained = test.queue.drain(|memory, chain| {
+                        served += 1;
+                        for descriptor in chain {
+                            bytes += u64::from(descriptor.len());
+                            let mut first = [0; 1];
+                            let _ = memory.read_slice(&mut first, descriptor.addr());
+                        }
+                        Ok::<_, QueueError>(u32::try_from(bytes % 0x1000).unwrap())
+                    });
+                    assert!(served <= 16, "a turn of {served} chains");
+                    if drained.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn turn_of_a_queue_ends_after_its_length() {
@@ -309,4 +353,14 @@ mod tests {
         test.queue.notify().unwrap();
         assert_eq!(test.counters.interrupts.get(), 1);
     }
+
+    proptest! {
+        #[test]
+        fn rings_that_change_under_way_end_each_turn(program in prop::collection::vec(any::<u8>(), 0..200)) {
+            run(&program);
+        }
+    }
 }
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use tests::run as fuzz;

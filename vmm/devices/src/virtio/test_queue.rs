@@ -6,7 +6,7 @@ use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Address, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::failure::FailureSink;
@@ -100,6 +100,8 @@ pub(crate) fn queue_with_chains(memory: &Memory, chains: &[&[Buffer]]) -> TestQu
     // The mock's own overlaps a ring of available chains that is full.
     let used = GuestAddress(0x4000);
     queue.set_used_ring_address(Some(0x4000), Some(0));
+    // There may have been another queue in this memory.
+    memory.write_obj(0u16, used.unchecked_add(2)).unwrap();
     let queue = ActiveQueue::new(queue, 0, kick, interrupt, memory.clone(), counters.clone());
     TestQueue { queue, memory: memory.clone(), used, failures, counters }
 }

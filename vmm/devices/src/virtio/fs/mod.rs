@@ -133,8 +133,11 @@ impl VirtioDevice for Fs {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use server::fuzz;
+
 /// `FUSE_INIT` of FUSE 7.31: header, then major, minor, read-ahead, flags.
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 fn init_request() -> Vec<u8> {
     [56u32, 26, 1, 0, 0, 0, 0, 0, 0, 0, 7, 31, 4096, 0].into_iter().flat_map(u32::to_le_bytes).collect()
 }

@@ -60,7 +60,8 @@ fn descriptors_alone() -> Option<File> {
 }
 
 /// Lets the calling thread, a test's, serve `directory`.
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(clippy::unwrap_used)] // Clippy knows tests by `cfg(test)` alone.
 pub(super) fn serve_here(directory: &Path) {
     unshare(CloneFlags::CLONE_FS).unwrap();
     std::env::set_current_dir(directory).unwrap();

@@ -277,7 +277,9 @@ fn own_credentials() -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
+#[allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests by `cfg(test)` alone.
 mod tests {
     use proptest::prelude::*;
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -306,6 +308,89 @@ mod tests {
         let drained = server.drain_one(queue, staging, 1, &mut session);
         server.locks.clear(session.waiting.into_keys());
         drained
+    }
+
+    /// Runs a guest's `program` of requests: each an opcode, a node, where a byte of it changes under way
+    /// and to what, how much room there is for the reply, and 16 bytes of its arguments.
+    pub(crate) fn run(program: &[u8]) {
+        const STEP: usize = 24;
+        const SECRET: &[u8] = b"what lies beside the share";
+        let directory = tempfile::tempdir().unwrap();
+        let [share, secret] = ["share", "secret"].map(|name| directory.path().join(name));
+        std::fs::create_dir_all(share.join("d")).unwrap();
+        std::fs::write(share.join("a"), "a file").unwrap();
+        std::fs::write(&secret, SECRET).unwrap();
+        std::os::unix::fs::symlink("../secret", share.join("l")).unwrap();
+        let server = FileServer::with_descriptors(&share, 64, Failures::default().sink()).unwrap();
+        serve_here(&share);
+        let memory = memory();
+        let mut staging = Staging::new(&memory).unwrap();
+        memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
+        let mut first = queue_with(&memory, &[(BUFFERS, 56, 0), (BUFFERS + 0x1000, 0x1000, WRITE)]);
+        drain_with(&server, &mut first.queue, &mut staging).unwrap();
+        for (unique, step) in (1u64..).zip(program.chunks_exact(STEP)) {
+            let [opcode, node, place, byte, length, room, cuts, how, arguments @ ..] = step else { continue };
+            // Names are at the end of arguments whose size the opcode tells.
+            let body = arguments.iter().copied().chain([0; 48]).chain(*b"a\0d\0l\0..\0a\0");
+            let length = 40 + u32::from(*length);
+            let header = [
+                if *how & 1 == 0 { length } else { u32::from(*cuts) << (*how >> 4) },
+                u32::from(*opcode) % 56,
+                u32::try_from(unique).unwrap(),
+                0,
+                u32::from(*node),
+                0,
+                0,
+                0,
+                1,
+                0,
+            ];
+            let request: Vec<u8> = header.into_iter().flat_map(u32::to_le_bytes).chain(body).collect();
+            memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
+            let reply = u32::from(*room) * 32;
+            let chain = match *how >> 1 & 3 {
+                0 => vec![(BUFFERS, length, 0), (BUFFERS + 0x1000, reply, WRITE)],
+                1 => vec![(BUFFERS, 40, 0), (BUFFERS + 40, length - 40, 0), (BUFFERS + 0x1000, reply, WRITE)],
+                2 => vec![
+                    (BUFFERS, length, 0),
+                    (BUFFERS + 0x1000, 16, WRITE),
+                    (BUFFERS + 0x2000, reply, WRITE),
+                ],
+                _ => vec![(BUFFERS, length, 0)],
+            };
+            let mut test = queue_with(&memory, &chain);
+            if *how & 8 == 0 {
+                let _ = drain_with(&server, &mut test.queue, &mut staging);
+            } else {
+                let over = AtomicBool::new(false);
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        let place = GuestAddress(BUFFERS + u64::from(*place) % u64::from(length));
+                        while !over.load(Ordering::Relaxed) {
+                            memory.write_obj(*byte, place).unwrap();
+                            memory.write_obj(0u8, place).unwrap();
+                        }
+                    });
+                    let _ = drain_with(&server, &mut test.queue, &mut staging);
+                    over.store(true, Ordering::Relaxed);
+                });
+            }
+            if let Some(used) = test.used_length() {
+                assert!(used <= reply + 16, "{used} bytes into {reply}");
+            }
+            let mut reply = vec![0; 0x3000];
+            memory.read_slice(&mut reply, GuestAddress(BUFFERS + 0x1000)).unwrap();
+            assert!(
+                !reply.windows(SECRET.len()).any(|bytes| bytes == SECRET),
+                "a file beside the share was read"
+            );
+        }
+        assert_eq!(std::fs::read(&secret).unwrap(), SECRET, "a file beside the share was written");
+        assert_eq!(
+            std::fs::read_dir(directory.path()).unwrap().count(),
+            2,
+            "something lies beside the share"
+        );
     }
 
     #[test]
@@ -360,6 +445,14 @@ mod tests {
         assert_eq!(for_the_guest(1_000_000), 1_000_000 - RESERVED_DESCRIPTORS);
         assert_eq!([for_the_guest(1024), for_the_guest(1), for_the_guest(0)], [512, 1, 0]);
         assert_eq!(for_the_guest(u64::MAX), u64::MAX - RESERVED_DESCRIPTORS);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn requests_one_after_the_other_reach_nothing_beside_the_share(program in prop::collection::vec(any::<u8>(), 0..240)) {
+            run(&program);
+        }
     }
 
     proptest! {
@@ -443,3 +536,6 @@ mod tests {
         });
     }
 }
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use tests::run as fuzz;

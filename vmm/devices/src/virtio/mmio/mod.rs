@@ -15,3 +15,6 @@ mod transport;
 pub use register_page::{RegisterBoard, RegisterPage, TRANSPORT_BYTES};
 pub use slot::Slot;
 pub use transport::{ACKNOWLEDGE_USED, MmioTransport, NOTIFY_OFFSET, TransportError};
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use transport::fuzz;

@@ -390,6 +390,10 @@ fn half(word: u64, select: u32) -> u32 {
     u32::try_from(shifted & 0xffff_ffff).unwrap_or(0)
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
+#[allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests by `cfg(test)` alone.
 #[path = "transport_tests.rs"]
 mod tests;
+#[cfg(feature = "fuzzing")]
+pub(crate) use tests::run as fuzz;

@@ -73,7 +73,7 @@ fn act(worker: &mut Worker<'_, SocketTap>, memories: &[Memory; 3], step: [u8; 3]
 }
 
 /// Runs `program` until it has ended, or the device has refused to go on.
-fn run(program: &[u8]) {
+pub(crate) fn run(program: &[u8]) {
     let (tap, host) = tap();
     let spec = NetSpec { mac: [2; 6], mtu: None, rx: None, tx: None };
     let shared = Shared { link: Link::new(&spec), counters: NetCounters::default() };

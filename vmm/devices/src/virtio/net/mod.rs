@@ -214,7 +214,11 @@ impl VirtioDevice for Net {
     }
 }
 
-#[cfg(test)]
+#[cfg(feature = "fuzzing")]
+pub(crate) use worker::fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(feature = "fuzzing", allow(dead_code))]
+#[allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests by `cfg(test)` alone.
 mod test_tap;
 #[cfg(test)]
 mod tests;

@@ -130,7 +130,7 @@ impl Receiver {
     }
 
     /// What a driver can make grow has an end.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn held_is_bounded(&self) -> bool {
         self.held.len() <= self.queue.size().into() && self.pieces.count() <= 2 * MAX_FRAME_PIECES
     }

@@ -294,6 +294,10 @@ fn held_back(limit: &mut Limit, start: Instant) -> Option<Duration> {
     if limit.applies() { limit.wait(start.elapsed()) } else { None }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
+#[allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests by `cfg(test)` alone.
 #[path = "hostile_tests.rs"]
 mod tests;
+#[cfg(feature = "fuzzing")]
+pub(crate) use tests::run as fuzz;

@@ -22,7 +22,11 @@ mod device;
 mod handshake;
 mod header;
 mod muxer;
-#[cfg(test)]
+#[cfg(feature = "fuzzing")]
+pub(crate) use muxer::fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(feature = "fuzzing", allow(dead_code))]
+#[allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests by `cfg(test)` alone.
 mod test_host;
 
 use std::time::Duration;

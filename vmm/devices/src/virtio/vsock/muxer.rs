@@ -394,6 +394,10 @@ impl Muxer {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
+#[allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests by `cfg(test)` alone.
 #[path = "muxer_tests.rs"]
 mod tests;
+#[cfg(feature = "fuzzing")]
+pub(crate) use tests::run as fuzz;

@@ -1,7 +1,87 @@
 use std::io::{Read, Write};
+use std::time::Duration;
+
+use proptest::prelude::*;
 
 use super::super::test_host::{GUEST_CID, HOST_PORT, TestHost, guest_sends, next};
 use super::*;
+
+/// Runs a guest's `program` of packets, in between which the host's ends do something: what, a port, and
+/// two bytes of a value.
+pub(crate) fn run(program: &[u8]) {
+    let host = TestHost::new();
+    let mut muxer = host.muxer();
+    let mut ends = Vec::new();
+    let mut now = Instant::now();
+    for step in program.chunks_exact(4) {
+        let &[what, port, low, high] = step else { continue };
+        let value = u32::from(u16::from_le_bytes([low, high]));
+        match what % 8 {
+            // Whatever the fields hold.
+            0..=2 => {
+                let header = Header {
+                    src_cid: u64::from(GUEST_CID),
+                    dst_cid: if port == 255 { value.into() } else { HOST_CID },
+                    src_port: u32::from(port % 16),
+                    dst_port: if port & 16 == 0 { HOST_PORT } else { FIRST_EPHEMERAL_PORT + value % 4 },
+                    len: value,
+                    type_: if port & 32 == 0 { TYPE_STREAM } else { u16::from(low) },
+                    op: u16::from(what >> 3) % 9,
+                    flags: value,
+                    buf_alloc: if port & 64 == 0 { value << 4 } else { u32::MAX - value },
+                    fwd_cnt: if port & 128 == 0 { value } else { u32::MAX - value },
+                };
+                muxer.guest_packet(&header, &vec![low; usize::from(high) * 4]);
+                if what % 8 == 2 {
+                    muxer.guest_nonsense(&header);
+                }
+            }
+            3 => {
+                for _ in 0..value % 8 {
+                    let mut room = vec![0; usize::from(port) * 8];
+                    if let Some(header) = muxer.next_packet(&VolatileSlice::from(room.as_mut_slice())) {
+                        assert!(
+                            usize::try_from(header.len).unwrap() <= room.len(),
+                            "more than there is room for"
+                        );
+                        assert_eq!((header.src_cid, header.dst_cid), (HOST_CID, u64::from(GUEST_CID)));
+                    }
+                }
+            }
+            4 => ends.push(host.offer()),
+            5 => {
+                if let Ok(end) = UnixStream::connect(host.socket()) {
+                    end.set_nonblocking(true).unwrap();
+                    // What an end asks for, or does not.
+                    let _ = (&end).write_all(if port % 4 == 0 { b"CONNECT x\n" } else { b"CONNECT 1024\n" });
+                    ends.push(end);
+                    muxer.clients_arrived();
+                    muxer.accept(now);
+                }
+            }
+            6 => {
+                if let Some(at) = usize::from(port).checked_rem(ends.len()) {
+                    match value % 3 {
+                        0 => drop(ends.swap_remove(at)),
+                        1 => drop((&ends[at]).write(&vec![low; usize::from(high)])),
+                        _ => drop((&ends[at]).read(&mut [0; 512])),
+                    }
+                }
+                let token = Token::from(port % 16);
+                muxer.host_event(token, value & 4 != 0, value & 8 != 0, value & 16 != 0);
+            }
+            _ => {
+                now += Duration::from_millis(u64::from(value));
+                muxer.expire(now);
+                muxer.take_watches();
+                if value & 1 != 0 {
+                    muxer.unwatched(Token::from(port % 16));
+                }
+            }
+        }
+        assert!(muxer.streams.len() <= 2 * MAX_CONNECTIONS, "{} connections", muxer.streams.len());
+    }
+}
 
 #[test]
 fn data_without_room_for_it_is_nobodys_turn_for_ever() {
@@ -175,4 +255,11 @@ fn stream_that_cannot_be_watched_is_closed() {
     muxer.unwatched(0);
     assert_eq!(next(&mut muxer).unwrap().op, op::RST);
     assert!(muxer.streams.is_empty());
+}
+
+proptest! {
+    #[test]
+    fn packets_and_ends_in_any_order_make_nothing_panic_or_grow(program in prop::collection::vec(any::<u8>(), 0..200)) {
+        run(&program);
+    }
 }

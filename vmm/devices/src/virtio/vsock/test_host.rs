@@ -32,6 +32,16 @@ impl TestHost {
         Self { directory, peer, host_port }
     }
 
+    /// The guest may connect once more; the end that it reaches.
+    pub(super) fn offer(&self) -> UnixStream {
+        let (stream, end) = UnixStream::pair().unwrap();
+        for one in [&stream, &end] {
+            one.set_nonblocking(true).unwrap();
+        }
+        *self.host_port.lock().unwrap() = Some(HostPort { port: HOST_PORT, stream });
+        end
+    }
+
     /// Where the device listens.
     pub(super) fn socket(&self) -> PathBuf {
         self.directory.path().join("socket")

@@ -55,7 +55,7 @@ pub(super) fn name(link: &LinkMessage) -> &str {
 }
 
 /// Whether it is a tap of vmrun's.
-pub(super) fn is_own_tap(link: &LinkMessage) -> bool {
+fn is_own_tap(link: &LinkMessage) -> bool {
     name(link).starts_with(TAP_PREFIX) && Info::of(link).kind == Some(&InfoKind::Tun)
 }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use vmrun_netlink::Answer;
-use vmrun_netlink::route::RouteNetlinkMessage;
+use vmrun_netlink::attributes::attribute;
 
-use super::links;
+use super::links::TAP_PREFIX;
 
 /// `RTM_NEWLINK`, `_DELLINK`, `_NEWADDR`, `_DELADDR`, `_NEWROUTE`, `_DELROUTE`, `_NEWNEIGH`, `_DELNEIGH`,
 /// `_NEWNETCONF` and `_DELNETCONF`.
@@ -17,6 +17,14 @@ const ADDRESSES: [u16; 2] = [20, 21];
 const ROUTES: [u16; 2] = [24, 25];
 const NEIGHBOURS: [u16; 2] = [28, 29];
 const SETTINGS: [u16; 2] = [80, 81];
+
+/// A link's header, its attributes `IFLA_IFNAME` and `IFLA_LINKINFO`, and of the latter `IFLA_INFO_KIND`. To
+/// read all of each link would take a start longer than anything else that is done here.
+const LINK_HEADER: usize = 16;
+const LINK_NAME: u16 = 3;
+const LINK_INFO: u16 = 18;
+const LINK_KIND: u16 = 1;
+const TUN: &str = "tun";
 
 /// Where the interface's number is in the bodies of links, addresses and neighbours.
 const INTERFACE_AT: Range<usize> = 4..8;
@@ -36,11 +44,12 @@ impl Taps {
     /// that was heard together is looked at together.
     pub(super) fn leave_news(&mut self, heard: &[Answer]) -> bool {
         for answer in heard.iter().filter(|answer| answer.kind() == NEW_LINK) {
-            let Ok(RouteNetlinkMessage::NewLink(link)) = answer.message() else { continue };
+            // What is told to a family of addresses alone does not say what it is.
+            let (Some(index), Some(0)) = (interface(answer), answer.body().first()) else { continue };
             // The number may be that of a tap which has gone.
-            match links::is_own_tap(&link) {
-                true => self.0.insert(link.header.index),
-                false => self.0.remove(&link.header.index),
+            match is_own_tap(answer) {
+                true => self.0.insert(index),
+                false => self.0.remove(&index),
             };
         }
         let any = heard.iter().any(|answer| !interface(answer).is_some_and(|index| self.0.contains(&index)));
@@ -49,6 +58,12 @@ impl Taps {
         }
         any
     }
+}
+
+fn is_own_tap(link: &Answer) -> bool {
+    let name = link.text(LINK_HEADER, LINK_NAME).unwrap_or_default();
+    let kind = link.attribute(LINK_HEADER, LINK_INFO).and_then(|info| attribute(info, LINK_KIND));
+    name.starts_with(TAP_PREFIX) && kind.is_some_and(|kind| kind.text() == TUN)
 }
 
 /// The interface that it is about, if it is about one.
@@ -69,6 +84,7 @@ fn number(bytes: Option<&[u8]>) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use vmrun_netlink::core::Emitable;
+    use vmrun_netlink::route::AddressFamily;
     use vmrun_netlink::route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
     use super::*;
@@ -114,6 +130,21 @@ mod tests {
         assert!(is_news(&mut taps, about(32, 12, ROUTE_INTERFACE, 3)));
         assert!(is_news(&mut taps, about(99, 8, 0, 3)));
         assert!(!taps.leave_news(&[]));
+    }
+
+    #[test]
+    fn what_a_family_is_told_of_a_tap_is_no_news_and_leaves_it_a_tap() {
+        let mut taps = Taps::default();
+        assert!(!is_news(&mut taps, link(3, "vmrun-tap0", InfoKind::Tun)));
+        let mut of_ipv6 = LinkMessage::default();
+        of_ipv6.header.interface_family = AddressFamily::Inet6;
+        of_ipv6.header.index = 3;
+        of_ipv6.attributes = vec![LinkAttribute::IfName("vmrun-tap0".to_owned())];
+        let mut body = vec![0; of_ipv6.buffer_len()];
+        of_ipv6.emit(&mut body);
+        for _ in 0..2 {
+            assert!(!is_news(&mut taps, Answer::new(NEW_LINK, body.clone())));
+        }
     }
 
     #[test]
