@@ -18,9 +18,10 @@ enum Correction {
     Step { seconds: i64, ns: i64 },
 }
 
-/// Moves the clock by this much, at once or in a while, and gives what it shows now, since 1970.
-pub(crate) fn adjust(by_ns: i64) -> io::Result<i64> {
-    match correction(by_ns) {
+/// Moves the clock by this much, at once or in a while, and gives what it shows now, since 1970. Where nobody has
+/// looked at it yet, `at_once` in any case.
+pub(crate) fn adjust(by_ns: i64, at_once: bool) -> io::Result<i64> {
+    match correction(by_ns, at_once) {
         Correction::None => {}
         Correction::Slew { us } => sys::slew_clock(us)?,
         Correction::Step { seconds, ns } => sys::step_clock(seconds, ns)?,
@@ -29,10 +30,10 @@ pub(crate) fn adjust(by_ns: i64) -> io::Result<i64> {
     Ok(now.tv_sec().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec()))
 }
 
-fn correction(by_ns: i64) -> Correction {
+fn correction(by_ns: i64, at_once: bool) -> Correction {
     match by_ns {
         0 => Correction::None,
-        _ if by_ns.unsigned_abs() <= SLEW_NS => Correction::Slew { us: by_ns / 1000 },
+        _ if !at_once && by_ns.unsigned_abs() <= SLEW_NS => Correction::Slew { us: by_ns / 1000 },
         // The kernel takes no negative nanoseconds.
         _ => {
             Correction::Step { seconds: by_ns.div_euclid(1_000_000_000), ns: by_ns.rem_euclid(1_000_000_000) }
@@ -46,7 +47,10 @@ mod tests {
 
     #[test]
     fn small_differences_are_slewed_and_large_ones_stepped() {
+        let correction = |by_ns| correction(by_ns, false);
         assert_eq!(correction(0), Correction::None);
+        assert_eq!(super::correction(0, true), Correction::None);
+        assert_eq!(super::correction(-7_000_999, true), Correction::Step { seconds: -1, ns: 992_999_001 });
         assert_eq!(correction(-7_000_999), Correction::Slew { us: -7000 });
         assert_eq!(correction(100_000_000), Correction::Slew { us: 100_000 });
         assert_eq!(correction(3_600_000_000_001), Correction::Step { seconds: 3600, ns: 1 });
@@ -56,6 +60,6 @@ mod tests {
 
     #[test]
     fn looking_changes_nothing() {
-        assert!(adjust(0).unwrap() > 0);
+        assert!(adjust(0, true).unwrap() > 0);
     }
 }

@@ -228,6 +228,7 @@ impl Error {
             Self::Template(TemplateError::NoRoom { .. }) => {
                 Some("make room there, or name another directory with --templates")
             }
+            Self::Template(TemplateError::TooLarge(_)) => Some("ask for less memory"),
             Self::Template(TemplateError::Damaged { .. }) => Some("remove it with `vmrun template remove`"),
             Self::Template(TemplateError::Machine(_) | TemplateError::NoCheckpoint(_)) => {
                 Some("run `vmrun check`")

@@ -69,17 +69,22 @@ impl Server {
                 }
                 Ok(Some(Reply::Ok))
             }
-            Request::Clock { adjust_ns } => {
-                clock::adjust(adjust_ns).map(|realtime_ns| Some(Reply::Clock { realtime_ns })).map_err(
-                    |cause| refused(ErrorKind::Failed, format!("cannot set the guest's clock: {cause}")),
-                )
-            }
+            Request::Clock { adjust_ns } => clock::adjust(adjust_ns, self.nobody_has_run())
+                .map(|realtime_ns| Some(Reply::Clock { realtime_ns }))
+                .map_err(|cause| {
+                    refused(ErrorKind::Failed, format!("cannot set the guest's clock: {cause}"))
+                }),
         };
         match done {
             Ok(Some(answer)) => self.reply(reply, answer),
             Ok(None) => {}
             Err(error) => self.reply_error(reply, error),
         }
+    }
+
+    /// Whether no program has been started yet.
+    fn nobody_has_run(&self) -> bool {
+        self.processes.values().all(|process| matches!(process.state, State::Making { .. } | State::Created))
     }
 
     fn create(

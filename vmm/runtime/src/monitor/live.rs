@@ -31,8 +31,6 @@ const SIGNAL: Wait = Wait { what: "the agent to send a signal", limit: Duration:
 const LOOK: Wait = Wait { what: "the agent to answer", limit: Duration::from_secs(20) };
 const RESIZE: Wait = Wait { what: "the agent to resize the terminal", limit: Duration::from_secs(10) };
 
-const CLOCK: Wait = Wait { what: "the agent to look at its clock", limit: Duration::from_secs(10) };
-
 /// Since this one agents set the guest's clock.
 const CLOCK_VERSION: u32 = 6;
 
@@ -255,20 +253,7 @@ impl<'s> Live<'s> {
         let Some(clock) = &self.clock else { return Ok(()) };
         clock.put_off().map_err(|source| MonitorError::Io { act: "watch the host's clock", source })?;
         let (agent, session) = (&mut self.agent, self.session);
-        clock::follow(|adjust_ns| {
-            match agent.call(Request::Clock { adjust_ns }, CLOCK, &[session.machine.ended_fd()]) {
-                Ok(Reply::Clock { realtime_ns }) => {
-                    step!("the guest's clock: {realtime_ns} ns, after {adjust_ns} ns");
-                    Ok(Some(realtime_ns))
-                }
-                Ok(_) | Err(AgentError::TimedOut { .. }) => Ok(None),
-                Err(AgentError::Refused(reply)) => {
-                    step!("{}", reply.message);
-                    Ok(None)
-                }
-                Err(error) => Err(session.explain(RUNNING, error)),
-            }
-        })
+        clock::follow(|adjust_ns| session.ask_clock(agent, adjust_ns, RUNNING))
     }
 
     fn forward_signals(&mut self) -> Result<(), MonitorError> {

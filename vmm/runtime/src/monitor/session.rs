@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_machine::Running;
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
 use vmrun_proto::{
-    ConsoleSize, Network, ProcessRef, ROOTFS_DIR, Request, SHARE_MOUNT, SharedMount, VOLUMES_DIR,
+    ConsoleSize, Network, ProcessRef, ROOTFS_DIR, Reply, Request, SHARE_MOUNT, SharedMount, VOLUMES_DIR,
 };
 use vmrun_spec::{HostPlan, Image, LauncherMessage, MonitorMessage};
 
@@ -30,7 +30,7 @@ use super::notifier::{Notifier, Teller};
 use super::streams::{self, HostStreams, Stdio};
 use super::tree::{self, TreeError};
 use super::warm::{self, Warm};
-use super::{hook_mounts, view};
+use super::{clock, hook_mounts, view};
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
 use crate::hooks::{self, Surroundings};
@@ -47,12 +47,16 @@ use crate::{host_cgroup, host_settings, log, step};
 const BOOT: Wait = Wait { what: "the guest's agent to report", limit: Duration::from_secs(60) };
 const CREATE: Wait = Wait { what: "the agent to make the container", limit: Duration::from_secs(60) };
 const SYNC: Wait = Wait { what: "the guest to write its files back", limit: Duration::from_secs(60) };
+const CLOCK: Wait = Wait { what: "the agent to look at its clock", limit: Duration::from_secs(10) };
 const HOOKS: Wait =
     Wait { what: "the hooks that run before the creation", limit: Duration::from_secs(24 * 3600) };
 
 /// The streams of a container that has ended. Nobody is left in the guest then who could write.
 const OUTPUT: Patience =
     Patience { silence: Duration::from_secs(5), total: Duration::from_secs(30), bytes: 64 << 20 };
+
+/// Within that the guest's clock is right, by which it was told the time.
+const PROMPT: Duration = Duration::from_millis(5);
 
 /// How long vCPUs may take to leave the guest.
 const HOLD_LIMIT: Duration = Duration::from_secs(1);
@@ -392,15 +396,23 @@ impl Session<'_> {
         let container = self.request.state.id.clone();
         let generation = self.begin_generation(agent)?;
         let seq = agent.send(Request::Create { container, plan }).map_err(failed)?;
+        let late = match generation {
+            Some((seq, told)) => {
+                agent.reply(seq, CREATE, &watch).map_err(failed)?;
+                told.elapsed() > PROMPT
+            }
+            None => false,
+        };
         // While the agent makes the container, the launcher hears of it and the streams are
         // connected. A launcher that is gone is noticed by those who wait.
         let _ = self.launcher.send(&MonitorMessage::Booted);
         let home = Home::Monitor(Arc::new(self.machine.failing()));
         let connected = streams::connect(Path::new(VSOCK_SOCKET), &self.process(), io, stdio, home, &watch);
-        if let Some(generation) = generation {
-            agent.reply(generation, CREATE, &watch).map_err(failed)?;
-        }
         agent.reply(seq, CREATE, &watch).map_err(failed)?;
+        if late {
+            // Before there is a program that would see its time jump.
+            clock::follow(|adjust_ns| self.ask_clock(agent, adjust_ns, CREATING))?;
+        }
         let relays = connected.map_err(|error| error.at(failed))?;
         // Now the guest has made the mount points that were missing.
         let share = self.request.directory.join(SHARE_DIR);
@@ -416,15 +428,39 @@ impl Session<'_> {
     }
 
     /// Makes a guest that was saved another one than those that have come, or will come, from the same template.
-    fn begin_generation(&self, agent: &mut AgentClient) -> Result<Option<u64>, MonitorError> {
+    /// Gives the request's number, and when it was told what time it is.
+    fn begin_generation(&self, agent: &mut AgentClient) -> Result<Option<(u64, Instant)>, MonitorError> {
         if !self.warm.shares_randomness() {
             return Ok(None);
         }
+        let now = Instant::now();
         let request = warm::new_generation().map_err(|errno| MonitorError::Io {
             act: "get random bytes for the guest",
             source: errno.into(),
         })?;
-        agent.send(request).map(Some).map_err(|error| self.explain(CREATING, error))
+        let seq = agent.send(request).map_err(|error| self.explain(CREATING, error))?;
+        Ok(Some((seq, now)))
+    }
+
+    /// Has the guest's clock adjusted by so much and told; nothing where it is not.
+    pub(super) fn ask_clock(
+        &self,
+        agent: &mut AgentClient,
+        adjust_ns: i64,
+        stage: &'static str,
+    ) -> Result<Option<i64>, MonitorError> {
+        match agent.call(Request::Clock { adjust_ns }, CLOCK, &[self.machine.ended_fd()]) {
+            Ok(Reply::Clock { realtime_ns }) => {
+                step!("the guest's clock: {realtime_ns} ns, after {adjust_ns} ns");
+                Ok(Some(realtime_ns))
+            }
+            Ok(_) | Err(AgentError::TimedOut { .. }) => Ok(None),
+            Err(AgentError::Refused(reply)) => {
+                step!("{}", reply.message);
+                Ok(None)
+            }
+            Err(error) => Err(self.explain(stage, error)),
+        }
     }
 
     pub(super) fn record(&self, status: Status) -> Result<(), MonitorError> {

@@ -127,12 +127,16 @@ pub(super) struct Beginning {
     place: TemplatePlace,
 }
 
-/// Tells why there is no template. That a directory which nobody has named is of no use is not worth a warning at
-/// each start.
+/// Tells why there is no template. That a machine is too large for one, or a directory which nobody has named of no use, is
+/// not worth a warning at each start.
 fn tell(log: &Log, place: &TemplatePlace, error: &TemplateError) -> Told {
-    let error_of_place = matches!(error, TemplateError::Io { .. });
+    let as_usual = match error {
+        TemplateError::Io { .. } => !place.named,
+        TemplateError::TooLarge(_) => true,
+        _ => false,
+    };
     let why = chain(error);
-    if error_of_place && !place.named {
+    if as_usual {
         step!("{why}: no template");
     } else {
         super::warn(log, &format!("{why}; the guest boots at each start"));

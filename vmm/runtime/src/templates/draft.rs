@@ -31,6 +31,9 @@ pub(crate) struct Draft {
 impl Draft {
     /// Begins one.
     pub(crate) fn begin(templates: Templates, shape: Shape) -> Result<Self, TemplateError> {
+        if u64::from(needed_mib(&shape)) << 20 > MOST_BYTES {
+            return Err(TemplateError::TooLarge(shape.memory_mib()));
+        }
         templates.sweep();
         if !has_room(&templates, &shape) {
             return Err(no_room(&templates, &shape));
@@ -132,9 +135,6 @@ fn needed_mib(shape: &Shape) -> u32 {
 
 /// Whether it fits, and others have something left besides.
 fn has_room(templates: &Templates, shape: &Shape) -> bool {
-    if u64::from(needed_mib(shape)) << 20 > MOST_BYTES {
-        return false;
-    }
     let Ok(place) = fstatvfs(&templates.directory) else { return true };
     let free = place.f_bavail.saturating_mul(place.f_frsize);
     free / 2 >= u64::from(needed_mib(shape)) << 20

@@ -94,6 +94,9 @@ pub enum TemplateError {
     /// The guest has not come to its checkpoint.
     #[error("the guest does not stop at its checkpoint: it {0}")]
     NoCheckpoint(String),
+    /// It would push all others out.
+    #[error("a machine with {0} MiB of memory is too large for a template")]
+    TooLarge(u32),
     /// There is no room.
     #[error("no room for a template in {}, which takes up to {mib} MiB", .path.display())]
     NoRoom {
