@@ -192,7 +192,7 @@ fn serve(
     let alone = alone.map_err(MonitorError::from)?;
     let (booting, begun) = boot::boot(request, embedded, &[launcher.as_fd(), signals.ending()])?;
     *warm = begun;
-    session::run(request, entry, booting, warm, alone, launcher, &signals)
+    session::run(request, entry, (booting, warm), alone, launcher, &signals)
 }
 
 /// Reports the end, and cleans up when nobody else will.

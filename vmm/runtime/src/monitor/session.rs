@@ -79,8 +79,7 @@ pub(crate) struct Ended {
 pub(crate) fn run(
     request: &MonitorRequest,
     entry: &Entry,
-    booting: Booting,
-    warm: &Warm,
+    (booting, warm): (Booting, &Warm),
     alone: Option<Alone>,
     launcher: &Launcher,
     signals: &Signals,

@@ -60,9 +60,12 @@ fn published_template_is_found_by_its_shape_and_no_other() {
     assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
 }
 
+/// What is done to the directory of a template.
+type Change<'c> = &'c dyn Fn(&Path);
+
 #[test]
 fn template_that_was_changed_is_refused() {
-    let changes: [(&str, &dyn Fn(&Path)); 7] = [
+    let changes: [(&str, Change<'_>); 7] = [
         ("a byte of its memory", &|entry| {
             let file = fs::OpenOptions::new().write(true).open(entry.join(MEMORY)).unwrap();
             file.write_all_at(&[8], 9).unwrap();

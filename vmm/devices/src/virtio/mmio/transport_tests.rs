@@ -337,10 +337,14 @@ fn active_transport() -> (MmioTransport, Arc<Mutex<Log>>) {
 fn saved_device_goes_on_and_another_becomes_it() {
     let (mut transport, log) = active_transport();
     let state = transport.suspend().unwrap();
-    assert_eq!((log.lock().unwrap().activations, log.lock().unwrap().resets), (1, 1));
+    let seen = || {
+        let log = log.lock().unwrap();
+        (log.activations, log.resets)
+    };
+    assert_eq!(seen(), (1, 1));
     transport.resume().unwrap();
     transport.resume().unwrap();
-    assert_eq!(log.lock().unwrap().activations, 2);
+    assert_eq!(seen(), (2, 1));
     assert_eq!(state.status, 15);
     let active = state.active.clone().unwrap();
     assert_eq!(active.queues.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1]);
