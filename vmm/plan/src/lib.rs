@@ -40,6 +40,7 @@ mod user_network;
 mod validate;
 mod values;
 mod vm;
+mod volume_cache;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +50,7 @@ use oci_spec::runtime::{PosixRlimit, Process};
 use serde::{Deserialize, Serialize};
 use vmrun_proto::{
     ConsoleSize, ContainerPlan, MARK_PORT, MARK_VARIABLE, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share,
+    VOLUMES_DIR,
 };
 use vmrun_spec::{
     DeviceSpec, HostPlan, Image, MachineSpec, NetworkNamespace, ShareSpec, UserNetwork, VolumeKind, VsockSpec,
@@ -191,6 +193,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
                 tag: SHARE_TAG.to_owned(),
                 directory: options.directory.join(SHARE_DIR),
                 authority: authority::authority(&bundle.spec),
+                uncached: volume_cache::is_off(bundle)?.then(|| VOLUMES_DIR.to_owned()),
             }),
         ],
     };
