@@ -1,7 +1,7 @@
 # Everything has one entry here; the work is done by scripts that can be run alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps vmrun build demo test unit lint e2e fuzz leaks leaks-network clients conformance bench counts bench-boot bench-net bench-verbs install deb kernel kernel-icount clean
+.PHONY: help deps vmrun build demo test unit lint e2e fuzz leaks leaks-network clients conformance bench counts bench-boot bench-io bench-net bench-verbs install deb kernel kernel-icount clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -53,6 +53,9 @@ counts: build ## what a start costs, counted, against benches/baseline.json
 
 bench-boot: build ## print boot and start-up times, kernel work, memory
 	@benches/boot
+
+bench-io: build ## print what a program's files cost, counted, and small files against crun
+	@benches/io
 
 bench-net: build ## print what a sandbox's network carries, against QEMU microvm and crun
 	@benches/net

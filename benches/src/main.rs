@@ -2,8 +2,11 @@
 //! whatever else the machine does hits both sides alike.
 
 mod boot;
+mod counts;
+mod io;
 mod memory;
 mod net;
+mod process;
 mod stats;
 mod verbs;
 
@@ -24,6 +27,8 @@ struct Args {
 enum Bench {
     /// Cold `vmrun run` of /bin/true against QEMU microvm and crun.
     Boot(boot::BootArgs),
+    /// What a program's files cost, counted, and the time of many small ones against crun.
+    Io(io::IoArgs),
     /// What a sandbox's network carries, against QEMU microvm and crun.
     Net(net::NetArgs),
     /// `exec` and `state` of a container that runs, against crun.
@@ -42,6 +47,7 @@ enum Bench {
 fn main() -> ExitCode {
     let result = match Args::parse().bench {
         Bench::Boot(args) => boot::run(&args),
+        Bench::Io(args) => io::run(&args),
         Bench::Net(args) => net::run(&args),
         Bench::Verbs(args) => verbs::run(&args),
         Bench::PoweroffImage { init, like, out } => poweroff_image(&init, &like, &out),

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::error::Error;
 use std::process::Command;
 
-use super::process::{call, command, output};
+use crate::process::{call, command, output};
 
 /// Where the clients run.
 const FAR: &str = "vmrun-bench-far";

@@ -5,7 +5,7 @@ use std::error::Error;
 use serde_json::Value;
 
 use super::lab::Lab;
-use super::process::output;
+use crate::process::output;
 use crate::stats;
 
 /// Bytes of a datagram.

@@ -8,10 +8,8 @@
 //!
 //! The sides have the same programs, kernel, memory and processor, and take their turns in each round.
 
-mod counts;
 mod lab;
 mod load;
-mod process;
 mod report;
 mod side;
 mod start;
@@ -21,7 +19,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use counts::Tracer;
+use crate::counts::Tracer;
 use lab::Lab;
 use load::LOADS;
 use report::Report;

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::counts::Counts;
 use super::load::Load;
 use super::side::Card;
+use crate::counts::Counts;
 use crate::stats;
 
 /// Who the others are compared with.

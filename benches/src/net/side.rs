@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::NetArgs;
 use super::lab::Lab;
-use super::process::output;
+use crate::process::output;
 
 const GUEST_MIB: u32 = 256;
 

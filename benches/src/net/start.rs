@@ -8,12 +8,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::NetArgs;
-use super::counts::{Counts, Tracer};
 use super::lab::Lab;
-use super::process::call;
 use super::report::Report;
 use super::side;
 use crate::boot::renew_free_memory;
+use crate::counts::{Counts, Tracer};
+use crate::process::call;
 use crate::stats;
 
 /// A network, the container's number in it, its interfaces, and its routes besides those of addresses.

@@ -40,6 +40,7 @@ mod user_network;
 mod validate;
 mod values;
 mod vm;
+mod volume_cache;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +50,7 @@ use oci_spec::runtime::{PosixRlimit, Process};
 use serde::{Deserialize, Serialize};
 use vmrun_proto::{
     ConsoleSize, ContainerPlan, MARK_PORT, MARK_VARIABLE, ProcessIo, SHARE_MOUNT, SHARE_TAG, Share,
+    VOLUMES_DIR,
 };
 use vmrun_spec::{
     Authority, DeviceSpec, HostPlan, Image, MachineSpec, NetworkNamespace, ShareSpec, UserNetwork,
@@ -159,10 +161,15 @@ pub const SHARE_DIR: &str = "share";
 /// # Errors
 /// A size that was asked for cannot be.
 pub fn bare_machine(options: &Options) -> Result<MachineSpec, PlanError> {
-    Ok(machine(size::asked_for(options)?, options, Authority::default()))
+    Ok(machine(size::asked_for(options)?, options, Authority::default(), None))
 }
 
-fn machine(size: size::Size, options: &Options, authority: Authority) -> MachineSpec {
+fn machine(
+    size: size::Size,
+    options: &Options,
+    authority: Authority,
+    uncached: Option<String>,
+) -> MachineSpec {
     // The kernel hands what it does not know to the agent, as a variable.
     let timeline: Vec<String> = options.timeline.then(|| format!("{MARK_VARIABLE}=1")).into_iter().collect();
     MachineSpec {
@@ -180,6 +187,7 @@ fn machine(size: size::Size, options: &Options, authority: Authority) -> Machine
                 tag: SHARE_TAG.to_owned(),
                 directory: options.directory.join(SHARE_DIR),
                 authority,
+                uncached,
             }),
         ],
     }
@@ -206,7 +214,8 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     let (hooks, guest_hooks) = hooks::split(&bundle.spec)?;
     let spec = guest::Rewrite { bundle, facts, options, volumes: &volumes, cpus: &cpus, vcpus: size.vcpus };
     let spec = spec.done(guest_hooks);
-    let machine = machine(size, options, authority::authority(&bundle.spec));
+    let uncached = volume_cache::is_off(bundle)?.then(|| VOLUMES_DIR.to_owned());
+    let machine = machine(size, options, authority::authority(&bundle.spec), uncached);
     let io = process_io(bundle.spec.process().as_ref(), options.console_size);
     let shares =
         vec![Share { tag: SHARE_TAG.to_owned(), mountpoint: SHARE_MOUNT.to_owned(), readonly: false }];

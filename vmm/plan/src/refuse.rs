@@ -11,6 +11,7 @@ use crate::resources::check_resources;
 use crate::size::{MEMORY_ANNOTATION, VCPUS_ANNOTATION};
 use crate::validate::PlanError;
 use crate::vm::VmSection;
+use crate::volume_cache::VOLUME_CACHE_ANNOTATION;
 use crate::{devices, file_systems, mount_options};
 
 const NO_LSM: &str = "the guest kernel has no such security module; leave the field out";
@@ -164,6 +165,7 @@ fn annotations(spec: &Spec) -> Result<(), PlanError> {
         INITRD_ANNOTATION,
         RX_RATE_ANNOTATION,
         TX_RATE_ANNOTATION,
+        VOLUME_CACHE_ANNOTATION,
     ];
     let mut ours: Vec<_> = spec
         .annotations()

@@ -155,6 +155,10 @@ fn each_refusal_names_its_field() {
         (json!({"vm": {"hwConfig": {"memory": 1024}}}), "vm.hwConfig.memory"),
         (json!({"annotations": {"dev.vmrun.vcpu": "1"}}), "annotations[\"dev.vmrun.vcpu\"]"),
         (json!({"annotations": {"dev.vmrun.memory": "1G"}}), "annotations[\"dev.vmrun.memory\"]"),
+        (
+            json!({"annotations": {"dev.vmrun.volume.cache": "off"}}),
+            "annotations[\"dev.vmrun.volume.cache\"]",
+        ),
         (json!({"annotations": {"dev.vmrun.network.rate": "1"}}), "annotations[\"dev.vmrun.network.rate\"]"),
         (
             json!({"annotations": {"dev.vmrun.network.rx-rate": "fast"}}),

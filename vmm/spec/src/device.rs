@@ -81,6 +81,9 @@ pub struct ShareSpec {
     /// What the guest may do there besides.
     #[serde(default)]
     pub authority: Authority,
+    /// A directory in it of which the guest keeps nothing: it sees at once what others change there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncached: Option<String>,
 }
 
 /// What the guest may do to files of a share besides what their owners may.

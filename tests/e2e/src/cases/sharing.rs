@@ -342,6 +342,37 @@ print(content())
 }
 
 #[test]
+fn change_on_the_host_is_seen_at_once_where_nothing_is_kept() {
+    let scratch = Scratch::new();
+    let (data, single) = (scratch.directory("data"), scratch.file("single", "old"));
+    fs::write(data.join("file"), "old").unwrap();
+    // Whatever is kept is kept anew with each look.
+    let program = r"
+import os
+def look():
+    return [(os.stat(name).st_size, os.read(fd, 9)) for name, fd in files if os.lseek(fd, 0, 0) == 0]
+files = [(name, os.open(name, os.O_RDONLY)) for name in ('/data/file', '/tmp/single')]
+print(look(), flush=True)
+while not os.path.exists('/data/go'):
+    look()
+print(look(), os.path.exists('/data/gone'))
+";
+    fs::write(data.join("gone"), "").unwrap();
+    let bundle = Bundle::python(program)
+        .bind(&data, "/data", &[])
+        .bind(&single, "/tmp/single", &[])
+        .set("/annotations", json!({ "dev.vmrun.volume.cache": "none" }));
+    let started = Run::of(&bundle).start();
+    let old = "[(3, b'old'), (3, b'old')]\n";
+    started.stdout.await_text(0, old);
+    fs::write(data.join("file"), "newer").unwrap();
+    fs::write(&single, "newest").unwrap();
+    fs::remove_file(data.join("gone")).unwrap();
+    fs::write(data.join("go"), "").unwrap();
+    started.finish().prints(&format!("{old}[(5, b'newer'), (6, b'newest')] False\n"));
+}
+
+#[test]
 fn data_is_on_the_host_when_the_program_is_killed() {
     let scratch = Scratch::new();
     let bundle = Bundle::shell("echo data >/data/file; kill -9 $$")

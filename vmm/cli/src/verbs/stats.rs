@@ -38,6 +38,8 @@ struct Stats<'a> {
     /// What runc has no name for.
     #[serde(rename = "dev.vmrun.network_devices", skip_serializing_if = "<[_]>::is_empty")]
     network_devices: &'a [CardFigures],
+    #[serde(rename = "dev.vmrun.file_server", skip_serializing_if = "BTreeMap::is_empty")]
+    file_server: &'a BTreeMap<String, u64>,
 }
 
 /// Named as runc's are: after the fields of its own structure.
@@ -179,7 +181,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl<'a> Stats<'a> {
-    fn of(Figures { container: figures, cards }: &'a Figures) -> Self {
+    fn of(Figures { container: figures, cards, files }: &'a Figures) -> Self {
         let cpu = |name: &str| count(&figures.cpu, name);
         let nanoseconds = |name: &str| cpu(name).saturating_mul(1000);
         Self {
@@ -211,6 +213,7 @@ impl<'a> Stats<'a> {
             network_interfaces: (!figures.interfaces.is_empty())
                 .then(|| figures.interfaces.iter().map(NetworkInterface::of).collect()),
             network_devices: cards,
+            file_server: files,
         }
     }
 }
@@ -265,7 +268,7 @@ mod tests {
     use super::*;
 
     fn shown(container: ContainerFigures) -> String {
-        shown_with(&Figures { container, cards: Vec::new() })
+        shown_with(&Figures { container, ..Figures::default() })
     }
 
     fn shown_with(figures: &Figures) -> String {
@@ -336,6 +339,13 @@ mod tests {
         let text = shown_with(&Figures { cards, ..Figures::default() });
         let end = r#","dev.vmrun.network_devices":[{"name":"eth0","slot":0,"counters":{"rx_limited":3}}]}}"#;
         assert!(text.ends_with(end), "{text}");
+    }
+
+    #[test]
+    fn counts_of_the_file_server_come_last() {
+        let files = [("lookup".to_owned(), 2), ("open".to_owned(), 1)].into();
+        let text = shown_with(&Figures { files, ..Figures::default() });
+        assert!(text.ends_with(r#","dev.vmrun.file_server":{"lookup":2,"open":1}}}"#), "{text}");
     }
 
     #[test]

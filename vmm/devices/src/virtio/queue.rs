@@ -174,6 +174,12 @@ impl ActiveQueue {
         Ok(self.queue.enable_notification(&self.memory)?)
     }
 
+    /// Whether the driver has made a chain available that was not popped.
+    pub fn has_more(&self) -> Result<bool, QueueError> {
+        let available = self.queue.avail_idx(&self.memory, Ordering::Acquire)?;
+        Ok(available.0 != self.queue.next_avail())
+    }
+
     /// Hands the available chains to `serve`, which returns how many bytes it wrote, until the queue
     /// is empty and the driver knows that it must kick.
     ///
@@ -195,26 +201,51 @@ impl ActiveQueue {
     {
         let mut turns = self.queue.size();
         loop {
-            self.disarm()?;
-            while turns > 0
-                && let Some(chain) = self.queue.iter(&self.memory).map_err(QueueError::from)?.next()
-            {
-                turns -= 1;
-                let head = chain.head_index();
-                let Some(written) = serve(&self.memory, chain)? else { continue };
-                self.push_used(head, written)?;
-                // With EVENT_IDX this interrupts only where the driver asked for it.
-                self.notify()?;
-            }
+            self.serve_turns(&mut turns, &mut serve)?;
             if turns == 0 {
-                // Fails only when the counter is full: it is kicked already.
-                let _ = self.kick.write(1);
+                self.come_back();
                 return Ok(());
             }
             if !self.rearm()? {
                 return Ok(());
             }
         }
+    }
+
+    /// Serves what is there now, a queue's length at most. The driver does not kick for more until
+    /// [`rearm`](Self::rearm).
+    pub fn serve<F, E>(&mut self, mut serve: F) -> Result<(), E>
+    where
+        F: FnMut(&Memory, DescriptorChain<&Memory>) -> Result<Option<u32>, E>,
+        E: From<QueueError>,
+    {
+        let mut turns = self.queue.size();
+        self.serve_turns(&mut turns, &mut serve)
+    }
+
+    fn serve_turns<F, E>(&mut self, turns: &mut u16, serve: &mut F) -> Result<(), E>
+    where
+        F: FnMut(&Memory, DescriptorChain<&Memory>) -> Result<Option<u32>, E>,
+        E: From<QueueError>,
+    {
+        self.disarm()?;
+        while *turns > 0
+            && let Some(chain) = self.queue.iter(&self.memory).map_err(QueueError::from)?.next()
+        {
+            *turns -= 1;
+            let head = chain.head_index();
+            let Some(written) = serve(&self.memory, chain)? else { continue };
+            self.push_used(head, written)?;
+            // With EVENT_IDX this interrupts only where the driver asked for it.
+            self.notify()?;
+        }
+        Ok(())
+    }
+
+    /// Kicks the queue in the driver's place, so that it is served when others have had their turn.
+    pub fn come_back(&self) {
+        // Fails only when the counter is full: it is kicked already.
+        let _ = self.kick.write(1);
     }
 
     /// The device cannot go on: the driver must reset it, and the machine's owner learns why.
@@ -287,6 +318,17 @@ mod tests {
         test.queue.drain(&mut serve).unwrap();
         assert_eq!(served, 16);
         assert!(test.queue.kick().read().is_err(), "an empty queue is not kicked");
+    }
+
+    #[test]
+    fn queue_that_is_looked_at_tells_whether_there_is_more() {
+        let memory = memory();
+        let mut test = queue_with_chains(&memory, &[&[(BUFFERS, 8, 0)][..]; 2]);
+        assert!(test.queue.has_more().unwrap());
+        test.queue.serve(|_, _| Ok::<_, QueueError>(Some(0))).unwrap();
+        assert!(!test.queue.has_more().unwrap());
+        test.queue.come_back();
+        assert_eq!(test.queue.kick().read().unwrap(), 1);
     }
 
     #[test]

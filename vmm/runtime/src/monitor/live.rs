@@ -13,6 +13,7 @@ use vmrun_spec::FailureReport;
 use super::clock::{self, Comparison};
 use super::control_server::{Caller, Watcher};
 use super::failure::{Broken, MonitorError};
+use super::file_figures::file_figures;
 use super::network::Attached;
 use super::notifier::Notifier;
 use super::out_of_memory::OutOfMemory;
@@ -289,7 +290,8 @@ impl<'s> Live<'s> {
         match self.agent.call(request, wait, &[self.session.machine.ended_fd()]) {
             Ok(Reply::Processes(processes)) => Ok(ControlReply::Processes(processes)),
             Ok(Reply::Figures(container)) => {
-                let figures = Figures { container: *container, cards: self.session.cards.figures() };
+                let (cards, files) = (self.session.cards.figures(), file_figures(self.session.machine));
+                let figures = Figures { container: *container, cards, files };
                 Ok(ControlReply::Figures(Box::new(figures)))
             }
             Ok(_) => Ok(ControlReply::Ok),

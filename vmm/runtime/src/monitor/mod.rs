@@ -16,6 +16,7 @@ mod callers_ids;
 mod clock;
 mod control_server;
 pub(crate) mod failure;
+mod file_figures;
 mod hook_mounts;
 mod id_map;
 mod kernels;

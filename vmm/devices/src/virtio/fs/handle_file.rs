@@ -3,17 +3,17 @@
 use std::fs::File;
 use std::io;
 
-use virtiofsd::filesystem::{Context, FileSystem, ZeroCopyWriter};
+use virtiofsd::filesystem::{Context, ZeroCopyWriter};
 use virtiofsd::oslib::ReadvFlags;
-use virtiofsd::passthrough::PassthroughFs;
 
+use super::host::Host;
 use super::ids::{Handle, Node};
 
 /// Lends `act` the file that is open on the host as `handle` of `node`.
 ///
 /// virtiofsd keeps these to itself. It lends one to whoever takes what is read of it: here nothing is.
 pub(super) fn with_file<T>(
-    host: &PassthroughFs,
+    host: &Host,
     ctx: Context,
     node: Node,
     handle: Handle,

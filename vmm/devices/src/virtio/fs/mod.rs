@@ -5,18 +5,28 @@
 //! of a snapshot that is restored copy-on-write cannot be shared with a server
 //! in another process.
 
+mod as_user;
+mod closing;
 mod handle_file;
+mod host;
 mod ids;
 mod listing;
 mod lock_message;
 mod locks;
+mod nameless;
 mod page_cache;
 mod pass_through;
+mod patience;
 mod request;
+mod requests;
 mod server;
+mod statx;
 mod thread;
+mod tmpfile;
 mod tree;
+mod uncached;
 
+use std::ffi::CString;
 use std::path::PathBuf;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
@@ -24,6 +34,7 @@ use vmrun_spec::ShareSpec;
 
 use crate::failure::FailureSink;
 use crate::virtio::config_space::ConfigSpace;
+use crate::virtio::counters::Counters;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
 use crate::virtio::queue::ActiveQueue;
 use crate::virtio::session::SessionError;
@@ -68,6 +79,7 @@ pub enum FsError {
 /// The device.
 pub struct Fs {
     config: ConfigSpace,
+    counters: Counters,
     thread: FileThread,
 }
 
@@ -87,9 +99,13 @@ impl Fs {
         }
         config[..tag.len()].copy_from_slice(tag);
         config[TAG_BYTES..].copy_from_slice(&1u32.to_le_bytes());
-        let server = FileServer::open(&spec.directory, failures.clone())?;
+        let uncached = spec.uncached.as_deref().map(|name| CString::new(name.as_bytes())).transpose();
+        let uncached = uncached
+            .map_err(|source| FsError::Open { path: spec.directory.clone(), source: source.into() })?;
+        let server = FileServer::open(&spec.directory, uncached, failures.clone())?;
         Ok(Self {
             config: ConfigSpace::new(config),
+            counters: server.counters(),
             thread: thread::start(server, spec.authority, failures)?,
         })
     }
@@ -110,6 +126,10 @@ impl VirtioDevice for Fs {
 
     fn config(&self) -> &ConfigSpace {
         &self.config
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters.clone()
     }
 
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {

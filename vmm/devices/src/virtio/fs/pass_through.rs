@@ -13,7 +13,7 @@ use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
 
 /// How long the guest may trust names and attributes that it has seen. Others on
 /// the host may change the tree, so this bounds how stale the guest's view gets.
-const CACHE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CACHE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// At its root node, which the guest's `FUSE_INIT` opens again: whoever serves it has `directory` as working
 /// directory. Only regular files and directories below `directory` can be reached from the

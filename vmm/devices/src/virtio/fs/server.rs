@@ -1,10 +1,12 @@
 //! The FUSE server behind the queues.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
@@ -12,18 +14,23 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
 use virtiofsd::descriptor_utils::Writer;
 use virtiofsd::fuse::OutHeader;
-use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::server::Server;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::host::Host;
 use super::lock_message::{LockMessage, Place, reply, reply_nothing};
 use super::locks::{Answer, Locks, Ticket};
 use super::pass_through::pass_through;
+use super::patience::Patience;
 use super::request::{Request, Staging};
+use super::requests::Requests;
+use super::statx::StatxRequest;
+use super::tmpfile::TmpfileRequest;
 use super::tree::SharedTree;
 use super::{FsError, NAME};
 use crate::failure::FailureSink;
+use crate::virtio::counters::Counters;
 use crate::virtio::queue::{ActiveQueue, QueueError};
 
 /// One in this many of the guest's descriptors is for locks: each process has one for each file of which
@@ -42,27 +49,43 @@ const LOCKS: u64 = STOP - 1;
 /// Serves one directory.
 pub(super) struct FileServer {
     server: Server<SharedTree>,
-    host: Arc<PassthroughFs>,
+    host: Arc<Host>,
     locks: Arc<Locks>,
+    requests: Requests,
     directory: PathBuf,
 }
 
 impl FileServer {
     /// `failures` hears why if nobody waits for locks any more.
-    pub(super) fn open(directory: &Path, failures: FailureSink) -> Result<Self, FsError> {
+    pub(super) fn open(
+        directory: &Path,
+        uncached: Option<CString>,
+        failures: FailureSink,
+    ) -> Result<Self, FsError> {
         let failed = |errno: nix::Error| FsError::Open { path: directory.to_owned(), source: errno.into() };
         let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
-        Self::with_descriptors(directory, for_the_guest(limit), failures)
+        Self::with_descriptors(directory, uncached, for_the_guest(limit), failures)
     }
 
-    fn with_descriptors(directory: &Path, count: u64, failures: FailureSink) -> Result<Self, FsError> {
+    fn with_descriptors(
+        directory: &Path,
+        uncached: Option<CString>,
+        count: u64,
+        failures: FailureSink,
+    ) -> Result<Self, FsError> {
         let failed = |source| FsError::Open { path: directory.to_owned(), source };
         let for_locks = count / LOCKS_SHARE;
-        let host = Arc::new(pass_through(directory, count - for_locks).map_err(failed)?);
+        let named = pass_through(directory, count - for_locks).map_err(failed)?;
+        let host = Arc::new(Host::new(named, uncached).map_err(failed)?);
         let failed = move |failure| failures.report(NAME, &failure);
         let locks = Arc::new(Locks::new(usize::try_from(for_locks).unwrap_or(usize::MAX), failed)?);
         let server = Server::new(SharedTree::new(Arc::clone(&host), Arc::clone(&locks)));
-        Ok(Self { server, host, locks, directory: directory.to_owned() })
+        Ok(Self { server, host, locks, requests: Requests::default(), directory: directory.to_owned() })
+    }
+
+    /// What it counts.
+    pub(super) fn counters(&self) -> Counters {
+        self.requests.named()
     }
 
     /// The directory, for whoever shall name nothing else.
@@ -102,50 +125,65 @@ impl FileServer {
         watch(queues[0].kick().as_raw_fd(), 0)?;
         watch(queues[1].kick().as_raw_fd(), 1)?;
         let mut ready = [EpollEvent::default(); 4];
+        let mut patience = Patience::new(Instant::now());
         loop {
+            patience.sleeps(Instant::now());
             let count = match epoll.wait(-1, &mut ready) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 result => result?,
             };
+            patience.wakes(Instant::now());
+            let mut is_kicked = false;
             for event in &ready[..count] {
                 match event.data() {
                     STOP => return Ok(()),
                     LOCKS => self.reply_to_waiting(queues, session)?,
-                    0 => self.drain(queues, &mut stagings, 0, session)?,
-                    _ => self.drain(queues, &mut stagings, 1, session)?,
+                    kicked => {
+                        queues[usize::from(kicked != 0)].clear_kick();
+                        is_kicked = true;
+                    }
                 }
+            }
+            if is_kicked {
+                self.drain(queues, &mut stagings, session, &mut patience)?;
             }
         }
     }
 
-    /// Serves what is in the queue of this number.
+    /// Serves what is in the queues, and what comes soon.
     fn drain(
         &self,
         queues: &mut [ActiveQueue; 2],
         stagings: &mut [Staging; 2],
-        index: usize,
         session: &mut Session,
+        patience: &mut Patience,
     ) -> Result<(), QueueError> {
-        self.drain_one(&mut queues[index], &mut stagings[index], index, session)?;
-        if !session.interrupted.is_empty() {
-            // They overtake the requests that they are about, which are in the queue by now.
-            self.drain_one(&mut queues[1], &mut stagings[1], 1, session)?;
+        loop {
+            for index in [0, 1] {
+                self.serve_one(&mut queues[index], &mut stagings[index], index, session)?;
+            }
+            // They overtake the requests that they are about, which are served by now.
             for unique in std::mem::take(&mut session.interrupted) {
                 session.tickets_of(unique).for_each(|ticket| self.locks.interrupt(ticket));
             }
+            if !patience.goes_on() {
+                queues.iter().for_each(ActiveQueue::come_back);
+                return Ok(());
+            }
+            if !comes_more(queues, patience)? {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
-    fn drain_one(
+    fn serve_one(
         &self,
         queue: &mut ActiveQueue,
         staging: &mut Staging,
         index: usize,
         session: &mut Session,
     ) -> Result<(), QueueError> {
-        queue.clear_kick();
-        queue.drain_some(|_, chain| {
+        queue.serve(|_, chain| {
             let request = staging.take(chain.clone())?;
             Ok(self.handle(request, || Place::of(index, chain), session))
         })
@@ -159,10 +197,17 @@ impl FileServer {
         place: impl FnOnce() -> Option<Place>,
         session: &mut Session,
     ) -> Option<u32> {
+        self.requests.count(request.header.opcode);
         let is_answered = request.is_answered();
         let Request { header, reader, writer } = request;
         if let Some(message) = LockMessage::read(&header, &reader) {
             return self.handle_lock(header.unique, &message, writer, place, session);
+        }
+        if let Some(request) = StatxRequest::read(&header, &reader) {
+            return Some(request.reply(&self.host, writer));
+        }
+        if let Some(request) = TmpfileRequest::read(&header, &reader) {
+            return Some(request.reply(&self.host, writer));
         }
         let spare = writer.clone();
         Some(match self.server.handle_message(reader, writer, NO_BACKEND).map(u32::try_from) {
@@ -241,6 +286,17 @@ impl Session {
     }
 }
 
+/// Whether there are requests by now, or soon; if not, the guest kicks for the next one.
+fn comes_more(queues: &mut [ActiveQueue; 2], patience: &mut Patience) -> Result<bool, QueueError> {
+    let [first, second] = queues;
+    let found = || Ok::<_, QueueError>(second.has_more()? || first.has_more()?);
+    if patience.looks() && patience.look(found)? {
+        return Ok(true);
+    }
+    // Both are asked: neither may be left without kicks.
+    Ok(first.rearm()? | second.rearm()?)
+}
+
 /// Why the server cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServeError {
@@ -305,7 +361,7 @@ mod tests {
         staging: &mut Staging,
     ) -> Result<(), QueueError> {
         let mut session = Session::default();
-        let drained = server.drain_one(queue, staging, 1, &mut session);
+        let drained = server.serve_one(queue, staging, 1, &mut session);
         server.locks.clear(session.waiting.into_keys());
         drained
     }
@@ -321,7 +377,7 @@ mod tests {
         std::fs::write(share.join("a"), "a file").unwrap();
         std::fs::write(&secret, SECRET).unwrap();
         std::os::unix::fs::symlink("../secret", share.join("l")).unwrap();
-        let server = FileServer::with_descriptors(&share, 64, Failures::default().sink()).unwrap();
+        let server = FileServer::with_descriptors(&share, None, 64, Failures::default().sink()).unwrap();
         serve_here(&share);
         let memory = memory();
         let mut staging = Staging::new(&memory).unwrap();
@@ -396,7 +452,7 @@ mod tests {
     #[test]
     fn request_gets_its_reply() {
         let directory = tempfile::tempdir().unwrap();
-        let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
+        let server = FileServer::open(directory.path(), None, Failures::default().sink()).unwrap();
         serve_here(directory.path());
         let memory = memory();
         let request = init_request();
@@ -413,7 +469,7 @@ mod tests {
 
     #[test]
     fn directory_that_is_not_there_cannot_be_shared() {
-        assert!(FileServer::open(Path::new("/no/such/directory"), Failures::default().sink()).is_err());
+        assert!(FileServer::open(Path::new("/no/such/directory"), None, Failures::default().sink()).is_err());
     }
 
     /// Looks `name` up in the root, and returns the error number.
@@ -435,7 +491,8 @@ mod tests {
             std::fs::write(directory.path().join(name), "").unwrap();
         }
         // The root has one, and one is for locks.
-        let server = FileServer::with_descriptors(directory.path(), 4, Failures::default().sink()).unwrap();
+        let server =
+            FileServer::with_descriptors(directory.path(), None, 4, Failures::default().sink()).unwrap();
         serve_here(directory.path());
         assert_eq!(["a", "b", "c", "a"].map(|name| look_up(&server, name)), [0, 0, libc::ENFILE, 0]);
     }
@@ -463,7 +520,7 @@ mod tests {
             chain in prop::collection::vec((BUFFERS..0x2_1000, 0u32..0x3000, 0u16..4), 0..6),
         ) {
             let directory = tempfile::tempdir().unwrap();
-            let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
+            let server = FileServer::open(directory.path(), None, Failures::default().sink()).unwrap();
             serve_here(directory.path());
             let memory = memory();
             memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
@@ -480,7 +537,7 @@ mod tests {
     #[test]
     fn request_that_makes_no_sense_fails_with_an_io_error() {
         let directory = tempfile::tempdir().unwrap();
-        let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
+        let server = FileServer::open(directory.path(), None, Failures::default().sink()).unwrap();
         serve_here(directory.path());
         // A name without its end.
         let memory = memory();
@@ -499,7 +556,7 @@ mod tests {
     #[test]
     fn guest_that_changes_a_request_under_way_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let server = FileServer::open(directory.path(), Failures::default().sink()).unwrap();
+        let server = FileServer::open(directory.path(), None, Failures::default().sink()).unwrap();
         serve_here(directory.path());
         let (memory, over) = (memory(), AtomicBool::new(false));
         memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();

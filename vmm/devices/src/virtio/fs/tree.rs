@@ -18,9 +18,10 @@ use virtiofsd::filesystem::{
     SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
-use virtiofsd::passthrough::PassthroughFs;
 
+use super::closing::needs_no_flush;
 use super::handle_file::with_file;
+use super::host::Host;
 use super::ids::{Handle, Node};
 use super::listing::{Listings, Page};
 use super::locks::Locks;
@@ -32,7 +33,7 @@ const FIRST_PROCESS: libc::pid_t = 1;
 
 /// A directory of the host, passed through but for what the guest may cache, how it lists, and locks.
 pub(super) struct SharedTree {
-    host: Arc<PassthroughFs>,
+    host: Arc<Host>,
     page_cache: PageCache,
     listings: Listings,
     locks: Arc<Locks>,
@@ -40,13 +41,13 @@ pub(super) struct SharedTree {
 
 impl SharedTree {
     /// `locks` are those of `host`'s files.
-    pub(super) fn new(host: Arc<PassthroughFs>, locks: Arc<Locks>) -> Self {
+    pub(super) fn new(host: Arc<Host>, locks: Arc<Locks>) -> Self {
         Self { host, page_cache: PageCache::default(), listings: Listings::default(), locks }
     }
 
     /// The guest gives `handle` up, which may be a directory's whatever the request is for: the host
     /// has one table for all.
-    fn forget(&self, handle: Handle) {
+    fn give_up(&self, handle: Handle) {
         self.locks.release(handle);
         self.listings.close(handle);
     }
@@ -58,7 +59,7 @@ impl SharedTree {
     }
 
     /// The host's side, for a request about what a directory has under `name`.
-    fn host_under(&self, name: &CStr) -> io::Result<&PassthroughFs> {
+    fn host_under(&self, name: &CStr) -> io::Result<&Host> {
         if is_component(name) { Ok(&self.host) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
     }
 }
@@ -88,6 +89,7 @@ impl FileSystem for SharedTree {
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
         self.page_cache.clear();
+        self.host.clear();
         // Where a symbolic link leads never changes: another target is another link.
         let cached = FsOptions::CACHE_SYMLINKS;
         Ok(self.host.init(capable)? | cached | FsOptions::POSIX_LOCKS | FsOptions::FLOCK_LOCKS)
@@ -96,6 +98,7 @@ impl FileSystem for SharedTree {
     fn destroy(&self) {
         self.page_cache.clear();
         self.listings.clear();
+        self.host.clear();
         self.host.destroy();
     }
 
@@ -112,8 +115,7 @@ impl FileSystem for SharedTree {
     }
 
     fn batch_forget(&self, ctx: Context, requests: Vec<(Node, u64)>) {
-        requests.iter().for_each(|&(node, _)| self.page_cache.forget(node));
-        self.host.batch_forget(ctx, requests);
+        requests.into_iter().for_each(|(node, count)| self.forget(ctx, node, count));
     }
 
     fn open(
@@ -125,7 +127,66 @@ impl FileSystem for SharedTree {
     ) -> io::Result<(Option<Handle>, OpenOptions)> {
         let (handle, mut options) = self.host.open(ctx, node, kill_priv, flags)?;
         options.set(OpenOptions::KEEP_CACHE, self.may_keep(ctx, node));
-        Ok((handle, options))
+        options.set(OpenOptions::NOFLUSH, needs_no_flush(&self.host, ctx, node, handle, flags));
+        Ok((handle, self.host.options(node, options)))
+    }
+
+    fn create(
+        &self,
+        ctx: Context,
+        parent: Node,
+        name: &CStr,
+        mode: u32,
+        kill_priv: bool,
+        flags: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<(Entry, Option<Handle>, OpenOptions)> {
+        let (entry, handle, mut options) =
+            self.host_under(name)?.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
+        options.set(OpenOptions::NOFLUSH, needs_no_flush(&self.host, ctx, entry.inode, handle, flags));
+        let entry = self.host.told(parent, name, entry);
+        let options = self.host.options(entry.inode, options);
+        Ok((entry, handle, options))
+    }
+
+    fn symlink(
+        &self,
+        ctx: Context,
+        target: &CStr,
+        parent: Node,
+        name: &CStr,
+        extensions: Extensions,
+    ) -> io::Result<Entry> {
+        let made = self.host_under(name)?.symlink(ctx, target, parent, name, extensions)?;
+        Ok(self.host.told(parent, name, made))
+    }
+
+    fn mknod(
+        &self,
+        ctx: Context,
+        parent: Node,
+        name: &CStr,
+        mode: u32,
+        rdev: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<Entry> {
+        let made = self.host_under(name)?.mknod(ctx, parent, name, mode, rdev, umask, extensions)?;
+        Ok(self.host.told(parent, name, made))
+    }
+
+    fn mkdir(
+        &self,
+        ctx: Context,
+        parent: Node,
+        name: &CStr,
+        mode: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<Entry> {
+        let made = self.host_under(name)?.mkdir(ctx, parent, name, mode, umask, extensions)?;
+        Ok(self.host.told(parent, name, made))
     }
 
     /// A name that is not there is told as a negative entry, which the guest takes for `ENOENT`. In a
@@ -134,7 +195,7 @@ impl FileSystem for SharedTree {
     fn lookup(&self, ctx: Context, parent: Node, name: &CStr) -> io::Result<Entry> {
         match self.host_under(name)?.lookup(ctx, parent, name) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(no_entry()),
-            result => result,
+            result => result.map(|entry| self.host.told(parent, name, entry)),
         }
     }
 
@@ -145,7 +206,7 @@ impl FileSystem for SharedTree {
     }
 
     fn releasedir(&self, ctx: Context, node: Node, flags: u32, handle: Handle) -> io::Result<()> {
-        self.forget(handle);
+        self.give_up(handle);
         self.host.releasedir(ctx, node, flags, handle)
     }
 
@@ -164,7 +225,7 @@ impl FileSystem for SharedTree {
         flock_release: bool,
         lock_owner: Option<u64>,
     ) -> io::Result<()> {
-        self.forget(handle);
+        self.give_up(handle);
         // What flock has locked goes with the host's open file.
         self.host.release(ctx, node, flags, handle, flush, flock_release, lock_owner)
     }
@@ -184,17 +245,9 @@ impl FileSystem for SharedTree {
 
     delegate! {
         to self.host_under(name)? {
-            fn symlink(&self, ctx: Context, target: &CStr, parent: Node, name: &CStr,
-                extensions: Extensions) -> io::Result<Entry>;
-            fn mknod(&self, ctx: Context, parent: Node, name: &CStr, mode: u32, rdev: u32, umask: u32,
-                extensions: Extensions) -> io::Result<Entry>;
-            fn mkdir(&self, ctx: Context, parent: Node, name: &CStr, mode: u32, umask: u32,
-                extensions: Extensions) -> io::Result<Entry>;
             fn unlink(&self, ctx: Context, parent: Node, name: &CStr) -> io::Result<()>;
             fn rmdir(&self, ctx: Context, parent: Node, name: &CStr) -> io::Result<()>;
             fn link(&self, ctx: Context, node: Node, parent: Node, name: &CStr) -> io::Result<Entry>;
-            fn create(&self, ctx: Context, parent: Node, name: &CStr, mode: u32, kill_priv: bool, flags: u32,
-                umask: u32, extensions: Extensions) -> io::Result<(Entry, Option<Handle>, OpenOptions)>;
         }
         to self.host {
             fn getattr(&self, ctx: Context, node: Node, handle: Option<Handle>) -> io::Result<(Attr, Duration)>;

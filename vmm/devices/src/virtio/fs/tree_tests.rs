@@ -28,7 +28,9 @@ impl Host {
             fs::write(outside.path().join(file), file).unwrap();
         }
         symlink(outside.path().join("secret"), outside.path().join("tree/link")).unwrap();
-        let host = Arc::new(pass_through(&outside.path().join("tree"), 1000).unwrap());
+        let host = Arc::new(
+            super::Host::new(pass_through(&outside.path().join("tree"), 1000).unwrap(), None).unwrap(),
+        );
         let tree = SharedTree::new(host, Arc::new(Locks::new(100, |_| ()).unwrap()));
         serve_here(&outside.path().join("tree"));
         tree.init(FsOptions::empty()).unwrap();

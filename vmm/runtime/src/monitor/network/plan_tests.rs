@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use vmrun_netlink::core::{NetlinkDeserializable, NetlinkHeader};
 use vmrun_netlink::route::RouteNetlinkMessage;
+use vmrun_netlink::route::route::{RouteAttribute, RouteType};
 use vmrun_proto::Network;
 use vmrun_spec::NicSlot;
 
@@ -122,6 +123,19 @@ fn routes_rules_and_neighbours_are_what_somebody_has_set() {
         network["neighbours"],
         json!([{ "address": "10.1.0.1", "interface": "eth0", "mac": [2, 0, 0, 0, 0, 2], "router": false }])
     );
+}
+
+#[test]
+fn route_that_forbids_by_a_next_hop_of_its_own_number_leads_through_nothing() {
+    let mut dump = recorded(include_str!("dumps/ptp.dump"));
+    let forbidding = dump.routes.iter_mut().filter(|route| route.header.kind == RouteType::BlackHole);
+    // As the kernel tells of `ip route add … nhid 5` after `ip nexthop add id 5 blackhole`.
+    let changed = forbidding.map(|route| route.attributes.push(RouteAttribute::Oif(1))).count();
+    assert_eq!(changed, 1);
+    let plan = plan(&dump, &Slots::new());
+    let found =
+        plan.network.routes.iter().find(|route| route.kind == u8::from(RouteType::BlackHole)).unwrap();
+    assert_eq!(found.hops, []);
 }
 
 #[test]

@@ -102,7 +102,10 @@ pub(super) fn route(message: &RouteMessage, names: &Names) -> Found {
             }
         }
     }
-    if hop.interface.is_some() || hop.gateway.is_some() {
+    if forbids(message.header.kind) {
+        // The kernel tells of loopback where the route is by a next hop's number, and takes none itself.
+        route.hops.clear();
+    } else if hop.interface.is_some() || hop.gateway.is_some() {
         route.hops.push(hop);
     }
     if is_the_kernels(message, &route) || !leads_somewhere(message, &route) {
@@ -145,10 +148,12 @@ fn is_the_kernels(message: &RouteMessage, route: &Route) -> bool {
 
 /// One that forbids leads nowhere and is one; another one needs an interface that the guest has.
 fn leads_somewhere(message: &RouteMessage, route: &Route) -> bool {
-    match message.header.kind {
-        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => true,
-        _ => !route.hops.is_empty() && route.hops.iter().all(|hop| hop.interface.is_some()),
-    }
+    forbids(message.header.kind)
+        || (!route.hops.is_empty() && route.hops.iter().all(|hop| hop.interface.is_some()))
+}
+
+fn forbids(kind: RouteType) -> bool {
+    matches!(kind, RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw)
 }
 
 /// None for those that every namespace has.

@@ -23,7 +23,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtiofsd::filesystem::Context;
 use virtiofsd::fuse::{FileLock, LK_FLOCK, LkIn};
-use virtiofsd::passthrough::PassthroughFs;
 
 use self::host::{Description, Reopener, Wanted, id_of, try_flock};
 use self::outside::{LK_OUTSIDE, Outside};
@@ -33,6 +32,7 @@ use self::table::{FileId, NO_PROCESS, Owner, Table, Waiting};
 pub use self::waiters::LocksError;
 use self::waiters::Waiters;
 use super::handle_file::with_file;
+use super::host::Host;
 use super::ids::{Handle, Node};
 use crate::thread::ThreadFailure;
 
@@ -66,7 +66,7 @@ impl LockRequest {
         self.arguments.owner
     }
 
-    fn file(&self, host: &PassthroughFs) -> io::Result<FileId> {
+    fn file(&self, host: &Host) -> io::Result<FileId> {
         with_file(host, self.ctx, self.node, self.handle(), id_of)
     }
 
@@ -118,7 +118,7 @@ impl Locks {
     }
 
     /// Locks or unlocks; what another has is waited for if it `waits`.
-    pub(super) fn set(&self, host: &PassthroughFs, request: &LockRequest, waits: bool) -> Answer {
+    pub(super) fn set(&self, host: &Host, request: &LockRequest, waits: bool) -> Answer {
         let is_flock = request.arguments.lk_flags & LK_FLOCK != 0;
         let answer = request.range().and_then(|(start, end, mode)| match mode {
             _ if is_flock => self.flock(host, request, mode, waits),
@@ -130,7 +130,7 @@ impl Locks {
 
     fn flock(
         &self,
-        host: &PassthroughFs,
+        host: &Host,
         request: &LockRequest,
         mode: Option<Mode>,
         waits: bool,
@@ -149,13 +149,7 @@ impl Locks {
         }
     }
 
-    fn unlock(
-        &self,
-        host: &PassthroughFs,
-        request: &LockRequest,
-        start: u64,
-        end: u64,
-    ) -> io::Result<Answer> {
+    fn unlock(&self, host: &Host, request: &LockRequest, start: u64, end: u64) -> io::Result<Answer> {
         let mut table = self.table();
         let (owner, has_room) = (request.owner(), table.has_room());
         if !table.knows(owner) {
@@ -171,13 +165,7 @@ impl Locks {
         Ok(Answer::Now(Ok(())))
     }
 
-    fn lock(
-        &self,
-        host: &PassthroughFs,
-        request: &LockRequest,
-        range: Range,
-        waits: bool,
-    ) -> io::Result<Answer> {
+    fn lock(&self, host: &Host, request: &LockRequest, range: Range, waits: bool) -> io::Result<Answer> {
         let (file, owner) = (request.file(host)?, request.owner());
         let mut table = self.table();
         if !table.has_room() {
@@ -217,7 +205,7 @@ impl Locks {
     fn shares_first(
         &self,
         table: &mut Table<Arc<Description>>,
-        host: &PassthroughFs,
+        host: &Host,
         request: &LockRequest,
         file: FileId,
         range: &Range,
@@ -236,7 +224,7 @@ impl Locks {
     fn description(
         &self,
         table: &mut Table<Arc<Description>>,
-        host: &PassthroughFs,
+        host: &Host,
         request: &LockRequest,
         file: FileId,
         mode: Mode,
@@ -276,7 +264,7 @@ impl Locks {
     }
 
     /// The lock that keeps the request's from being granted, or that there is none.
-    pub(super) fn get(&self, host: &PassthroughFs, request: &LockRequest) -> io::Result<FileLock> {
+    pub(super) fn get(&self, host: &Host, request: &LockRequest) -> io::Result<FileLock> {
         if request.arguments.lk_flags & LK_OUTSIDE != 0 {
             return Ok(told(request, self.outside(host, request)?, 0));
         }
@@ -304,7 +292,7 @@ impl Locks {
 
     /// The guest's process `owner` has closed a descriptor, whose handle is `handle` of `node`: its locks
     /// of the file go.
-    pub(super) fn flush(&self, host: &PassthroughFs, ctx: Context, node: Node, handle: Handle, owner: Owner) {
+    pub(super) fn flush(&self, host: &Host, ctx: Context, node: Node, handle: Handle, owner: Owner) {
         let mut table = self.table();
         if !table.knows(owner) {
             return;

@@ -7,8 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
-use virtiofsd::passthrough::PassthroughFs;
-
+use super::super::host::Host;
 use super::host::Description;
 use super::ranges::{LAST, Mode, Range};
 use super::table::{FileId, Table};
@@ -36,7 +35,7 @@ pub(super) enum Outside {
 
 impl Locks {
     /// A shared lock that somebody outside has of the request's file.
-    pub(super) fn outside(&self, host: &PassthroughFs, request: &LockRequest) -> io::Result<Option<Range>> {
+    pub(super) fn outside(&self, host: &Host, request: &LockRequest) -> io::Result<Option<Range>> {
         let file = request.file(host)?;
         // Nobody of the guest locks or unlocks meanwhile.
         let mut table = self.table();
@@ -58,7 +57,7 @@ impl Locks {
     pub(super) fn look_outside(
         &self,
         table: &Table<Arc<Description>>,
-        host: &PassthroughFs,
+        host: &Host,
         request: &LockRequest,
         file: FileId,
     ) -> io::Result<Outside> {

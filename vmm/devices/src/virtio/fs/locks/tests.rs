@@ -20,7 +20,7 @@ const UNLOCK: libc::c_int = libc::F_UNLCK;
 /// A file, and a guest that has it open.
 struct Guest {
     directory: TempDir,
-    host: PassthroughFs,
+    host: Host,
     locks: Locks,
     node: Node,
 }
@@ -29,7 +29,7 @@ impl Guest {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("file"), "content").unwrap();
-        let host = pass_through(directory.path(), 1000).unwrap();
+        let host = Host::new(pass_through(directory.path(), 1000).unwrap(), None).unwrap();
         let name = CString::new("file").unwrap();
         let node = host.lookup(context(), ROOT_ID, &name).unwrap().inode;
         let locks = Locks::new(3, |why| panic!("{why}")).unwrap();

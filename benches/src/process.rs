@@ -4,7 +4,7 @@ use std::error::Error;
 use std::process::{Command, Stdio};
 
 /// What `command` prints.
-pub(super) fn output(command: &mut Command) -> Result<String, Box<dyn Error>> {
+pub(crate) fn output(command: &mut Command) -> Result<String, Box<dyn Error>> {
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
@@ -18,12 +18,12 @@ pub(super) fn output(command: &mut Command) -> Result<String, Box<dyn Error>> {
 }
 
 /// Runs a program with these words, separated by blanks.
-pub(super) fn call(words: &str) -> Result<(), Box<dyn Error>> {
+pub(crate) fn call(words: &str) -> Result<(), Box<dyn Error>> {
     output(&mut command(words)).map(drop)
 }
 
 /// The command of these words.
-pub(super) fn command(words: &str) -> Command {
+pub(crate) fn command(words: &str) -> Command {
     let mut words = words.split_whitespace();
     let mut command = Command::new(words.next().unwrap_or_default());
     command.args(words);

@@ -6,7 +6,7 @@ use std::fs;
 use std::ops::Sub;
 use std::path::{Path, PathBuf};
 
-use super::process::call;
+use crate::process::call;
 
 const TRACING: &str = "/sys/kernel/tracing";
 
@@ -17,22 +17,22 @@ const TRIGGER: &str = "hist:keys=common_pid:size=4096";
 
 /// How often something was done by a process that runs a machine, or by everybody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// Times that the guest was left.
-    pub(super) exits: u64,
+    pub(crate) exits: u64,
     /// Interrupts that the guest got, its own timer's among them.
-    pub(super) interrupts: u64,
+    pub(crate) interrupts: u64,
     /// System calls, those that enter the guest among them.
-    pub(super) calls: u64,
+    pub(crate) calls: u64,
 }
 
 /// Counts while it lives, by the kernel's histograms. What is counted is slower, so nothing is timed meanwhile.
-pub(super) struct Tracer {
+pub(crate) struct Tracer {
     events: [PathBuf; 3],
 }
 
 impl Tracer {
-    pub(super) fn new() -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn new() -> Result<Self, Box<dyn Error>> {
         if !Path::new(TRACING).join("events").exists() {
             call(&format!("mount -t tracefs tracefs {TRACING}"))?;
         }
@@ -46,7 +46,7 @@ impl Tracer {
     }
 
     /// What the threads of process `pid` have done.
-    pub(super) fn counts(&self, pid: u32) -> Result<Counts, Box<dyn Error>> {
+    pub(crate) fn counts(&self, pid: u32) -> Result<Counts, Box<dyn Error>> {
         let threads = fs::read_dir(format!("/proc/{pid}/task"))?;
         let threads = threads.filter_map(|thread| thread.ok()?.file_name().to_str()?.parse().ok());
         let threads: HashSet<u32> = threads.collect();
@@ -54,7 +54,7 @@ impl Tracer {
     }
 
     /// What all have done but this process.
-    pub(super) fn counts_of_others(&self) -> Result<Counts, Box<dyn Error>> {
+    pub(crate) fn counts_of_others(&self) -> Result<Counts, Box<dyn Error>> {
         let own = std::process::id();
         self.of(|thread| thread != own)
     }
