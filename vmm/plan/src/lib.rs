@@ -188,6 +188,7 @@ fn machine(
                 directory: options.directory.join(SHARE_DIR),
                 authority,
                 uncached,
+                quiet_closes: options.kernel == Image::Embedded,
             }),
         ],
     }

@@ -84,6 +84,10 @@ pub struct ShareSpec {
     /// A directory in it of which the guest keeps nothing: it sees at once what others change there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncached: Option<String>,
+    /// The guest's kernel tells of each close that ends locks, as the one inside vmrun does. Another need not be told of
+    /// closes, and would keep its locks.
+    #[serde(default)]
+    pub quiet_closes: bool,
 }
 
 /// What the guest may do to files of a share besides what their owners may.

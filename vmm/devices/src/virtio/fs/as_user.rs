@@ -7,10 +7,12 @@ use rustix::thread::{Gid, Uid, set_thread_res_gid, set_thread_res_uid};
 use virtiofsd::filesystem::Context;
 use virtiofsd::soft_idmap::Id;
 
+use super::nameless::id;
+
 /// Acts as the user and group of `ctx`, with the capabilities that this thread has kept.
 pub(super) fn as_user<T>(ctx: Context, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let server = (geteuid(), getegid());
-    let user = (Uid::from_raw(ctx.uid.into_inner()), Gid::from_raw(ctx.gid.into_inner()));
+    let user = (Uid::from_raw(id(ctx.uid.into_inner())?), Gid::from_raw(id(ctx.gid.into_inner())?));
     if user == server {
         return act();
     }

@@ -35,6 +35,9 @@ pub(super) fn needs_no_flush(
     handle: Option<Handle>,
     flags: u32,
 ) -> bool {
+    if !host.has_quiet_closes() {
+        return false;
+    }
     let access = flags & libc::O_ACCMODE.cast_unsigned();
     if access == libc::O_RDONLY.cast_unsigned() {
         return true;

@@ -17,6 +17,15 @@ use super::ids::{Handle, Node};
 use super::nameless::{Nameless, is_nameless};
 use super::uncached::Uncached;
 
+/// How the guest is told of files.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Manner {
+    /// The directory in the root of which it keeps nothing.
+    pub(super) uncached: Option<CString>,
+    /// Its kernel tells of closes that end locks, whatever else it need not tell of.
+    pub(super) quiet_closes: bool,
+}
+
 /// virtiofsd's files, and those that it does not know. What a request names by a directory and a name is always
 /// virtiofsd's.
 pub(super) struct Host {
@@ -24,6 +33,7 @@ pub(super) struct Host {
     nameless: Nameless,
     /// Of what the guest keeps nothing, if there is something.
     uncached: Option<Uncached>,
+    quiet_closes: bool,
 }
 
 /// Requests about a node, which are served by whose it is.
@@ -41,9 +51,16 @@ macro_rules! by_node {
 
 #[allow(clippy::too_many_arguments, reason = "they are the request's")]
 impl Host {
-    pub(super) fn new(named: PassthroughFs, uncached: Option<CString>) -> io::Result<Self> {
+    /// Of nameless files it knows so many at a time.
+    pub(super) fn new(named: PassthroughFs, nameless: usize, manner: Manner) -> io::Result<Self> {
+        let Manner { uncached, quiet_closes } = manner;
         let uncached = uncached.map(Uncached::below);
-        Ok(Self { named, nameless: Nameless::new()?, uncached })
+        Ok(Self { named, nameless: Nameless::new(nameless)?, uncached, quiet_closes })
+    }
+
+    /// Whether the guest's kernel can be told that nothing comes of a close.
+    pub(super) fn has_quiet_closes(&self) -> bool {
+        self.quiet_closes
     }
 
     /// What was found or made in `parent` under `name`, as the guest may keep it.
@@ -95,13 +112,14 @@ impl Host {
     }
 
     pub(super) fn forget(&self, ctx: Context, node: Node, count: u64) {
-        if is_nameless(node) {
-            return self.nameless.forget(ctx, node, count);
-        }
         if let Some(uncached) = &self.uncached {
             uncached.forget(node, count);
         }
-        self.named.forget(ctx, node, count);
+        if is_nameless(node) {
+            self.nameless.forget(ctx, node, count);
+        } else {
+            self.named.forget(ctx, node, count);
+        }
     }
 
     /// The guest has forgotten all.
@@ -120,7 +138,10 @@ impl Host {
         flags: u32,
         mode: u32,
     ) -> io::Result<(Entry, Handle)> {
-        self.in_directory(ctx, parent, |directory| self.nameless.make((parent, directory), ctx, flags, mode))
+        let made = |directory: &_| self.nameless.make((parent, directory), ctx, flags, mode);
+        let (entry, handle) = self.in_directory(ctx, parent, made)?;
+        // It has no name in it, and is in it all the same.
+        Ok((self.told(parent, c"", entry), handle))
     }
 
     /// Of the file system of `node`.
@@ -134,7 +155,9 @@ impl Host {
         if !is_nameless(node) {
             return Ok(self.told(parent, name, self.named.link(ctx, node, parent, name)?));
         }
-        self.in_directory(ctx, parent, |directory| self.nameless.link(node, directory, name))
+        self.in_directory(ctx, parent, |directory| self.nameless.link(node, directory, name))?;
+        // By its name it is one of the named ones, as whoever looks it up will find.
+        Ok(self.told(parent, name, self.named.lookup(ctx, parent, name)?))
     }
 
     fn in_directory<T>(

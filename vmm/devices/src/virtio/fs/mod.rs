@@ -39,6 +39,7 @@ use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
 use crate::virtio::queue::ActiveQueue;
 use crate::virtio::session::SessionError;
 use crate::virtio::state::{DeviceState, StateError, Suspended};
+use host::Manner;
 pub use locks::LocksError;
 use server::FileServer;
 use thread::FileThread;
@@ -102,7 +103,8 @@ impl Fs {
         let uncached = spec.uncached.as_deref().map(|name| CString::new(name.as_bytes())).transpose();
         let uncached = uncached
             .map_err(|source| FsError::Open { path: spec.directory.clone(), source: source.into() })?;
-        let server = FileServer::open(&spec.directory, uncached, failures.clone())?;
+        let manner = Manner { uncached, quiet_closes: spec.quiet_closes };
+        let server = FileServer::open(&spec.directory, manner, failures.clone())?;
         Ok(Self {
             config: ConfigSpace::new(config),
             counters: server.counters(),

@@ -6,8 +6,8 @@
 //!                                    └ forgotten, closed: the file is gone
 //! ```
 //!
-//! Once it has a name, whoever looks that up gets a node of virtiofsd's: the guest has two inodes for the file then,
-//! of one number.
+//! By its name it is a file of virtiofsd's, with a node of that: the guest has two inodes for the file then, of one
+//! number. What is mapped of one does not show what is written by the other.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, FallocateFlags, Gid, Mode, OFlags, SeekFrom, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
@@ -35,12 +36,10 @@ use virtiofsd::soft_idmap::{GuestGid, GuestUid, Id};
 
 use super::as_user::as_user;
 use super::ids::{Handle, Node};
-use super::pass_through::CACHE_TIMEOUT;
+use super::pass_through::descriptors_alone;
 
 /// Nodes and handles from here on are nameless files': virtiofsd counts from 1.
 const FIRST: u64 = 1 << 62;
-/// Of nodes, and of handles: each may take a descriptor.
-const MAX: usize = 1024;
 /// Set-user-id and set-group-id.
 const SPECIAL_BITS: u32 = 0o6000;
 
@@ -54,6 +53,8 @@ pub(super) fn is_nameless(number: u64) -> bool {
 pub(super) struct Nameless {
     /// `/proc/self/fd`
     descriptors: OwnedFd,
+    /// So many nodes and handles together: each may take a descriptor.
+    most: usize,
     next: AtomicU64,
     open: Mutex<Open>,
 }
@@ -74,10 +75,19 @@ struct Known {
 }
 
 impl Nameless {
-    pub(super) fn new() -> io::Result<Self> {
+    /// At most so many nodes and handles.
+    pub(super) fn new(most: usize) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let descriptors = openat(rustix::fs::CWD, "/proc/self/fd", flags, Mode::empty())?;
-        Ok(Self { descriptors, next: AtomicU64::new(FIRST), open: Mutex::default() })
+        let descriptors = match descriptors_alone() {
+            Some(alone) => alone.into(),
+            None => openat(rustix::fs::CWD, "/proc/self/fd", flags, Mode::empty())?,
+        };
+        Ok(Self { descriptors, most, next: AtomicU64::new(FIRST), open: Mutex::default() })
+    }
+
+    fn has_room(&self) -> bool {
+        let table = self.table();
+        table.nodes.len().saturating_add(table.handles.len()) < self.most
     }
 
     /// Makes one in `directory`, open as `flags` say, for the user of `ctx`.
@@ -88,7 +98,7 @@ impl Nameless {
         flags: u32,
         mode: u32,
     ) -> io::Result<(Entry, Handle)> {
-        if self.table().nodes.len() >= MAX {
+        if !self.has_room() {
             return Err(number(libc::ENFILE));
         }
         // It can be given a name unless that was ruled out, which the host then sees to as well.
@@ -106,14 +116,10 @@ impl Nameless {
     }
 
     /// Gives `node` a name in `directory`.
-    pub(super) fn link(&self, node: Node, directory: &File, name: &CStr) -> io::Result<Entry> {
+    pub(super) fn link(&self, node: Node, directory: &File, name: &CStr) -> io::Result<()> {
         let file = self.file(node)?;
         linkat(&self.descriptors, file.as_raw_fd().to_string(), directory, name, AtFlags::SYMLINK_FOLLOW)?;
-        let entry = entry(node, &file)?;
-        if let Some(known) = self.table().nodes.get_mut(&node) {
-            known.count = known.count.saturating_add(1);
-        }
-        Ok(entry)
+        Ok(())
     }
 
     /// What is open as `handle`, if that is a nameless file's.
@@ -146,7 +152,9 @@ impl Nameless {
 
 fn entry(node: Node, file: &File) -> io::Result<Entry> {
     let attr = attributes(file)?;
-    Ok(Entry { inode: node, generation: 0, attr, attr_timeout: CACHE_TIMEOUT, entry_timeout: CACHE_TIMEOUT })
+    // What changes it by its name is not told.
+    let kept = Duration::ZERO;
+    Ok(Entry { inode: node, generation: 0, attr, attr_timeout: kept, entry_timeout: kept })
 }
 
 fn attributes(file: &File) -> io::Result<Attr> {
@@ -204,7 +212,7 @@ impl FileSystem for Nameless {
         flags: u32,
     ) -> io::Result<(Option<Handle>, OpenOptions)> {
         let file = self.file(node)?;
-        if self.table().handles.len() >= MAX {
+        if !self.has_room() {
             return Err(number(libc::ENFILE));
         }
         // Where to write is told with each write.
@@ -216,7 +224,7 @@ impl FileSystem for Nameless {
         }
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
         self.table().handles.insert(handle, Arc::new(File::from(opened)));
-        Ok((Some(handle), OpenOptions::KEEP_CACHE | OpenOptions::NOFLUSH))
+        Ok((Some(handle), OpenOptions::KEEP_CACHE))
     }
 
     fn release(
@@ -232,17 +240,14 @@ impl FileSystem for Nameless {
         self.table().handles.remove(&handle).map(drop).ok_or_else(|| number(libc::EBADF))
     }
 
-    fn flush(&self, _ctx: Context, _node: Node, _handle: Handle, _lock_owner: u64) -> io::Result<()> {
-        Ok(())
+    fn flush(&self, _ctx: Context, _node: Node, handle: Handle, _lock_owner: u64) -> io::Result<()> {
+        // Some file systems write when a descriptor is closed, and tell then what went wrong.
+        let copy = self.handle(handle)?.try_clone()?;
+        Ok(nix::unistd::close(copy)?)
     }
 
-    fn getattr(
-        &self,
-        _ctx: Context,
-        node: Node,
-        _handle: Option<Handle>,
-    ) -> io::Result<(Attr, std::time::Duration)> {
-        Ok((attributes(&*self.file(node)?)?, CACHE_TIMEOUT))
+    fn getattr(&self, _ctx: Context, node: Node, _handle: Option<Handle>) -> io::Result<(Attr, Duration)> {
+        Ok((attributes(&*self.file(node)?)?, Duration::ZERO))
     }
 
     fn setattr(
@@ -252,13 +257,21 @@ impl FileSystem for Nameless {
         attr: SetattrIn,
         _handle: Option<Handle>,
         valid: SetattrValid,
-    ) -> io::Result<(Attr, std::time::Duration)> {
+    ) -> io::Result<(Attr, Duration)> {
         let file = self.file(node)?;
         if valid.contains(SetattrValid::MODE) {
             fchmod(&file, Mode::from_raw_mode(attr.mode & 0o7777))?;
         }
-        let uid = valid.contains(SetattrValid::UID).then(|| Uid::from_raw(attr.uid.into_inner()));
-        let gid = valid.contains(SetattrValid::GID).then(|| Gid::from_raw(attr.gid.into_inner()));
+        let uid = valid
+            .contains(SetattrValid::UID)
+            .then(|| id(attr.uid.into_inner()))
+            .transpose()?
+            .map(Uid::from_raw);
+        let gid = valid
+            .contains(SetattrValid::GID)
+            .then(|| id(attr.gid.into_inner()))
+            .transpose()?
+            .map(Gid::from_raw);
         if uid.is_some() || gid.is_some() {
             fchown(&file, uid, gid)?;
         }
@@ -365,10 +378,12 @@ impl FileSystem for Nameless {
         flags: u32,
         _extra_flags: SetxattrFlags,
     ) -> io::Result<()> {
+        not_an_access_list(name)?;
         Ok(fsetxattr(&*self.file(node)?, name, value, XattrFlags::from_bits_truncate(flags))?)
     }
 
     fn getxattr(&self, _ctx: Context, node: Node, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
+        not_an_access_list(name)?;
         let mut value = vec![0; room(size)];
         let count = fgetxattr(&*self.file(node)?, name, &mut value)?;
         if size == 0 {
@@ -379,23 +394,44 @@ impl FileSystem for Nameless {
     }
 
     fn listxattr(&self, _ctx: Context, node: Node, size: u32) -> io::Result<ListxattrReply> {
-        let mut names = vec![0; room(size)];
+        let mut names = vec![0; MOST_BYTES];
         let count = flistxattr(&*self.file(node)?, &mut names)?;
-        if size == 0 {
-            return Ok(ListxattrReply::Count(u32::try_from(count).unwrap_or(u32::MAX)));
+        let names = names.get(..count).unwrap_or_default().split_inclusive(|byte| *byte == 0);
+        let names: Vec<u8> = names.filter(|name| !is_access_list(name)).flatten().copied().collect();
+        let count = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        match size {
+            0 => Ok(ListxattrReply::Count(count)),
+            _ if count > size => Err(number(libc::ERANGE)),
+            _ => Ok(ListxattrReply::Names(names)),
         }
-        names.truncate(count);
-        Ok(ListxattrReply::Names(names))
     }
 
     fn removexattr(&self, _ctx: Context, node: Node, name: &CStr) -> io::Result<()> {
+        not_an_access_list(name)?;
         Ok(fremovexattr(&*self.file(node)?, name)?)
     }
 }
 
-/// The largest that there is.
+/// The largest value, or list of names, that there is.
+const MOST_BYTES: usize = 64 << 10;
+
 fn room(size: u32) -> usize {
-    usize::try_from(size).unwrap_or(0).min(64 << 10)
+    usize::try_from(size).unwrap_or(0).min(MOST_BYTES)
+}
+
+/// As with named files: the guest, which does not know of access lists, would grant more than they do.
+fn not_an_access_list(name: &CStr) -> io::Result<()> {
+    if is_access_list(name.to_bytes_with_nul()) { Err(number(libc::ENOTSUP)) } else { Ok(()) }
+}
+
+/// `name` ends with a zero.
+fn is_access_list(name: &[u8]) -> bool {
+    matches!(name, b"system.posix_acl_access\0" | b"system.posix_acl_default\0")
+}
+
+/// An id that is one: -1 means "leave it" to the host's kernel.
+pub(super) fn id(raw: u32) -> io::Result<u32> {
+    if raw == u32::MAX { Err(number(libc::EINVAL)) } else { Ok(raw) }
 }
 
 fn number(errno: libc::c_int) -> io::Error {

@@ -53,7 +53,7 @@ fn open(directory: &Path, guest_fd_limit: u64) -> io::Result<PassthroughFs> {
 
 /// `/proc/self/fd` as a mount of its own, of which `..` leads nowhere. Without the right to mount, as in tests,
 /// virtiofsd opens the directory in its place.
-fn descriptors_alone() -> Option<File> {
+pub(super) fn descriptors_alone() -> Option<File> {
     open_tree(CWD, c"/proc/self/fd", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
         .ok()
         .map(File::from)

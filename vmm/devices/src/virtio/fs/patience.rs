@@ -20,8 +20,10 @@ use nix::unistd::Pid;
 
 /// Pauses up to this are short: a few times what a guest needs to take a reply and send the next request.
 const SHORT: Duration = Duration::from_micros(50);
-/// Times that the queues are served without a look at anything else.
+/// Times that the queues are served without a look at anything else,
 const IN_A_ROW: u32 = 64;
+/// and for how long.
+const TURN: Duration = Duration::from_millis(1);
 
 /// Decides whether to look on.
 #[derive(Debug)]
@@ -30,12 +32,13 @@ pub(super) struct Patience {
     is_alone: Option<bool>,
     was_short: bool,
     slept: Instant,
+    woke: Instant,
     in_a_row: u32,
 }
 
 impl Patience {
     pub(super) fn new(now: Instant) -> Self {
-        Self { is_alone: None, was_short: false, slept: now, in_a_row: 0 }
+        Self { is_alone: None, was_short: false, slept: now, woke: now, in_a_row: 0 }
     }
 
     /// The thread goes to sleep.
@@ -47,12 +50,18 @@ impl Patience {
     /// The thread was woken for a request.
     pub(super) fn wakes(&mut self, now: Instant) {
         self.was_short = now.duration_since(self.slept) <= SHORT;
+        self.woke = now;
+    }
+
+    /// It was woken for nothing: a guest that does that is not looked for.
+    pub(super) fn came_for_nothing(&mut self) {
+        self.was_short = false;
     }
 
     /// Requests are served; false if others have their turn now.
-    pub(super) fn goes_on(&mut self) -> bool {
+    pub(super) fn goes_on(&mut self, now: Instant) -> bool {
         self.in_a_row += 1;
-        self.in_a_row < IN_A_ROW
+        self.in_a_row < IN_A_ROW && now.duration_since(self.woke) < TURN
     }
 
     /// Whether there is reason to look at all.
@@ -111,13 +120,27 @@ mod tests {
     }
 
     #[test]
-    fn others_have_their_turn_after_some_requests() {
-        let mut patience = after(SHORT);
+    fn others_have_their_turn_after_some_requests_or_some_time() {
+        let start = Instant::now();
+        let awake = || {
+            let mut patience = Patience::new(start);
+            patience.wakes(start);
+            patience
+        };
+        let mut patience = awake();
         for _ in 1..IN_A_ROW {
-            assert!(patience.goes_on());
+            assert!(patience.goes_on(start));
         }
-        assert!(!patience.goes_on());
-        patience.sleeps(Instant::now());
-        assert!(patience.goes_on());
+        assert!(!patience.goes_on(start));
+        patience.sleeps(start);
+        assert!(patience.goes_on(start));
+        assert!(!awake().goes_on(start + TURN));
+    }
+
+    #[test]
+    fn guest_that_wakes_for_nothing_is_not_looked_for() {
+        let mut patience = after(SHORT);
+        patience.came_for_nothing();
+        assert!(!patience.looks());
     }
 }

@@ -1,7 +1,6 @@
 //! The FUSE server behind the queues.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ use virtiofsd::server::Server;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::host::Host;
+use super::host::{Host, Manner};
 use super::lock_message::{LockMessage, Place, reply, reply_nothing};
 use super::locks::{Answer, Locks, Ticket};
 use super::pass_through::pass_through;
@@ -36,6 +35,9 @@ use crate::virtio::queue::{ActiveQueue, QueueError};
 /// One in this many of the guest's descriptors is for locks: each process has one for each file of which
 /// it has locked a range.
 const LOCKS_SHARE: u64 = 4;
+/// Likewise for files without names, and no more than a program can want.
+const NAMELESS_SHARE: u64 = 8;
+const MOST_NAMELESS: u64 = 2048;
 
 /// Descriptors that the guest's files leave to the rest of the process, where vsock connections need
 /// most, one each.
@@ -57,26 +59,24 @@ pub(super) struct FileServer {
 
 impl FileServer {
     /// `failures` hears why if nobody waits for locks any more.
-    pub(super) fn open(
-        directory: &Path,
-        uncached: Option<CString>,
-        failures: FailureSink,
-    ) -> Result<Self, FsError> {
+    pub(super) fn open(directory: &Path, manner: Manner, failures: FailureSink) -> Result<Self, FsError> {
         let failed = |errno: nix::Error| FsError::Open { path: directory.to_owned(), source: errno.into() };
         let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
-        Self::with_descriptors(directory, uncached, for_the_guest(limit), failures)
+        Self::with_descriptors(directory, manner, for_the_guest(limit), failures)
     }
 
     fn with_descriptors(
         directory: &Path,
-        uncached: Option<CString>,
+        manner: Manner,
         count: u64,
         failures: FailureSink,
     ) -> Result<Self, FsError> {
         let failed = |source| FsError::Open { path: directory.to_owned(), source };
         let for_locks = count / LOCKS_SHARE;
-        let named = pass_through(directory, count - for_locks).map_err(failed)?;
-        let host = Arc::new(Host::new(named, uncached).map_err(failed)?);
+        let for_nameless = (count / NAMELESS_SHARE).min(MOST_NAMELESS);
+        let named = pass_through(directory, count - for_locks - for_nameless).map_err(failed)?;
+        let nameless = usize::try_from(for_nameless).unwrap_or(0);
+        let host = Arc::new(Host::new(named, nameless, manner).map_err(failed)?);
         let failed = move |failure| failures.report(NAME, &failure);
         let locks = Arc::new(Locks::new(usize::try_from(for_locks).unwrap_or(usize::MAX), failed)?);
         let server = Server::new(SharedTree::new(Arc::clone(&host), Arc::clone(&locks)));
@@ -158,15 +158,19 @@ impl FileServer {
         session: &mut Session,
         patience: &mut Patience,
     ) -> Result<(), QueueError> {
+        let before = session.served;
         loop {
             for index in [0, 1] {
                 self.serve_one(&mut queues[index], &mut stagings[index], index, session)?;
+            }
+            if session.served == before {
+                patience.came_for_nothing();
             }
             // They overtake the requests that they are about, which are served by now.
             for unique in std::mem::take(&mut session.interrupted) {
                 session.tickets_of(unique).for_each(|ticket| self.locks.interrupt(ticket));
             }
-            if !patience.goes_on() {
+            if !patience.goes_on(Instant::now()) {
                 queues.iter().for_each(ActiveQueue::come_back);
                 return Ok(());
             }
@@ -198,6 +202,7 @@ impl FileServer {
         session: &mut Session,
     ) -> Option<u32> {
         self.requests.count(request.header.opcode);
+        session.served = session.served.wrapping_add(1);
         let is_answered = request.is_answered();
         let Request { header, reader, writer } = request;
         if let Some(message) = LockMessage::read(&header, &reader) {
@@ -271,6 +276,8 @@ struct Session {
     waiting: HashMap<Ticket, Waiting>,
     /// Numbers of requests whose processes have a signal.
     interrupted: Vec<u64>,
+    /// How many requests there were.
+    served: u64,
 }
 
 /// A request that waits for a lock.
@@ -377,7 +384,8 @@ mod tests {
         std::fs::write(share.join("a"), "a file").unwrap();
         std::fs::write(&secret, SECRET).unwrap();
         std::os::unix::fs::symlink("../secret", share.join("l")).unwrap();
-        let server = FileServer::with_descriptors(&share, None, 64, Failures::default().sink()).unwrap();
+        let server =
+            FileServer::with_descriptors(&share, Manner::default(), 64, Failures::default().sink()).unwrap();
         serve_here(&share);
         let memory = memory();
         let mut staging = Staging::new(&memory).unwrap();
@@ -452,7 +460,8 @@ mod tests {
     #[test]
     fn request_gets_its_reply() {
         let directory = tempfile::tempdir().unwrap();
-        let server = FileServer::open(directory.path(), None, Failures::default().sink()).unwrap();
+        let server =
+            FileServer::open(directory.path(), Manner::default(), Failures::default().sink()).unwrap();
         serve_here(directory.path());
         let memory = memory();
         let request = init_request();
@@ -469,7 +478,10 @@ mod tests {
 
     #[test]
     fn directory_that_is_not_there_cannot_be_shared() {
-        assert!(FileServer::open(Path::new("/no/such/directory"), None, Failures::default().sink()).is_err());
+        assert!(
+            FileServer::open(Path::new("/no/such/directory"), Manner::default(), Failures::default().sink())
+                .is_err()
+        );
     }
 
     /// Looks `name` up in the root, and returns the error number.
@@ -492,7 +504,8 @@ mod tests {
         }
         // The root has one, and one is for locks.
         let server =
-            FileServer::with_descriptors(directory.path(), None, 4, Failures::default().sink()).unwrap();
+            FileServer::with_descriptors(directory.path(), Manner::default(), 4, Failures::default().sink())
+                .unwrap();
         serve_here(directory.path());
         assert_eq!(["a", "b", "c", "a"].map(|name| look_up(&server, name)), [0, 0, libc::ENFILE, 0]);
     }
@@ -520,7 +533,7 @@ mod tests {
             chain in prop::collection::vec((BUFFERS..0x2_1000, 0u32..0x3000, 0u16..4), 0..6),
         ) {
             let directory = tempfile::tempdir().unwrap();
-            let server = FileServer::open(directory.path(), None, Failures::default().sink()).unwrap();
+            let server = FileServer::open(directory.path(), Manner::default(), Failures::default().sink()).unwrap();
             serve_here(directory.path());
             let memory = memory();
             memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();
@@ -537,7 +550,8 @@ mod tests {
     #[test]
     fn request_that_makes_no_sense_fails_with_an_io_error() {
         let directory = tempfile::tempdir().unwrap();
-        let server = FileServer::open(directory.path(), None, Failures::default().sink()).unwrap();
+        let server =
+            FileServer::open(directory.path(), Manner::default(), Failures::default().sink()).unwrap();
         serve_here(directory.path());
         // A name without its end.
         let memory = memory();
@@ -556,7 +570,8 @@ mod tests {
     #[test]
     fn guest_that_changes_a_request_under_way_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let server = FileServer::open(directory.path(), None, Failures::default().sink()).unwrap();
+        let server =
+            FileServer::open(directory.path(), Manner::default(), Failures::default().sink()).unwrap();
         serve_here(directory.path());
         let (memory, over) = (memory(), AtomicBool::new(false));
         memory.write_slice(&init_request(), GuestAddress(BUFFERS)).unwrap();

@@ -41,7 +41,12 @@ mod tests {
     fn each_activation_is_served_until_its_reset() {
         let directory = tempfile::tempdir().unwrap();
         let failures = Failures::default();
-        let server = FileServer::open(directory.path(), None, Failures::default().sink()).unwrap();
+        let server = FileServer::open(
+            directory.path(),
+            super::super::host::Manner::default(),
+            Failures::default().sink(),
+        )
+        .unwrap();
         let mut thread = start(server, Authority::default(), failures.sink()).unwrap();
         for _ in 0..3 {
             let [memory, unused] = [memory(), memory()];
@@ -67,7 +72,12 @@ mod tests {
     fn guest_that_breaks_a_queue_ends_the_session_with_the_reason() {
         let directory = tempfile::tempdir().unwrap();
         let failures = Failures::default();
-        let server = FileServer::open(directory.path(), None, Failures::default().sink()).unwrap();
+        let server = FileServer::open(
+            directory.path(),
+            super::super::host::Manner::default(),
+            Failures::default().sink(),
+        )
+        .unwrap();
         let mut thread = start(server, Authority::default(), failures.sink()).unwrap();
         let [memory, unused] = [memory(), memory()];
         // Shorter than any header.

@@ -6,6 +6,7 @@ use virtiofsd::descriptor_utils::{Reader, Writer};
 use virtiofsd::filesystem::{Context, OpenOptions};
 use virtiofsd::fuse::{CreateIn, EntryOut, InHeader, Opcode, OpenOut, OutHeader};
 
+use super::closing::needs_no_flush;
 use super::host::Host;
 use super::ids::Node;
 
@@ -39,15 +40,21 @@ impl TmpfileRequest {
     /// Makes the file and replies; returns the reply's length.
     pub(super) fn reply(&self, host: &Host, mut writer: Writer<'_>) -> u32 {
         let CreateIn { flags, mode, .. } = self.arguments;
-        let made = host.tmpfile(self.ctx, self.directory, flags, mode);
+        let made = host.tmpfile(self.ctx, self.directory, flags, mode).map(|(entry, handle)| {
+            let mut options = OpenOptions::KEEP_CACHE;
+            let is_quiet = needs_no_flush(host, self.ctx, entry.inode, Some(handle), flags);
+            options.set(OpenOptions::NOFLUSH, is_quiet);
+            let options = host.options(entry.inode, options);
+            (entry, handle, options)
+        });
         let (len, error) = match &made {
             Ok(_) => (REPLY_BYTES, 0),
             Err(error) => (HEADER_BYTES, -number(error)),
         };
         let header = OutHeader { len, error, unique: self.unique };
         let written = writer.write_obj(header).and_then(|()| match made {
-            Ok((entry, fh)) => {
-                let open_flags = (OpenOptions::KEEP_CACHE | OpenOptions::NOFLUSH).bits();
+            Ok((entry, fh, options)) => {
+                let open_flags = options.bits();
                 writer.write_obj(EntryOut::from(entry))?;
                 writer.write_obj(OpenOut { fh, open_flags, ..OpenOut::default() })
             }

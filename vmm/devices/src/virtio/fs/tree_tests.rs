@@ -29,7 +29,12 @@ impl Host {
         }
         symlink(outside.path().join("secret"), outside.path().join("tree/link")).unwrap();
         let host = Arc::new(
-            super::Host::new(pass_through(&outside.path().join("tree"), 1000).unwrap(), None).unwrap(),
+            super::Host::new(
+                pass_through(&outside.path().join("tree"), 1000).unwrap(),
+                100,
+                super::super::host::Manner::default(),
+            )
+            .unwrap(),
         );
         let tree = SharedTree::new(host, Arc::new(Locks::new(100, |_| ()).unwrap()));
         serve_here(&outside.path().join("tree"));

@@ -29,7 +29,12 @@ impl Guest {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("file"), "content").unwrap();
-        let host = Host::new(pass_through(directory.path(), 1000).unwrap(), None).unwrap();
+        let host = Host::new(
+            pass_through(directory.path(), 1000).unwrap(),
+            100,
+            super::super::host::Manner::default(),
+        )
+        .unwrap();
         let name = CString::new("file").unwrap();
         let node = host.lookup(context(), ROOT_ID, &name).unwrap().inode;
         let locks = Locks::new(3, |why| panic!("{why}")).unwrap();
