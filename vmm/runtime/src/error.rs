@@ -228,6 +228,9 @@ impl Error {
             Self::Template(TemplateError::NoRoom { .. }) => {
                 Some("make room there, or name another directory with --templates")
             }
+            Self::Template(TemplateError::Busy(_)) => {
+                Some("try it again; if it stays so, see which vmrun is stopped")
+            }
             Self::Template(TemplateError::TooLarge(_)) => Some("ask for less memory"),
             Self::Template(TemplateError::Damaged { .. }) => Some("remove it with `vmrun template remove`"),
             Self::Template(TemplateError::Machine(_) | TemplateError::NoCheckpoint(_)) => {

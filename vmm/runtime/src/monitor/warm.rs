@@ -132,7 +132,7 @@ pub(super) struct Beginning {
 fn tell(log: &Log, place: &TemplatePlace, error: &TemplateError) -> Told {
     let as_usual = match error {
         TemplateError::Io { .. } => !place.named,
-        TemplateError::TooLarge(_) => true,
+        TemplateError::TooLarge(_) | TemplateError::Busy(_) => true,
         _ => false,
     };
     let why = chain(error);

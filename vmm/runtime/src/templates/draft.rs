@@ -40,19 +40,19 @@ impl Draft {
         }
         // Nobody sweeps between the making of the directory and the lock on it. Whoever sweeps right now is not
         // waited for.
-        flock(&templates.directory, FlockOperation::NonBlockingLockShared)
-            .map_err(TemplateError::io("lock the templates in", &templates.path))?;
-        let name = format!("{DRAFT}{}", unique()?);
-        let path = templates.path.join(&name);
-        let failed = |errno| TemplateError::io("begin the template", &path)(errno);
-        mkdirat(&templates.directory, &name, Mode::RWXU).map_err(failed)?;
-        let entry = templates.open_entry(&name).map_err(failed)?;
-        flock(&entry, FlockOperation::NonBlockingLockExclusive).map_err(failed)?;
-        let memory = make_file(&entry, MEMORY).inspect_err(|_| {
+        match flock(&templates.directory, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => return Err(TemplateError::Busy(templates.path.clone())),
+            locked => locked.map_err(TemplateError::io("lock the templates in", &templates.path))?,
+        }
+        let name = format!("{DRAFT}{:016x}", random()?);
+        let begun = make(&templates, &name);
+        // Goes with the descriptor in any case.
+        let _ = flock(&templates.directory, FlockOperation::Unlock);
+        let (entry, memory) = begun.map_err(|errno| {
+            // What cannot be removed now is swept before the next one.
             let _ = templates.take_apart(&name);
-        });
-        let memory = memory.map_err(failed)?.into();
-        flock(&templates.directory, FlockOperation::Unlock).map_err(failed)?;
+            TemplateError::io("begin the template", &templates.path.join(&name))(errno)
+        })?;
         Ok(Self { templates, name, shape, entry, memory, published: false })
     }
 
@@ -140,16 +140,21 @@ fn has_room(templates: &Templates, shape: &Shape) -> bool {
     free / 2 >= u64::from(needed_mib(shape)) << 20
 }
 
-/// A name that nobody else takes, also where others count their processes alike.
-fn unique() -> Result<String, TemplateError> {
-    let mut random = [0; 8];
-    let got = rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty());
-    got.map_err(TemplateError::io("name the template in", Path::new(".")))?;
-    Ok(hex(&random))
+/// Makes its directory, locked, and the file for the pages in it.
+fn make(templates: &Templates, name: &str) -> Result<(OwnedFd, File), Errno> {
+    mkdirat(&templates.directory, name, Mode::RWXU)?;
+    let entry = templates.open_entry(name)?;
+    flock(&entry, FlockOperation::NonBlockingLockExclusive)?;
+    let memory = make_file(&entry, MEMORY)?.into();
+    Ok((entry, memory))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Names by it are told apart also where others count their processes alike.
+fn random() -> Result<u64, TemplateError> {
+    let mut bytes = [0; 8];
+    let got = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+    got.map_err(TemplateError::io("get a random number from", Path::new("the kernel")))?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -4,7 +4,7 @@
 //! ```text
 //!   DIR/0123456789abcdef/state    what the machine is, and of which shape
 //!                        memory   its pages, mapped copy-on-write
-//!       .new-PID/                 one that is being written; whoever writes it holds a lock on it
+//!       .new-RANDOM/              one that is being written; whoever writes it holds a lock on it
 //! ```
 //!
 //! A template becomes one by a rename: it is there whole or not at all. It is used only where nobody but
@@ -94,6 +94,9 @@ pub enum TemplateError {
     /// The guest has not come to its checkpoint.
     #[error("the guest does not stop at its checkpoint: it {0}")]
     NoCheckpoint(String),
+    /// Another process removes what was left of others, at this moment or for as long as it is stopped.
+    #[error("another vmrun tidies the templates in {} up", .0.display())]
+    Busy(PathBuf),
     /// It would push all others out.
     #[error("a machine with {0} MiB of memory is too large for a template")]
     TooLarge(u32),
