@@ -135,7 +135,7 @@ fn what_goes_with_an_address_or_an_interface_comes_back() {
     until_same(&container, &net, "100:");
     at_once(&net, "rule add pref 0 lookup local\n rule del pref 100\n");
     net.inside(&["-6", "rule", "add", "pref", "0", "lookup", "local"]);
-    until_same(&container, &net, "0:");
+    until_same(&container, &net, "0:\tfrom all lookup local");
     end(&container);
     assert_eq!(net.traces(), "");
 }
