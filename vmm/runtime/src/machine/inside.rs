@@ -34,7 +34,7 @@ use crate::pages;
 use crate::templates::checkpoint;
 
 /// What `ps` calls it.
-const NAME: &std::ffi::CStr = c"vmrun-machine";
+pub(super) const NAME: &std::ffi::CStr = c"vmrun-machine";
 
 /// How many of the console's last lines go with its end.
 const TAIL_LINES: usize = 20;

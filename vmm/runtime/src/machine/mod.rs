@@ -32,6 +32,12 @@ use crate::templates::Template;
 pub(crate) use handle::{Machine, Named, SaveError};
 pub(crate) use message::Stamped;
 
+/// Whether this process is one, by its name.
+pub(crate) fn is_one(pid: i32) -> bool {
+    let name = std::fs::read(format!("/proc/{pid}/comm"));
+    name.is_ok_and(|name| name.strip_suffix(b"\n") == Some(inside::NAME.to_bytes()))
+}
+
 /// What its guest begins with.
 #[derive(Debug)]
 pub(crate) enum Begin {

@@ -116,7 +116,8 @@ pub(super) fn hear_with<M: DeserializeOwned>(socket: &OwnedFd) -> Result<Option<
             descriptors.extend(fds::received(&numbers));
         }
     }
-    let message = decode(&bytes, received.bytes)?;
+    let count = received.bytes;
+    let message = decode(&bytes, count)?;
     let descriptor = descriptors.pop();
     if descriptors.is_empty() { Ok(Some((message, descriptor))) } else { Err(SocketError::Descriptors) }
 }
