@@ -65,7 +65,6 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    vmrun_agent::run_inside_if_asked();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|arg| arg == host::AGENT_ARGUMENT) {
         host::be_the_agent();
