@@ -52,7 +52,7 @@ fn open_controlling() -> io::Result<OwnedFd> {
     let is_ptmx = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && (major(stat.st_rdev), minor(stat.st_rdev)) == PTMX
         && stat.st_ino == PTMX_INODE
-        && i64::from(file_system.f_type) == DEVPTS_MAGIC;
+        && file_system.f_type == DEVPTS_MAGIC;
     if is_ptmx { Ok(controlling) } else { Err(io::Error::other("/dev/ptmx is not that of a devpts")) }
 }
 

@@ -53,7 +53,7 @@ struct Covers<'a> {
     null: &'a File,
     /// A mount of `null` that has no place yet.
     file: Option<OwnedFd>,
-    /// One for all directories, since they are read-only.
+    /// A mount that hides a directory already: one file system for all of them, since it is read-only.
     empty: Option<OwnedFd>,
 }
 
@@ -73,10 +73,14 @@ impl Covers<'_> {
     }
 
     fn hide_directory(&mut self, path: &str) -> rustix::io::Result<()> {
-        let empty = self.empty.take().map_or_else(empty_directory, Ok)?;
-        let copy = open_tree(&empty, "", copied())?;
-        self.empty = Some(empty);
-        put(&copy, path)
+        let Some(empty) = &self.empty else {
+            let empty = empty_directory()?;
+            put(&empty, path)?;
+            self.empty = Some(empty);
+            return Ok(());
+        };
+        // What has no place cannot be copied, but this one has.
+        put(&open_tree(empty, "", copied())?, path)
     }
 }
 
