@@ -36,7 +36,7 @@ pub use end::MachineEnd;
 pub use error::{BootError, DeviceError, KvmError, MachineError, MemoryError, PlugError, SpecError};
 pub use mapped::MappedPages;
 pub use running::{Console, Running};
-pub use snapshot::{Extent, MachineState, SavedPages, SnapshotError};
+pub use snapshot::{Extent, MachineState, SavedPages, SnapshotError, Way};
 pub use stamps::Stamp;
 /// For the threads beside the machine's.
 pub use vmrun_devices::{Call, ConfineError, ThreadClass, confine_this_thread};
