@@ -15,9 +15,12 @@ pub(crate) fn apply(spec: &Spec, cgroup: &Cgroup) -> Result<(), String> {
 
 /// Engines always write rules for devices, which are not written to files.
 fn limits_something(resources: &LinuxResources) -> bool {
-    let mut rest = resources.clone();
-    rest.set_devices(None);
-    rest != LinuxResources::default()
+    let without_devices = |resources: &LinuxResources| {
+        let mut resources = resources.clone();
+        resources.set_devices(None);
+        resources
+    };
+    without_devices(resources) != without_devices(&LinuxResources::default())
 }
 
 /// The library has the file, what was written there and the system's number in its value alone.

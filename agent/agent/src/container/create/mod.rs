@@ -104,7 +104,7 @@ pub(super) fn create(creation: Creation<'_>) -> Result<Option<Made>, String> {
         let pid = clone(Some(&cgroup))?;
         if pid.is_none() {
             drop(ours);
-            Init { creation, namespaces, link: theirs }.run();
+            Init { creation, namespaces, link: file(theirs) }.run();
         }
         drop(theirs);
         pid
@@ -116,6 +116,10 @@ pub(super) fn create(creation: Creation<'_>) -> Result<Option<Made>, String> {
 
 fn pair() -> Result<(UnixStream, UnixStream), String> {
     UnixStream::pair().map_err(|error| format!("cannot make a pair of sockets: {}", words(error)))
+}
+
+fn file(link: UnixStream) -> File {
+    File::from(OwnedFd::from(link))
 }
 
 fn clone(cgroup: Option<&File>) -> Result<Option<i32>, String> {
@@ -145,7 +149,7 @@ fn go_between(
     match cloned {
         Ok(None) => {
             drop(for_pid);
-            Init { creation, namespaces, link }.run()
+            Init { creation, namespaces, link: file(link) }.run()
         }
         // Whom nobody listens to any more, has nothing to say.
         Ok(Some(pid)) => drop(for_pid.write_all(&pid.to_ne_bytes())),
