@@ -48,7 +48,9 @@ pub use message::{
 };
 pub use mounts::{SharedMount, mount_attr};
 pub use names::{Answer, NAME_SERVER_PORT, Question, Transport};
-pub use network::{Address, Hop, Interface, Neighbour, Network, NetworkDevice, Prefix, Route, Rule};
+pub use network::{
+    Address, Hop, INTERFACE_SETTINGS, Interface, Neighbour, Network, NetworkDevice, Prefix, Route, Rule,
+};
 pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
 
 /// Version of the contract. It grows when a message is added that an older peer

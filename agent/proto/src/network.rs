@@ -21,6 +21,9 @@ pub struct Network {
     /// Beside those that every namespace has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
+    /// Those of these that somebody has removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_rules: Vec<Rule>,
     /// Those that are there for good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub neighbours: Vec<Neighbour>,
@@ -31,7 +34,49 @@ pub struct Network {
     /// Tables of netfilter.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<Table>,
+    /// Settings of the namespace as a whole where they are not the kernel's defaults, by their names below
+    /// `/proc/sys/net`. They hold from the start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
+
+/// Settings of an interface that follow those on the host, with the kernel's defaults: `ipv4/NAME` and
+/// `ipv6/NAME` of `/proc/sys/net/ipv4/conf/INTERFACE/NAME`.
+pub const INTERFACE_SETTINGS: [(&str, i32); 33] = [
+    ("ipv4/accept_local", 0),
+    ("ipv4/accept_redirects", 1),
+    ("ipv4/accept_source_route", 1),
+    ("ipv4/arp_accept", 0),
+    ("ipv4/arp_announce", 0),
+    ("ipv4/arp_filter", 0),
+    ("ipv4/arp_ignore", 0),
+    ("ipv4/arp_notify", 0),
+    ("ipv4/forwarding", 0),
+    ("ipv4/log_martians", 0),
+    ("ipv4/promote_secondaries", 0),
+    ("ipv4/proxy_arp", 0),
+    ("ipv4/route_localnet", 0),
+    ("ipv4/rp_filter", 0),
+    ("ipv4/secure_redirects", 1),
+    ("ipv4/send_redirects", 1),
+    ("ipv4/shared_media", 1),
+    ("ipv4/src_valid_mark", 0),
+    ("ipv6/accept_dad", 1),
+    ("ipv6/accept_ra", 1),
+    ("ipv6/accept_ra_defrtr", 1),
+    ("ipv6/accept_ra_pinfo", 1),
+    ("ipv6/accept_redirects", 1),
+    ("ipv6/autoconf", 1),
+    ("ipv6/dad_transmits", 1),
+    ("ipv6/disable_ipv6", 0),
+    ("ipv6/forwarding", 0),
+    ("ipv6/hop_limit", 64),
+    ("ipv6/keep_addr_on_down", 0),
+    ("ipv6/ndisc_notify", 0),
+    ("ipv6/optimistic_dad", 0),
+    ("ipv6/proxy_ndp", 0),
+    ("ipv6/use_tempaddr", 0),
+];
 
 /// One interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,8 +106,7 @@ pub struct Interface {
     /// How IPv6 makes its link-local address (`IFLA_INET6_ADDR_GEN_MODE`); none leaves it alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address_mode: Option<u8>,
-    /// Settings of its own where they are not the kernel's defaults: by `ipv4/NAME` and `ipv6/NAME` of
-    /// `/proc/sys/net/ipv4/conf/INTERFACE/NAME`.
+    /// Those of [`INTERFACE_SETTINGS`] that are not the kernel's defaults.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, i32>,
 }

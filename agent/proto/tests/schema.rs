@@ -190,6 +190,7 @@ fn network() -> Network {
         }],
         name_servers: Vec::new(),
         tables: Vec::new(),
+        ..Network::default()
     }
 }
 
@@ -233,6 +234,10 @@ fn requests() {
     let with_network = ContainerPlan { network: Some(Box::new(network())), ..plan() };
     request("create-network", Request::Create { container: "web".into(), plan: Box::new(with_network) });
     request("network", Request::Network { container: "web".into(), network: Box::new(network()) });
+    let first = Rule { family: 2, action: 1, table: 255, protocol: 2, ..Rule::default() };
+    let settings = [("core/somaxconn".to_owned(), "128".to_owned())].into();
+    let unusual = Network { missing_rules: vec![first], settings, ..Network::default() };
+    request("network-settings", Request::Network { container: "web".into(), network: Box::new(unusual) });
     request("start", Request::Start { container: "web".into() });
     let size = ConsoleSize { rows: 24, columns: 80 };
     let io = ProcessIo { terminal: true, console_size: Some(size), ..ProcessIo::default() };

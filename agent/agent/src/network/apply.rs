@@ -2,10 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::ops::Range;
-use std::path::{Component, Path};
 
 use nix::errno::Errno;
 use vmrun_netlink::core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
@@ -14,11 +12,11 @@ use vmrun_netlink::route::link::{
     InfoData, InfoKind, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use vmrun_netlink::{Change as Message, Netlink};
-use vmrun_proto::{Address, Interface, Network, NetworkDevice};
+use vmrun_proto::{Address, Interface, Network, NetworkDevice, Route};
 
 use super::difference::{Change, difference};
 use super::wait::{FLAGS_AT, Heard, INDEX_AT, Listener};
-use super::{messages, netfilter, nic};
+use super::{messages, netfilter, nic, settings};
 use crate::sys;
 
 /// IPv6 makes no address of its own accord.
@@ -84,10 +82,26 @@ impl Hand {
             }
         };
         let results = changes.iter().zip(sent).map(|(change, sent)| match sent? {
-            true => said.next().map_or(Ok(()), |said| judged(*change, said)),
+            true => said.next().map_or(Ok(()), |said| judged(*change, self.insist(*change, said))),
             false => Ok(()),
         });
         results.collect()
+    }
+
+    /// A route that the host has may lead to a router of which no other one tells any more. The kernel takes it
+    /// where it is said that the router is there.
+    fn insist(&self, change: Change<'_>, said: io::Result<()>) -> io::Result<()> {
+        const NO_WAY: [Errno; 3] = [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EINVAL];
+        let (Change::AddRoute(route), Err(error)) = (change, &said) else { return said };
+        let Some(route) = onlink(route).filter(|_| NO_WAY.iter().any(|errno| is(error, *errno))) else {
+            return said;
+        };
+        match messages::route(&route, &|name| self.index_of(name)) {
+            Ok(message) => {
+                self.inside(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_APPEND).or(said)
+            }
+            Err(_) => said,
+        }
     }
 
     /// What the kernel is to be asked for.
@@ -209,14 +223,15 @@ impl Hand {
     /// Sets what counts before there are addresses, and switches it on.
     fn switch_on(&self, interface: &Interface) -> Result<(), String> {
         if interface.device == NetworkDevice::Loopback {
-            return sys::loopback_up().map_err(|error| format!("cannot switch lo on: {}", words(&error)));
+            sys::loopback_up().map_err(|error| format!("cannot switch lo on: {}", words(&error)))?;
+            return settings::apply(interface, &BTreeMap::new());
         }
         let index = self.index_of(&interface.name)?;
         if interface.address_mode.is_some() {
             let silent = self.inside(messages::address_mode(index, NO_ADDRESSES), 0);
             judged(Change::FinishInterface(interface), silent)?;
         }
-        apply_settings(interface)?;
+        settings::apply(interface, &BTreeMap::new())?;
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.attributes.extend((interface.mtu > 0).then_some(LinkAttribute::Mtu(interface.mtu)));
@@ -226,11 +241,11 @@ impl Hand {
     }
 
     fn set(&self, before: &Interface, interface: &Interface) -> Result<(), String> {
+        settings::apply(interface, &before.settings)?;
         if interface.device == NetworkDevice::Loopback {
             return Ok(());
         }
         let index = self.index_of(&interface.name)?;
-        apply_settings(interface)?;
         let mut message = LinkMessage::default();
         message.header.index = index;
         if let Some(mac) = interface.mac.filter(|mac| before.mac != Some(*mac)) {
@@ -379,33 +394,25 @@ fn set_flags(message: &mut LinkMessage, interface: &Interface) {
     message.header.flags.set(LinkFlags::Noarp, interface.noarp);
 }
 
-/// In the namespace in which the thread is, as all of `/proc/sys/net`.
-fn apply_settings(interface: &Interface) -> Result<(), String> {
-    for (name, value) in &interface.settings {
-        let mut parts = Path::new(name).components();
-        let (Some(Component::Normal(family)), Some(Component::Normal(setting)), None) =
-            (parts.next(), parts.next(), parts.next())
-        else {
-            return Err(format!("{name:?} is no setting of {}", interface.name));
-        };
-        let path = Path::new("/proc/sys/net").join(family).join("conf").join(&interface.name).join(setting);
-        match fs::write(&path, value.to_string()) {
-            // The host's kernel may have more of them.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(format!("cannot set {} to {value}: {}", path.display(), words(&error)));
-            }
-            Ok(()) => {}
-        }
-    }
-    Ok(())
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
 }
 
 fn unless(known: Errno, result: io::Result<()>) -> io::Result<()> {
     match result {
-        Err(error) if error.raw_os_error() == Some(known as i32) => Ok(()),
+        Err(error) if is(&error, known) => Ok(()),
         other => other,
     }
+}
+
+/// The route with routers that are there whatever other routes say; none if that is said already.
+fn onlink(route: &Route) -> Option<Route> {
+    let mut route = route.clone();
+    let mut changed = false;
+    for hop in route.hops.iter_mut().filter(|hop| hop.gateway.is_some() && !hop.onlink) {
+        (hop.onlink, changed) = (true, true);
+    }
+    changed.then_some(route)
 }
 
 /// The container may have removed it before.
@@ -419,7 +426,7 @@ fn shown(address: &Address) -> String {
     format!("{}/{}", address.address, address.prefix)
 }
 
-fn route_shown(route: &vmrun_proto::Route) -> String {
+fn route_shown(route: &Route) -> String {
     let mut text = format!("{}/{}", route.destination.address, route.destination.bits);
     if let Some(gateway) = route.hops.iter().find_map(|hop| hop.gateway) {
         text.push_str(&format!(" via {gateway}"));

@@ -1,6 +1,9 @@
 //! What is to be done to come from one network to another: a pure function of both.
 
-use vmrun_proto::{Address, Interface, Neighbour, Network, Route, Rule};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use vmrun_proto::{Address, Hop, Interface, Neighbour, Network, NetworkDevice, Route, Rule};
 
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,24 +26,32 @@ pub(super) enum Change<'n> {
 }
 
 /// The steps in the order in which they work: what rests on others goes before them and comes after.
+///
+/// What the kernel takes away by itself when something else goes is added again, though both networks have it.
 pub(super) fn difference<'n>(old: &'n Network, new: &'n Network) -> Vec<Change<'n>> {
     let mut changes = Vec::new();
+    changes.extend(missing(&new.missing_rules, &old.missing_rules).map(Change::RemoveRule));
     changes.extend(missing(&old.rules, &new.rules).map(Change::RemoveRule));
     let mut gone: Vec<_> = missing(&old.routes, &new.routes).collect();
     gone.sort_by_key(|route| std::cmp::Reverse(place(route)));
     changes.extend(gone.into_iter().map(Change::RemoveRoute));
     changes.extend(missing(&old.neighbours, &new.neighbours).map(Change::RemoveNeighbour));
+    let mut lost = Lost::default();
     for interface in &old.interfaces {
-        if let Some(kept) = same(&new.interfaces, interface) {
-            let gone = interface.addresses.iter().filter(|address| !has(&kept.addresses, address));
-            changes.extend(gone.map(|address| Change::RemoveAddress(interface, address)));
+        let Some(kept) = kept(old, new, interface) else { continue };
+        let replaced = |address: &Address| kept.addresses.iter().any(|other| is_set_by(address, other));
+        for address in interface.addresses.iter().filter(|address| !replaced(address)) {
+            lost.address(interface, address);
+            changes.push(Change::RemoveAddress(interface, address));
         }
     }
     // One that is made on another goes before it.
-    let gone = old.interfaces.iter().rev().filter(|interface| same(&new.interfaces, interface).is_none());
-    changes.extend(gone.map(Change::RemoveInterface));
+    for interface in old.interfaces.iter().rev().filter(|interface| kept(old, new, interface).is_none()) {
+        lost.interface(interface);
+        changes.push(Change::RemoveInterface(interface));
+    }
     for interface in &new.interfaces {
-        match same(&old.interfaces, interface) {
+        match kept(new, old, interface) {
             None => changes.push(Change::AddInterface(interface)),
             Some(before) if without_addresses(before) != without_addresses(interface) => {
                 changes.push(Change::SetInterface(before, interface));
@@ -49,34 +60,94 @@ pub(super) fn difference<'n>(old: &'n Network, new: &'n Network) -> Vec<Change<'
         }
     }
     for interface in &new.interfaces {
-        let before = same(&old.interfaces, interface);
+        let before = kept(new, old, interface);
         let had = before.map_or(&[][..], |before| &before.addresses);
-        let new = interface.addresses.iter().filter(|address| !has(had, address));
+        let is_there = |address: &Address| had.contains(address) && !lost.has_address(interface, address);
+        let new = interface.addresses.iter().filter(|address| !is_there(address));
         changes.extend(new.map(|address| Change::AddAddress(interface, address)));
         if before.is_none() {
             changes.push(Change::FinishInterface(interface));
         }
     }
-    changes.extend(missing(&new.neighbours, &old.neighbours).map(Change::AddNeighbour));
-    let mut added: Vec<_> = missing(&new.routes, &old.routes).collect();
+    let neighbours = new.neighbours.iter();
+    let neighbours = neighbours.filter(|one| !old.neighbours.contains(one) || lost.has_neighbour(one));
+    changes.extend(neighbours.map(Change::AddNeighbour));
+    let routes = new.routes.iter().filter(|route| !old.routes.contains(route) || lost.has_route(route));
+    let mut added: Vec<_> = routes.collect();
     added.sort_by_key(|route| place(route));
     changes.extend(added.into_iter().map(Change::AddRoute));
     changes.extend(missing(&new.rules, &old.rules).map(Change::AddRule));
+    changes.extend(missing(&old.missing_rules, &new.missing_rules).map(Change::AddRule));
     changes
 }
 
-/// The same interface, whatever it has become. Under another name, or carried by another device,
-/// it is another one.
-fn same<'n>(among: &'n [Interface], interface: &Interface) -> Option<&'n Interface> {
-    among.iter().find(|other| other.name == interface.name && other.device == interface.device)
+/// What the kernel takes away with what is removed: with an interface all that is on it; with an address the
+/// others of its network (IPv4's secondary ones), the routes from it, and, with an interface's last one of IPv4, all
+/// routes of that family through the interface (`fib_disable_ip` in `net/ipv4/fib_frontend.c`).
+#[derive(Debug, Default)]
+struct Lost<'n> {
+    interfaces: BTreeSet<&'n str>,
+    /// By the interface, and whether the addresses are of IPv6.
+    families: BTreeSet<(&'n str, bool)>,
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl<'n> Lost<'n> {
+    fn interface(&mut self, interface: &'n Interface) {
+        self.interfaces.insert(&interface.name);
+        self.addresses.extend(interface.addresses.iter().map(|address| address.address));
+    }
+
+    fn address(&mut self, interface: &'n Interface, address: &Address) {
+        self.families.insert((&interface.name, address.address.is_ipv6()));
+        self.addresses.insert(address.address);
+    }
+
+    fn has(&self, interface: &str, is_ipv6: bool) -> bool {
+        self.interfaces.contains(interface) || self.families.contains(&(interface, is_ipv6))
+    }
+
+    fn has_address(&self, interface: &Interface, address: &Address) -> bool {
+        self.has(&interface.name, address.address.is_ipv6())
+    }
+
+    /// Neighbours go with the interface alone.
+    fn has_neighbour(&self, neighbour: &Neighbour) -> bool {
+        self.interfaces.contains(&neighbour.interface.as_str())
+    }
+
+    fn has_route(&self, route: &Route) -> bool {
+        let is_ipv6 = route.destination.address.is_ipv6();
+        let through = |hop: &Hop| hop.interface.as_ref().is_some_and(|name| self.has(name, is_ipv6));
+        route.hops.iter().any(through)
+            || route.preferred_source.is_some_and(|source| self.addresses.contains(&source))
+    }
+}
+
+/// The same interface of the other network, whatever it has become. Under another name, or carried by
+/// another device, it is another one; so is one on another that is another one.
+fn kept<'n>(network: &Network, other: &'n Network, interface: &Interface) -> Option<&'n Interface> {
+    let same =
+        other.interfaces.iter().find(|one| one.name == interface.name && one.device == interface.device);
+    let NetworkDevice::Vlan { parent, .. } = &interface.device else { return same };
+    // Each stands behind the one that it is made on, so this ends.
+    let at = network.interfaces.iter().position(|one| std::ptr::eq(one, interface))?;
+    let parent = network.interfaces.get(..at)?.iter().find(|one| one.name == *parent);
+    same.filter(|_| parent.is_none_or(|parent| kept(network, other, parent).is_some()))
 }
 
 fn without_addresses(interface: &Interface) -> Interface {
     Interface { addresses: Vec::new(), ..interface.clone() }
 }
 
-fn has(addresses: &[Address], wanted: &Address) -> bool {
-    addresses.contains(wanted)
+/// Whether an address becomes the other one when that is set (`NLM_F_REPLACE`), so that it need not go first:
+/// `inet_rtm_newaddr` and `inet6_addr_modify` change times, metric and origin of one that is there, the latter its
+/// flags and its peer, too.
+fn is_set_by(address: &Address, other: &Address) -> bool {
+    let (flags, peer) =
+        if address.address.is_ipv6() { (other.flags, other.peer) } else { (address.flags, address.peer) };
+    let Address { priority, preferred_s, valid_s, protocol, .. } = *other;
+    Address { flags, peer, priority, preferred_s, valid_s, protocol, ..address.clone() } == *other
 }
 
 fn missing<'n, T: PartialEq>(from: &'n [T], in_: &'n [T]) -> impl Iterator<Item = &'n T> {
@@ -92,9 +163,7 @@ fn place(route: &Route) -> (bool, std::cmp::Reverse<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
-    use vmrun_proto::{Hop, NetworkDevice, Prefix};
+    use vmrun_proto::Prefix;
 
     use super::*;
 
@@ -200,5 +269,113 @@ mod tests {
                 Change::FinishInterface(&other.interfaces[0]),
             ]
         );
+    }
+
+    fn one_interface(addresses: &[&str], routes: Vec<Route>) -> Network {
+        Network { interfaces: vec![interface("eth0", 0, addresses)], routes, ..Network::default() }
+    }
+
+    #[test]
+    fn what_goes_with_the_last_address_is_added_again() {
+        let routes = vec![
+            route("10.0.0.1", 32, None, false),
+            route("0.0.0.0", 0, Some("10.0.0.1"), false),
+            route("::", 0, None, false),
+        ];
+        let (old, new) = (one_interface(&["10.0.0.2"], routes.clone()), one_interface(&["10.0.0.3"], routes));
+        assert_eq!(
+            difference(&old, &new),
+            [
+                Change::RemoveAddress(&old.interfaces[0], &old.interfaces[0].addresses[0]),
+                Change::AddAddress(&new.interfaces[0], &new.interfaces[0].addresses[0]),
+                Change::AddRoute(&new.routes[0]),
+                Change::AddRoute(&new.routes[1]),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_goes_with_a_first_address_is_added_again() {
+        let old = one_interface(&["10.0.0.2", "10.0.0.3"], Vec::new());
+        let new = one_interface(&["10.0.0.3"], Vec::new());
+        assert_eq!(
+            difference(&old, &new),
+            [
+                Change::RemoveAddress(&old.interfaces[0], &old.interfaces[0].addresses[0]),
+                Change::AddAddress(&new.interfaces[0], &new.interfaces[0].addresses[0]),
+            ]
+        );
+    }
+
+    #[test]
+    fn route_from_an_address_that_goes_is_added_again_wherever_it_leads() {
+        let mut far = route("10.9.0.0", 16, None, false);
+        far.hops[0].interface = Some("eth1".into());
+        far.preferred_source = Some(ip("10.0.0.2"));
+        let with = |addresses: &[&str]| Network {
+            interfaces: vec![interface("eth0", 0, addresses), interface("eth1", 1, &[])],
+            routes: vec![far.clone()],
+            ..Network::default()
+        };
+        let (old, new) = (with(&["10.0.0.2"]), with(&[]));
+        assert_eq!(difference(&old, &new).last(), Some(&Change::AddRoute(&new.routes[0])));
+    }
+
+    #[test]
+    fn times_of_an_address_are_set_without_taking_it_away() {
+        let old = one_interface(&["10.0.0.2"], vec![route("0.0.0.0", 0, Some("10.0.0.1"), false)]);
+        let mut new = old.clone();
+        new.interfaces[0].addresses[0].valid_s = Some(60);
+        new.interfaces[0].addresses[0].priority = Some(7);
+        let set = Change::AddAddress(&new.interfaces[0], &new.interfaces[0].addresses[0]);
+        assert_eq!(difference(&old, &new), [set]);
+        // The kernel does not change a label of one that is there.
+        new.interfaces[0].addresses[0].label = Some("eth0:1".into());
+        assert_eq!(
+            difference(&old, &new)[0],
+            Change::RemoveAddress(&old.interfaces[0], &old.interfaces[0].addresses[0])
+        );
+    }
+
+    #[test]
+    fn interface_that_was_made_anew_has_all_that_was_on_the_old_one() {
+        let vlan =
+            Interface::new("eth0.5", NetworkDevice::Vlan { parent: "eth0".into(), id: 5, protocol: 0x8100 });
+        let neighbour = Neighbour {
+            address: ip("10.0.0.9"),
+            interface: "eth0".into(),
+            mac: vec![2, 0, 0, 0, 0, 9],
+            router: false,
+        };
+        let on = |slot| Network {
+            interfaces: vec![interface("eth0", slot, &["10.0.0.2"]), vlan.clone()],
+            routes: vec![route("0.0.0.0", 0, Some("10.0.0.1"), false)],
+            neighbours: vec![neighbour.clone()],
+            ..Network::default()
+        };
+        let (old, new) = (on(0), on(1));
+        assert_eq!(
+            difference(&old, &new),
+            [
+                Change::RemoveInterface(&old.interfaces[1]),
+                Change::RemoveInterface(&old.interfaces[0]),
+                Change::AddInterface(&new.interfaces[0]),
+                Change::AddInterface(&new.interfaces[1]),
+                Change::AddAddress(&new.interfaces[0], &new.interfaces[0].addresses[0]),
+                Change::FinishInterface(&new.interfaces[0]),
+                Change::FinishInterface(&new.interfaces[1]),
+                Change::AddNeighbour(&new.neighbours[0]),
+                Change::AddRoute(&new.routes[0]),
+            ]
+        );
+    }
+
+    #[test]
+    fn rules_that_every_namespace_has_go_and_come_back() {
+        let first = Rule { family: 2, action: 1, table: 255, protocol: 2, ..Rule::default() };
+        let without = Network { missing_rules: vec![first], ..Network::default() };
+        let with = Network::default();
+        assert_eq!(difference(&with, &without), [Change::RemoveRule(&without.missing_rules[0])]);
+        assert_eq!(difference(&without, &with), [Change::AddRule(&without.missing_rules[0])]);
     }
 }

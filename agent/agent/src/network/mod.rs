@@ -10,6 +10,7 @@ mod difference;
 mod messages;
 mod netfilter;
 mod nic;
+mod settings;
 mod wait;
 
 use std::fs::File;
@@ -50,6 +51,7 @@ pub(crate) fn make(spec: &mut Spec, network: &Network, holder: Option<i32>) -> R
     };
     join(spec, &format!("/proc/self/fd/{}", namespace.as_raw_fd())).map_err(failed)?;
     sys::loopback_up().map_err(|error| format!("cannot switch lo on: {error}"))?;
+    settings::apply_all(&network.settings)?;
     let mut hand = Hand::reach().map_err(failed)?;
     hand.go(&nothing(), network).1?;
     Ok(namespace)

@@ -26,6 +26,7 @@ mod name_servers;
 mod namespaces;
 mod netfilter;
 mod network;
+mod network_changes;
 mod network_floods;
 mod network_kinds;
 mod network_limits;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::process::Stdio;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -12,11 +13,11 @@ use crate::support::{Detached, Run, place};
 const DATA: &str = "seq 3000";
 const DATA_BYTES: u64 = 13_893;
 
-/// What the sandbox's network devices have counted.
+/// What `key` has in `events --stats`.
 #[track_caller]
-fn counted(container: &Detached) -> Vec<Value> {
+fn counted(container: &Detached, key: &str) -> Vec<Value> {
     let event: Value = serde_json::from_str(&container.verb("events", &["--stats"]).ok()).unwrap();
-    event["data"]["dev.vmrun.network_devices"].as_array().unwrap().clone()
+    event["data"][key].as_array().unwrap().clone()
 }
 
 /// Bytes that have come through the queues of what the far end receives, and of what it sends.
@@ -45,6 +46,7 @@ fn rates_hold_frames_back_and_lose_nothing() {
                 "dev.vmrun.network.tx-rate": "10pps, 8Mbit/s",
             }),
         );
+    let begun = Instant::now();
     let container = Run::of(&bundle).detach();
     let end_of_first = container.started.stdout.await_text(0, "ready\n");
     let sent = String::from_utf8(container.started.stdout.so_far()[..end_of_first].to_vec()).unwrap();
@@ -55,16 +57,25 @@ fn rates_hold_frames_back_and_lose_nothing() {
         let answer = net.far_shell(&format!("{DATA} | {busybox} nc 10.88.0.2 80")).output().unwrap();
         if answer.stdout == sum.as_bytes() { Ok(()) } else { Err(format!("{answer:?}")) }
     });
-    let devices = counted(&container);
+    let devices = counted(&container, "dev.vmrun.network_devices");
+    let elapsed = begun.elapsed();
     assert_eq!(devices.iter().map(|device| &device["name"]).collect::<Vec<_>>(), ["eth0", "eth1"]);
     let counter = |name: &str| devices[0]["counters"][name].as_u64().unwrap();
     for direction in ["rx", "tx"] {
         assert!(counter(&format!("{direction}_limited")) > 0, "{devices:?}");
         assert!(counter(&format!("{direction}_bytes")) > DATA_BYTES, "{devices:?}");
-        assert!(counter(&format!("{direction}_packets")) > 0, "{devices:?}");
+        // However slow the machine is: no more than ten a second, and one second's at once.
+        let packets = counter(&format!("{direction}_packets"));
+        assert!(packets > 0 && packets <= 10 * (elapsed.as_secs() + 2), "{elapsed:?}: {devices:?}");
         assert_eq!(counter(&format!("{direction}_errors")), 0, "{devices:?}");
     }
     assert!(counter("kicks") > 0 && counter("interrupts") > 0, "{devices:?}");
+    // What the guest's interfaces have counted, where runc tells of the host's.
+    let interfaces = counted(&container, "network_interfaces");
+    assert_eq!(interfaces.iter().map(|one| &one["Name"]).collect::<Vec<_>>(), ["eth0", "eth1"]);
+    for key in ["RxBytes", "TxBytes"] {
+        assert!(interfaces[0][key].as_u64().unwrap() > DATA_BYTES, "{interfaces:?}");
+    }
     end(&container);
     server.kill().unwrap();
     server.wait().unwrap();

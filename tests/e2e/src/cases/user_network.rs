@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,6 +18,9 @@ use crate::support::{Bundle, Run, Scratch, Started, end_of, place, vmrun, wait};
 
 /// Serves and asks as it is told.
 const PROGRAM: &str = include_str!("../programs/network.py");
+
+/// The only name server.
+const NAME_SERVER: &str = include_str!("../programs/name_server.py");
 
 /// The host's loopback, and the address behind which a guest finds it.
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -187,6 +191,30 @@ fn guest_reaches_the_host_by_ipv6_and_is_reached_at_its_loopback() {
         sandbox.end();
     };
     // The network goes with the thread.
+    thread::scope(|scope| scope.spawn(lives).join().unwrap());
+}
+
+#[test]
+fn names_are_asked_of_the_hosts_first_name_server() {
+    let scratch = Scratch::new();
+    scratch.file("resolv.conf", "nameserver 192.0.2.77\n");
+    let lives = || {
+        enter_network_with_ipv6();
+        // Of this thread and its children alone.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some(&scratch.join("resolv.conf")), "/etc/resolv.conf", none, MsFlags::MS_BIND, none).unwrap();
+        let mut server = Command::new("python3");
+        server.args(["-c", NAME_SERVER, "192.0.2.77", "10.9.8.7"]).stdout(Stdio::piped());
+        let mut server = server.spawn().unwrap();
+        server.stdout.take().unwrap().read_exact(&mut [0; 8]).unwrap();
+        let ask = "nslookup -type=a asked.test | grep -A 9 asked.test | grep -o 10.9.8.7";
+        let bundle = Bundle::shell(ask);
+        Run::of(&bundle).options(&["--network", "user"]).start().finish().prints("10.9.8.7\n");
+        server.kill().unwrap();
+        server.wait().unwrap();
+    };
     thread::scope(|scope| scope.spawn(lives).join().unwrap());
 }
 

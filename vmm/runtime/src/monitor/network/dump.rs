@@ -18,6 +18,8 @@ pub(super) struct Dump {
     pub(super) addresses: Vec<AddressMessage>,
     pub(super) routes: Vec<RouteMessage>,
     pub(super) rules: Vec<RuleMessage>,
+    /// Those whose rules were read.
+    pub(super) rule_families: Vec<AddressFamily>,
     pub(super) neighbours: Vec<NeighbourMessage>,
     /// Routes and rules that hold something unknown.
     pub(super) unread: Vec<String>,
@@ -75,6 +77,7 @@ fn read_family(netlink: &mut Netlink, family: AddressFamily, dump: &mut Dump) ->
         Err(error) if lacks_family(&error) => return Ok(()),
         answers => answers?,
     };
+    dump.rule_families.push(family);
     for answer in answers {
         match answer.message() {
             Ok(RouteNetlinkMessage::NewRule(rule)) => dump.rules.push(rule),

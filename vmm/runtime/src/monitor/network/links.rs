@@ -16,6 +16,9 @@ const NO_ADDRESSES: u8 = 1;
 /// What an Ethernet card of the guest's can have at most.
 const MOST_MTU: u32 = 65_535;
 
+/// Settings of loopback that programs notice.
+const LOOPBACKS: [&str; 2] = ["ipv4/route_localnet", "ipv6/disable_ipv6"];
+
 /// One interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
@@ -35,8 +38,8 @@ pub(super) struct Link {
 /// What an interface is to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// The namespace's loopback.
-    Loopback(u32),
+    /// The namespace's loopback: its number, and settings of it that are not the kernel's defaults.
+    Loopback(u32, BTreeMap<String, i32>),
     /// Nothing: it is vmrun's own, or the kernel's and without use.
     Nothing,
     /// To be carried.
@@ -63,7 +66,10 @@ pub(super) fn look_at(link: &LinkMessage) -> Found {
     let name = name(link);
     let info = Info::of(link);
     if link.header.link_layer_type == LinkLayerType::Loopback {
-        return Found::Loopback(link.header.index);
+        let mut settings = info.settings;
+        // The kernel has other defaults for most of them there, and they decide on nothing.
+        settings.retain(|name, _| LOOPBACKS.contains(&name.as_str()));
+        return Found::Loopback(link.header.index, settings);
     }
     let up = link.header.flags.contains(LinkFlags::Up);
     let is_fallback = !up && vmrun_plan::foreign_interfaces(&[name.to_owned()]).is_empty();
@@ -164,6 +170,7 @@ impl<'l> Info<'l> {
     /// Why it cannot be carried, if so.
     fn unfit(&self) -> Option<&'static str> {
         let on_another = self.lower.is_some_and(|lower| lower != 0) && !self.lower_is_elsewhere;
+        let is_tunnel = self.kind.is_some_and(is_tunnel);
         match self.kind {
             _ if self.is_port => Some("it is a port of a bridge or bond in the namespace"),
             Some(InfoKind::Bridge) => Some("bridges of the namespace stay on the host"),
@@ -178,6 +185,9 @@ impl<'l> Info<'l> {
             {
                 Some("it is made on an interface of the same namespace, whose frames go to the guest")
             }
+            _ if is_tunnel && !self.lower_is_elsewhere => Some(
+                "its frames travel in packets of another interface of the namespace, which go to the guest",
+            ),
             Some(InfoKind::MacVtap | InfoKind::IpVtap) => Some("its frames go to a program of the host's"),
             Some(InfoKind::IpVlan) if self.ipvlan_mode() == Some(IpVlanMode::L3S) => {
                 Some("ipvlan in mode l3s delivers packets past the interface; use l2 or l3")
@@ -210,5 +220,17 @@ impl<'l> Info<'l> {
             _ => None,
         });
         Some((self.lower?, id, protocol.unwrap_or(0x8100)))
+    }
+}
+
+/// Whether an interface of this kind carries Ethernet frames in packets or frames of others. Where the packets
+/// are those of the namespace that it was made in, which is not the container's, it is as good as any.
+fn is_tunnel(kind: &InfoKind) -> bool {
+    match kind {
+        InfoKind::Vxlan | InfoKind::Geneve | InfoKind::GreTap | InfoKind::GreTap6 | InfoKind::MacSec => true,
+        InfoKind::Other(kind) => {
+            matches!(kind.as_str(), "erspan" | "ip6erspan" | "bareudp" | "batadv" | "l2tp")
+        }
+        _ => false,
     }
 }

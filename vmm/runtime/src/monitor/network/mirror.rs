@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use vmrun_netlink::Netlink;
 use vmrun_proto::Network;
@@ -11,12 +12,13 @@ use vmrun_proto::Network;
 use super::carried::Carried;
 use super::error::NetworkError;
 use super::filters::Filter;
+use super::lifetimes::Lifetimes;
 use super::names::{NameRelay, ResolvConf};
 use super::netfilter::{Listing, Rules, UnfitRule};
 use super::news::News;
 use super::plan::{Card, NetworkPlan, Unfit};
 use super::slots::Slots;
-use super::{answers, carried, dump, plan};
+use super::{answers, carried, dump, namespace_settings, plan};
 use crate::agent_client::{AgentError, Watch};
 use crate::log::Log;
 use crate::step;
@@ -31,6 +33,7 @@ pub(crate) struct Mirror {
     carried: BTreeMap<u32, Carried>,
     /// What the guest has been told.
     told: Network,
+    lifetimes: Lifetimes,
     /// What could not be carried when it was looked last.
     unfit: Vec<Unfit>,
     /// What has been said of that.
@@ -79,6 +82,7 @@ impl Mirror {
             slots,
             carried: BTreeMap::new(),
             told: Network::default(),
+            lifetimes: Lifetimes::begin(Instant::now()),
             unfit: Vec::new(),
             complaints: Vec::new(),
             resolv_conf,
@@ -90,7 +94,7 @@ impl Mirror {
     /// Carries what there is. Whatever cannot be carried is an error: the container would not be right
     /// without. None where there is nothing but loopback. Beside it is what to warn of.
     pub(crate) fn begin(&mut self) -> Result<(Option<Network>, Vec<String>), NetworkError> {
-        let Taken { network, mut failures, warnings } = self.take_in()?;
+        let Taken { mut network, mut failures, warnings } = self.take_in()?;
         if let Some(error) = self.unfit.first().map(Unfit::error).or_else(|| failures.pop()) {
             return Err(error);
         }
@@ -103,6 +107,7 @@ impl Mirror {
         if network == Network::default() {
             return Ok((None, shown));
         }
+        network.settings = namespace_settings::read();
         self.told(network.clone());
         Ok((Some(network), shown))
     }
@@ -112,13 +117,16 @@ impl Mirror {
     /// all been told.
     pub(crate) fn look(&mut self) -> Result<Option<Change>, NetworkError> {
         let Taken { mut network, failures, warnings } = self.take_in()?;
+        // They hold from the start, and nobody tells of changes.
+        network.settings.clone_from(&self.told.settings);
         let shown = |error: NetworkError| crate::error::chain(&error);
         let mut complaints: Vec<_> = self.unfit.iter().map(Unfit::error).chain(failures).map(shown).collect();
         let mut warnings: Vec<_> = warnings.into_iter().map(shown).collect();
         let known = std::mem::replace(&mut self.complaints, [&complaints[..], &warnings].concat());
         complaints.retain(|complaint| !known.contains(complaint));
         warnings.retain(|warning| !known.contains(warning));
-        if complaints.is_empty() && warnings.is_empty() && is_the_same(&self.told, &mut network) {
+        self.lifetimes.settle(&self.told, &mut network, Instant::now());
+        if complaints.is_empty() && warnings.is_empty() && self.told == network {
             return Ok(None);
         }
         Ok(Some(Change { network, complaints, warnings }))
@@ -219,6 +227,7 @@ impl Mirror {
     /// The guest has done what it was asked for: what is gone from its network is unplugged.
     pub(crate) fn told(&mut self, network: Network) {
         step!("the guest's network: {}", summary(&network));
+        self.lifetimes.told(&self.told, &network, Instant::now());
         self.told = network;
         let is_told = |card: &Card| {
             let device = card.slot.device();
@@ -267,41 +276,6 @@ impl UnfitRule {
     fn error(self) -> NetworkError {
         NetworkError::Unfit { what: self.rule, why: self.why.to_owned() }
     }
-}
-
-/// Whether there is nothing to be told. What has only become older is as it was: then it stays so.
-fn is_the_same(told: &Network, new: &mut Network) -> bool {
-    for interface in &mut new.interfaces {
-        let Some(before) = told.interfaces.iter().find(|before| before.name == interface.name) else {
-            continue;
-        };
-        for address in &mut interface.addresses {
-            let older = before.addresses.iter().find(|before| before.address == address.address);
-            if let Some(older) = older
-                && has_elapsed(address.valid_s, older.valid_s)
-                && has_elapsed(address.preferred_s, older.preferred_s)
-            {
-                address.valid_s = older.valid_s;
-                address.preferred_s = older.preferred_s;
-            }
-        }
-    }
-    for route in &mut new.routes {
-        let mut as_before = told.routes.iter().filter(|before| {
-            vmrun_proto::Route { expires_s: route.expires_s, ..(*before).clone() } == *route
-        });
-        if let Some(before) = as_before.next()
-            && has_elapsed(route.expires_s, before.expires_s)
-        {
-            route.expires_s = before.expires_s;
-        }
-    }
-    told == new
-}
-
-/// Whether a time is what it was, but for what has gone by.
-fn has_elapsed(now: Option<u32>, then: Option<u32>) -> bool {
-    now == then || now.zip(then).is_some_and(|(now, then)| now <= then)
 }
 
 fn summary(network: &Network) -> String {

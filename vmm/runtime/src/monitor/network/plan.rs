@@ -1,6 +1,6 @@
 //! From what a namespace holds to what the guest gets: a pure function.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use vmrun_proto::{Interface, Network, NetworkDevice, Route};
@@ -9,6 +9,7 @@ use vmrun_spec::NicSlot;
 use super::dump::Dump;
 use super::links::{self, Link};
 use super::routes::{self, MAIN, Names};
+use super::rules::{self, Rules};
 use super::{addresses, links::Found};
 
 /// `RTPROT_KERNEL`, `RTN_UNICAST`.
@@ -57,7 +58,7 @@ pub(super) fn is_empty(dump: &Dump) -> bool {
     };
     dump.links.iter().all(|link| match links::look_at(link) {
         Found::Nothing => true,
-        Found::Loopback(index) => loopback(index),
+        Found::Loopback(index, settings) => settings.is_empty() && loopback(index),
         Found::Link(_) | Found::Unfit(_) => false,
     })
 }
@@ -70,7 +71,7 @@ pub(super) fn plan(dump: &Dump, taken: &Slots) -> NetworkPlan {
     for link in &dump.links {
         match links::look_at(link) {
             Found::Nothing => {}
-            Found::Loopback(index) => loopback = Some(index),
+            Found::Loopback(index, settings) => loopback = Some((index, settings)),
             Found::Link(link) => found.push(*link),
             Found::Unfit(why) => {
                 let interface = Some(links::name(link).to_owned());
@@ -78,49 +79,53 @@ pub(super) fn plan(dump: &Dump, taken: &Slots) -> NetworkPlan {
             }
         }
     }
-    plan.add_interfaces(found, taken);
-    let mut names: Names = plan.cards.iter().map(|card| (card.index, card.name.clone())).collect();
-    names.extend(vlans(dump, &plan.network));
+    let (loopback, settings) = loopback.unzip();
+    plan.network.interfaces.push(Interface {
+        settings: settings.unwrap_or_default(),
+        ..Interface::new("lo", NetworkDevice::Loopback)
+    });
+    let mut names = plan.add_interfaces(found, taken);
     names.extend(loopback.map(|index| (index, "lo".to_owned())));
     let mut routes = plan.find_routes(dump, &names);
     plan.add_addresses(dump, &names, &mut routes);
     plan.network.routes = routes;
-    plan.network.rules = dump.rules.iter().filter_map(routes::rule).collect();
+    let Rules { own, missing, unfit } = rules::rules(&dump.rules, &dump.rule_families);
+    (plan.network.rules, plan.network.missing_rules) = (own, missing);
+    plan.unfit.extend(unfit.into_iter().map(|why| Unfit { interface: None, why }));
     let neighbours = dump.neighbours.iter().filter_map(|message| routes::neighbour(message, &names));
     plan.network.neighbours = neighbours.collect();
     let unread = dump.unread.iter().map(|why| Unfit { interface: None, why: why.clone() });
     plan.unfit.extend(unread);
     // Loopback is as every namespace has it, unless there is more to it.
-    plan.network
-        .interfaces
-        .retain(|interface| interface.device != NetworkDevice::Loopback || !interface.addresses.is_empty());
+    plan.network.interfaces.retain(|interface| {
+        interface.device != NetworkDevice::Loopback
+            || !interface.addresses.is_empty()
+            || !interface.settings.is_empty()
+    });
     plan
 }
 
 /// Takes an interface out, with what leads through it.
 pub(super) fn leave_out(network: &mut Network, name: &str) {
+    let mut gone = BTreeSet::from([name.to_owned()]);
     network.interfaces.retain(|interface| {
-        let is_on_it = matches!(&interface.device, NetworkDevice::Vlan { parent, .. } if parent == name);
-        interface.name != name && !is_on_it
+        // It stands behind the one that it is made on.
+        let is_on_one =
+            matches!(&interface.device, NetworkDevice::Vlan { parent, .. } if gone.contains(parent));
+        if is_on_one {
+            gone.insert(interface.name.clone());
+        }
+        !gone.contains(&interface.name)
     });
-    let is_through = |hop: &vmrun_proto::Hop| hop.interface.as_deref() == Some(name);
-    network.routes.retain(|route| !route.hops.iter().any(is_through));
-    network.neighbours.retain(|neighbour| neighbour.interface != name);
-}
-
-/// The numbers of interfaces that are made in the guest.
-fn vlans(dump: &Dump, network: &Network) -> Names {
-    let is_vlan = |name: &str| {
-        let mut interfaces = network.interfaces.iter();
-        interfaces.any(|one| one.name == name && matches!(one.device, NetworkDevice::Vlan { .. }))
-    };
-    let links = dump.links.iter().map(|link| (link.header.index, links::name(link)));
-    links.filter(|(_, name)| is_vlan(name)).map(|(index, name)| (index, name.to_owned())).collect()
+    let is_gone = |name: &String| gone.contains(name);
+    network.routes.retain(|route| !route.hops.iter().any(|hop| hop.interface.as_ref().is_some_and(is_gone)));
+    network.neighbours.retain(|neighbour| !is_gone(&neighbour.interface));
 }
 
 impl NetworkPlan {
-    fn add_interfaces(&mut self, links: Vec<Link>, taken: &Slots) {
-        self.network.interfaces.push(loopback());
+    /// Returns the names of what the guest has, by their numbers on the host.
+    fn add_interfaces(&mut self, links: Vec<Link>, taken: &Slots) -> Names {
+        let mut names = Names::new();
         let mut free: Vec<NicSlot> =
             NicSlot::all().filter(|slot| !taken.values().any(|taken| taken == slot)).collect();
         free.reverse();
@@ -132,6 +137,7 @@ impl NetworkPlan {
                 continue;
             };
             let device = NetworkDevice::Card { device: slot.device(), announcement: slot.announcement() };
+            names.insert(link.index, link.name.clone());
             self.cards.push(Card {
                 slot,
                 index: link.index,
@@ -142,15 +148,30 @@ impl NetworkPlan {
             });
             self.network.interfaces.push(interface(link, device));
         }
-        for link in vlans {
-            let Some((parent, id, protocol)) = link.vlan else { continue };
-            let Some(parent) = self.cards.iter().find(|card| card.index == parent) else {
-                let why = "it is a VLAN of an interface that is not carried".to_owned();
-                self.unfit.push(Unfit { interface: Some(link.name), why });
-                continue;
-            };
-            let device = NetworkDevice::Vlan { parent: parent.name.clone(), id, protocol };
-            self.network.interfaces.push(interface(link, device));
+        self.add_vlans(vlans, &mut names);
+        names
+    }
+
+    /// Those that are made in the guest, each behind the one that it is made on, which may be one of them.
+    fn add_vlans(&mut self, mut links: Vec<Link>, names: &mut Names) {
+        loop {
+            let known = |link: &Link| link.vlan.is_some_and(|(parent, ..)| names.contains_key(&parent));
+            let (next, rest): (Vec<_>, Vec<_>) = links.into_iter().partition(known);
+            links = rest;
+            if next.is_empty() {
+                break;
+            }
+            for link in next {
+                let Some((parent, id, protocol)) = link.vlan else { continue };
+                let Some(parent) = names.get(&parent).cloned() else { continue };
+                names.insert(link.index, link.name.clone());
+                let device = NetworkDevice::Vlan { parent, id, protocol };
+                self.network.interfaces.push(interface(link, device));
+            }
+        }
+        for link in links {
+            let why = "it is a VLAN of an interface that is not carried".to_owned();
+            self.unfit.push(Unfit { interface: Some(link.name), why });
         }
     }
 
@@ -197,10 +218,6 @@ fn is_of_an_address(route: &Route, interface: &str, address: IpAddr) -> bool {
         if hop.interface.as_deref() == Some(interface) && hop.gateway.is_none());
     let from = route.preferred_source.is_none_or(|source| source == address);
     through && from && (route.table, route.protocol, route.kind) == (MAIN, KERNEL, UNICAST)
-}
-
-fn loopback() -> Interface {
-    Interface::new("lo", NetworkDevice::Loopback)
 }
 
 fn interface(link: Link, device: NetworkDevice) -> Interface {

@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use vmrun_netlink::core::{NetlinkDeserializable, NetlinkHeader};
-use vmrun_netlink::route::RouteNetlinkMessage;
+use vmrun_netlink::route::link::{
+    AfSpecInet6, AfSpecUnspec, Inet6DevConf, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo,
+};
 use vmrun_netlink::route::route::{RouteAttribute, RouteType};
+use vmrun_netlink::route::{AddressFamily, RouteNetlinkMessage};
 use vmrun_proto::Network;
 use vmrun_spec::NicSlot;
 
 use super::*;
 
 fn recorded(text: &str) -> Dump {
-    let mut dump = Dump::default();
+    let families = vec![AddressFamily::Inet, AddressFamily::Inet6];
+    let mut dump = Dump { rule_families: families, ..Dump::default() };
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (kind, hex) = line.split_once(' ').unwrap();
         let mut header = NetlinkHeader::default();
@@ -150,6 +154,65 @@ fn what_cannot_be_carried_is_named_with_the_reason() {
     assert_eq!(unfit["tun0"], "it carries no Ethernet frames");
     assert_eq!(unfit.len(), 3);
     assert_eq!(plan.cards.iter().map(|card| card.name.as_str()).collect::<Vec<_>>(), ["port1"]);
+}
+
+#[test]
+fn tunnel_is_carried_where_its_packets_are_anothers() {
+    let dump = recorded(include_str!("dumps/bridge.dump"));
+    let mut link = dump.links.into_iter().find(|link| super::links::name(link) == "eth0").unwrap();
+    let kind = LinkInfo::Kind(InfoKind::Vxlan);
+    link.attributes.retain(|attribute| {
+        !matches!(
+            attribute,
+            LinkAttribute::LinkInfo(_) | LinkAttribute::Link(_) | LinkAttribute::LinkNetNsId(_)
+        )
+    });
+    link.attributes.push(LinkAttribute::LinkInfo(vec![kind]));
+    assert!(matches!(super::links::look_at(&link), Found::Unfit(why) if why.contains("travel in packets")));
+    // It was made in another namespace.
+    link.attributes.push(LinkAttribute::LinkNetNsId(0));
+    assert!(matches!(super::links::look_at(&link), Found::Link(_)));
+}
+
+#[test]
+fn vlans_come_behind_what_they_are_made_on_and_go_with_it() {
+    let dump = recorded(include_str!("dumps/bridge.dump"));
+    let eth0 = dump.links.iter().find(|link| super::links::name(link) == "eth0").unwrap();
+    let vlan = |index: u32, name: &str, parent: u32| {
+        let mut link = eth0.clone();
+        link.header.index = index;
+        let data = InfoData::Vlan(vec![InfoVlan::Id(5), InfoVlan::Protocol(0x8100.into())]);
+        link.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
+            LinkAttribute::Link(parent),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan), LinkInfo::Data(data)]),
+        ];
+        link
+    };
+    let links = vec![vlan(52, "inner", 51), vlan(51, "outer", eth0.header.index), eth0.clone()];
+    let mut network = plan(&Dump { links, ..Dump::default() }, &Slots::new()).network;
+    let names = |network: &Network| -> Vec<String> {
+        network.interfaces.iter().map(|interface| interface.name.clone()).collect()
+    };
+    assert_eq!(names(&network), ["eth0", "outer", "inner"]);
+    leave_out(&mut network, "eth0");
+    assert_eq!(names(&network), [""; 0]);
+}
+
+#[test]
+fn loopback_that_lacks_ipv6_is_told_of() {
+    let mut dump = recorded(include_str!("dumps/bridge.dump"));
+    dump.links.retain(|link| link.header.index == 1);
+    dump.addresses.retain(|address| address.header.index == 1);
+    let mut conf = Inet6DevConf::default();
+    conf.disable_ipv6 = 1;
+    let specs = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::DevConf(conf)])];
+    dump.links[0].attributes.push(LinkAttribute::AfSpecUnspec(specs));
+    assert!(!is_empty(&dump));
+    let network = plan(&dump, &Slots::new()).network;
+    let settings = BTreeMap::from([("ipv6/disable_ipv6".to_owned(), 1)]);
+    assert_eq!((&network.interfaces[0].settings, network.interfaces.len()), (&settings, 1));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Routes, rules and neighbours, from the kernel's words to the guest's description.
+//! Routes and neighbours, from the kernel's words to the guest's description.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,16 +12,18 @@ use vmrun_netlink::route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol, RouteType,
     RouteVia,
 };
-use vmrun_netlink::route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
-use vmrun_proto::{Hop, Neighbour, Prefix, Route, Rule};
+use vmrun_proto::{Hop, Neighbour, Prefix, Route};
 
 /// Tables that every namespace has (`RT_TABLE_*`).
-const DEFAULT: u32 = 253;
+pub(super) const DEFAULT: u32 = 253;
 pub(super) const MAIN: u32 = 254;
-const LOCAL: u32 = 255;
+pub(super) const LOCAL: u32 = 255;
 
 /// Ticks in which the kernel tells how long a route will be there.
 const TICKS_A_SECOND: u32 = 100;
+
+/// `RTAX_CC_ALGO`, the one metric that is a name.
+const CONGESTION_CONTROL: u16 = 16;
 
 /// Names of the interfaces that the guest has, by their numbers on the host.
 pub(super) type Names = BTreeMap<u32, String>;
@@ -77,6 +79,9 @@ pub(super) fn route(message: &RouteMessage, names: &Names) -> Found {
                 route.preference = Some(u8::from(*preference)).filter(|value| *value != 0);
             }
             RouteAttribute::Metrics(metrics) => {
+                if metrics.iter().any(|metric| metric.kind() == CONGESTION_CONTROL) {
+                    strange = Some("a congestion control of its own");
+                }
                 for metric in metrics {
                     let mut value = [0; 4];
                     if metric.value_len() == value.len() {
@@ -154,65 +159,6 @@ fn leads_somewhere(message: &RouteMessage, route: &Route) -> bool {
 
 fn forbids(kind: RouteType) -> bool {
     matches!(kind, RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw)
-}
-
-/// None for those that every namespace has.
-pub(super) fn rule(message: &RuleMessage) -> Option<Rule> {
-    let mut rule = Rule {
-        family: message.header.family.into(),
-        action: message.header.action.into(),
-        table: message.header.table.into(),
-        tos: message.header.tos,
-        invert: message.header.flags.contains(RuleFlags::Invert),
-        ..Rule::default()
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RuleAttribute::Priority(priority) => rule.priority = *priority,
-            RuleAttribute::Table(table) => rule.table = *table,
-            RuleAttribute::Source(address) => {
-                rule.source = Some(Prefix { address: *address, bits: message.header.src_len });
-            }
-            RuleAttribute::Destination(address) => {
-                rule.destination = Some(Prefix { address: *address, bits: message.header.dst_len });
-            }
-            RuleAttribute::Iifname(name) => rule.input = Some(name.clone()),
-            RuleAttribute::Oifname(name) => rule.output = Some(name.clone()),
-            RuleAttribute::FwMark(mark) => {
-                rule.mark = Some((*mark, rule.mark.map_or(u32::MAX, |mark| mark.1)));
-            }
-            RuleAttribute::FwMask(mask) => rule.mark = Some((rule.mark.map_or(0, |mark| mark.0), *mask)),
-            RuleAttribute::IpProtocol(protocol) => rule.ip_protocol = Some((*protocol).into()),
-            RuleAttribute::SourcePortRange(range) => rule.source_ports = Some((range.start, range.end)),
-            RuleAttribute::DestinationPortRange(range) => {
-                rule.destination_ports = Some((range.start, range.end));
-            }
-            RuleAttribute::UidRange(range) => rule.users = Some((range.start, range.end)),
-            RuleAttribute::SuppressPrefixLen(bits) if *bits != u32::MAX => {
-                rule.suppress_prefix = Some(*bits);
-            }
-            RuleAttribute::Goto(priority) => rule.goto = Some(*priority),
-            RuleAttribute::Protocol(protocol) => rule.protocol = (*protocol).into(),
-            // Of interfaces that are not carried.
-            RuleAttribute::L3MDev(true) => return None,
-            _ => {}
-        }
-    }
-    let always = Rule { protocol: rule.protocol, ..plain(&rule) } == rule
-        && message.header.action == RuleAction::ToTable
-        && matches!((rule.priority, rule.table), (0, LOCAL) | (32_766, MAIN) | (32_767, DEFAULT));
-    (!always).then_some(rule)
-}
-
-/// The same without a condition.
-fn plain(rule: &Rule) -> Rule {
-    Rule {
-        family: rule.family,
-        priority: rule.priority,
-        action: rule.action,
-        table: rule.table,
-        ..Rule::default()
-    }
 }
 
 /// None for those that the kernel has found by itself, and of interfaces that the guest has not.

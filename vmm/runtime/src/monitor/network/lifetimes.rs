@@ -1,0 +1,190 @@
+//! Lifetimes of addresses and routes, of which the kernel tells what is left.
+//!
+//! What has only become less as time went by is no news. What somebody has set to more or to less is, also where
+//! it is as much as was told before: then it is told as a second less, to be seen as another one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use vmrun_proto::{Address, Network, Route};
+
+/// The kernel counts whole seconds, and so do we, each from a beginning of its own.
+const ROUNDING_S: u64 = 2;
+
+/// When what the guest has been told of ends, in seconds from a beginning.
+#[derive(Debug)]
+pub(super) struct Lifetimes {
+    begun: Instant,
+    /// By interface and address, preferred and valid.
+    addresses: BTreeMap<(String, IpAddr), [Option<u64>; 2]>,
+    /// Of routes that are the same but for it.
+    routes: Vec<(Route, u64)>,
+}
+
+impl Lifetimes {
+    /// Nothing has been told by `now`.
+    pub(super) fn begin(now: Instant) -> Self {
+        Self { begun: now, addresses: BTreeMap::new(), routes: Vec::new() }
+    }
+
+    /// Leaves what ends when the guest has been told that it ends as it was told.
+    pub(super) fn settle(&self, told: &Network, new: &mut Network, now: Instant) {
+        let now = self.seconds(now);
+        for interface in &mut new.interfaces {
+            let Some(before) = told.interfaces.iter().find(|before| before.name == interface.name) else {
+                continue;
+            };
+            for address in &mut interface.addresses {
+                let key = (interface.name.clone(), address.address);
+                let older = before.addresses.iter().find(|before| before.address == address.address);
+                let (Some(older), Some(ends)) = (older, self.addresses.get(&key)) else { continue };
+                if lives(address).into_iter().zip(*ends).all(|(left, end)| is_when(now, left, end)) {
+                    (address.preferred_s, address.valid_s) = (older.preferred_s, older.valid_s);
+                } else if lives(address) == lives(older) {
+                    address.preferred_s = less(address.preferred_s);
+                    address.valid_s = less(address.valid_s);
+                }
+            }
+        }
+        for route in &mut new.routes {
+            let bare = without_end(route);
+            let end = self.routes.iter().find(|(known, _)| *known == bare).map(|(_, end)| *end);
+            let older = told.routes.iter().find(|before| without_end(before) == bare);
+            let Some(older) = older else { continue };
+            if is_when(now, route.expires_s, end) {
+                route.expires_s = older.expires_s;
+            } else if route.expires_s == older.expires_s {
+                route.expires_s = less(route.expires_s);
+            }
+        }
+    }
+
+    /// The guest has been told of `new` after `told`.
+    pub(super) fn told(&mut self, told: &Network, new: &Network, now: Instant) {
+        let now = self.seconds(now);
+        let mut addresses = BTreeMap::new();
+        for interface in &new.interfaces {
+            let before = told.interfaces.iter().find(|before| before.name == interface.name);
+            let before = before.map_or(&[][..], |before| &before.addresses);
+            for address in interface.addresses.iter().filter(|address| lives(address) != [None; 2]) {
+                let key = (interface.name.clone(), address.address);
+                let older = before.iter().find(|before| before.address == address.address);
+                let known = older.filter(|older| lives(older) == lives(address));
+                let ends = known
+                    .and_then(|_| self.addresses.get(&key).copied())
+                    .unwrap_or_else(|| lives(address).map(|left| end(now, left)));
+                addresses.insert(key, ends);
+            }
+        }
+        let mut routes = Vec::new();
+        for route in &new.routes {
+            let Some(new) = end(now, route.expires_s) else { continue };
+            let bare = without_end(route);
+            let known = self.routes.iter().find(|(known, _)| *known == bare);
+            let known = known.filter(|_| told.routes.contains(route));
+            routes.push((bare, known.map_or(new, |(_, end)| *end)));
+        }
+        (self.addresses, self.routes) = (addresses, routes);
+    }
+
+    fn seconds(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.begun).as_secs()
+    }
+}
+
+fn lives(address: &Address) -> [Option<u32>; 2] {
+    [address.preferred_s, address.valid_s]
+}
+
+fn without_end(route: &Route) -> Route {
+    Route { expires_s: None, ..route.clone() }
+}
+
+fn end(now: u64, left: Option<u32>) -> Option<u64> {
+    left.map(|left| now.saturating_add(left.into()))
+}
+
+fn less(left: Option<u32>) -> Option<u32> {
+    left.map(|left| left.saturating_sub(1))
+}
+
+/// Whether what has so much left now ends then. What is over by now stays so.
+fn is_when(now: u64, left: Option<u32>, then: Option<u64>) -> bool {
+    match (end(now, left), then) {
+        (None, None) => true,
+        (Some(end), Some(then)) => end.abs_diff(then.max(now)) <= ROUNDING_S,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn network(preferred: Option<u32>, valid: Option<u32>, expires: Option<u32>) -> Network {
+        let address =
+            json!({ "address": "fd00::1", "prefix": 64, "preferred_s": preferred, "valid_s": valid });
+        let route = json!({ "destination": { "address": "fd00:1::", "bits": 64 }, "table": 254, "protocol": 9,
+            "scope": 0, "kind": 1, "expires_s": expires });
+        let interface = json!({ "name": "eth0", "device": "loopback", "addresses": [address] });
+        serde_json::from_value(json!({ "interfaces": [interface], "routes": [route] })).unwrap()
+    }
+
+    /// What is told after `seconds` of what is found then, if it is news.
+    fn news(lifetimes: &Lifetimes, told: &Network, found: Network, seconds: u64) -> Option<Network> {
+        let mut new = found;
+        lifetimes.settle(told, &mut new, lifetimes.begun + Duration::from_secs(seconds));
+        (new != *told).then_some(new)
+    }
+
+    fn told(network: &Network) -> Lifetimes {
+        let begun = Instant::now();
+        let mut lifetimes = Lifetimes::begin(begun);
+        lifetimes.told(&Network::default(), network, begun);
+        lifetimes
+    }
+
+    #[test]
+    fn time_that_goes_by_is_no_news() {
+        let first = network(Some(100), Some(200), Some(300));
+        let lifetimes = told(&first);
+        assert_eq!(news(&lifetimes, &first, network(Some(60), Some(161), Some(259)), 40), None);
+        assert_eq!(news(&lifetimes, &first, network(Some(0), Some(50), Some(150)), 150), None);
+        let for_ever = network(None, None, None);
+        assert_eq!(news(&told(&for_ever), &for_ever, for_ever.clone(), 40), None);
+    }
+
+    #[test]
+    fn what_somebody_sets_is_news_whether_it_is_more_or_less() {
+        let first = network(Some(100), Some(200), Some(300));
+        let lifetimes = told(&first);
+        let changes = [
+            network(Some(0), Some(160), Some(260)),
+            network(Some(100), Some(200), Some(260)),
+            network(Some(60), None, Some(260)),
+            network(Some(60), Some(160), Some(100)),
+            network(Some(60), Some(160), None),
+        ];
+        for found in changes {
+            assert!(news(&lifetimes, &first, found.clone(), 40).is_some(), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_told_later_is_counted_from_then() {
+        let first = network(Some(100), Some(200), Some(300));
+        let mut lifetimes = told(&first);
+        // The address is renewed after 40 s; the route is as it was.
+        let renewed = news(&lifetimes, &first, network(Some(100), Some(200), Some(260)), 40).unwrap();
+        assert_eq!(renewed, network(Some(99), Some(199), Some(300)));
+        let at = |seconds| Duration::from_secs(seconds);
+        lifetimes.told(&first, &renewed, lifetimes.begun + at(40));
+        assert_eq!(news(&lifetimes, &renewed, network(Some(70), Some(170), Some(230)), 70), None);
+        assert!(news(&lifetimes, &renewed, network(Some(30), Some(130), Some(230)), 70).is_some());
+    }
+}
