@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    fn spec(linux: Value) -> Spec {
+    fn spec(linux: &Value) -> Spec {
         serde_json::from_value(json!({ "ociVersion": "1.0.2", "linux": linux })).unwrap()
     }
 
@@ -166,7 +166,7 @@ mod tests {
     fn namespaces_with_a_path_are_joined_and_others_made() {
         let own =
             json!([{ "type": "pid" }, { "type": "uts" }, { "type": "mount", "path": "/proc/self/ns/mnt" }]);
-        let namespaces = Namespaces::open(&spec(json!({ "namespaces": own }))).unwrap();
+        let namespaces = Namespaces::open(&spec(&json!({ "namespaces": own }))).unwrap();
         assert_eq!(namespaces.made, CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS);
         assert!(namespaces.has(CloneFlags::CLONE_NEWNS) && !namespaces.makes(CloneFlags::CLONE_NEWNS));
         assert!(namespaces.makes(CloneFlags::CLONE_NEWUTS) && !namespaces.have_user());
@@ -175,13 +175,13 @@ mod tests {
     #[test]
     fn namespace_that_is_missing_is_named() {
         let gone = json!([{ "type": "network", "path": "/no/such" }]);
-        let error = Namespaces::open(&spec(json!({ "namespaces": gone }))).err().unwrap();
+        let error = Namespaces::open(&spec(&json!({ "namespaces": gone }))).err().unwrap();
         assert_eq!(error, "cannot open the network namespace /no/such: No such file or directory");
     }
 
     #[test]
     fn offsets_are_lines_of_the_kernels() {
-        let spec = spec(json!({ "timeOffsets": { "boottime": { "secs": -5, "nanosecs": 7 } } }));
+        let spec = spec(&json!({ "timeOffsets": { "boottime": { "secs": -5, "nanosecs": 7 } } }));
         assert_eq!(offsets(&spec), "boottime -5 7\n");
     }
 }
