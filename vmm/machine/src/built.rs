@@ -184,6 +184,13 @@ impl Built {
 
     /// Starts the vCPUs.
     pub fn start(self) -> Result<Running, MachineError> {
+        let running = self.hold()?;
+        running.release();
+        Ok(running)
+    }
+
+    /// Makes the vCPUs' threads, which are held: after the first [`Running::release`] they enter the guest.
+    pub fn hold(self) -> Result<Running, MachineError> {
         let Self { vcpus, bus, devices, console, end, savers, vm, memory, .. } = self;
         let mut threads = Vec::with_capacity(vcpus.len());
         for (id, vcpu) in (0..).zip(vcpus) {

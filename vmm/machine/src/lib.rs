@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  MachineSpec --Built::new--> Built --start--> Running --stop--> gone
+//!                                      hold, release
 //!                 memory        vCPU threads     ended_fd, end,
 //!                 devices       run              console_tail
 //!         restored                               save, plug, unplug
@@ -24,6 +25,7 @@ mod kvm_run;
 mod layout;
 mod mapped;
 mod memory;
+mod owner;
 mod running;
 mod snapshot;
 mod stamps;
@@ -35,8 +37,10 @@ pub use devices::DeviceCounters;
 pub use end::MachineEnd;
 pub use error::{BootError, DeviceError, KvmError, MachineError, MemoryError, PlugError, SpecError};
 pub use mapped::MappedPages;
+pub use owner::{OWNER, SAVER};
 pub use running::{Console, Running};
 pub use snapshot::{Extent, MachineState, SavedPages, SnapshotError, Way};
 pub use stamps::Stamp;
-/// For the threads beside the machine's.
-pub use vmrun_devices::{Call, ConfineError, ThreadClass, confine_this_thread};
+/// For the threads beside the machine's, and its process.
+pub use vmrun_devices::heap::one_for_all_threads as one_heap_for_all_threads;
+pub use vmrun_devices::{Call, ConfineError, ThreadClass, confine_process, confine_this_thread};

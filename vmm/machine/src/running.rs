@@ -16,7 +16,7 @@ use crate::snapshot::{self, Checkpoint, MachineState, SavedPages, Savers, Snapsh
 use crate::stamps::{Stamp, Stamps};
 use crate::vcpu::VcpuThread;
 
-/// A machine whose vCPUs run. Dropping it stops it.
+/// A machine whose vCPUs run, or are held. Dropping it stops it.
 ///
 /// The order of the fields is the order of the end: first the vCPUs, then the
 /// devices with their workers, and the memory last.

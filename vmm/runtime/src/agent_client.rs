@@ -45,6 +45,13 @@ pub(crate) enum AgentError {
     Refused(ErrorReply),
 }
 
+impl AgentError {
+    /// Whether nobody is at the other end any more.
+    pub(crate) fn is_hang_up(&self) -> bool {
+        matches!(self, Self::Frame { source: FrameError::Closed | FrameError::Io(_), .. } | Self::Io { .. })
+    }
+}
+
 /// How long one kind of wait may last, and what it is called when it fails.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wait {

@@ -13,6 +13,7 @@ use crate::hooks::HookError;
 use crate::host_cgroup::HostCgroupError;
 use crate::id::IdError;
 use crate::launch::LaunchError;
+use crate::machine::StartError;
 use crate::policy::PolicyError;
 use crate::status::{Act, Status};
 use crate::store::StoreError;
@@ -204,10 +205,7 @@ impl Error {
             Self::Launch(LaunchError::Late { .. }) => {
                 Some("it was ended; see who has stopped it or keeps the host busy, and run it again")
             }
-            Self::Launch(LaunchError::Killed { signal: FILTERED, .. }) => Some(
-                "a thread of it made a system call that its seccomp filter forbids: do not trust this guest; the host's audit or kernel log may name the call",
-            ),
-            Self::Launch(LaunchError::Killed { .. }) => Some("the host's kernel log may tell who killed it"),
+            Self::Launch(LaunchError::Killed { signal, .. }) => Some(killed_step(*signal)),
             Self::Control(ControlError::Silent { .. }) => Some(
                 "if it was stopped by a signal let it go on with SIGCONT, else end it with `vmrun delete --force`",
             ),
@@ -233,9 +231,11 @@ impl Error {
             }
             Self::Template(TemplateError::TooLarge(_)) => Some("ask for less memory"),
             Self::Template(TemplateError::Damaged { .. }) => Some("remove it with `vmrun template remove`"),
-            Self::Template(TemplateError::Machine(_) | TemplateError::NoCheckpoint(_)) => {
-                Some("run `vmrun check`")
-            }
+            // It ends with its next step.
+            Self::Template(TemplateError::Machine(StartError::Refused(_))) => None,
+            Self::Template(
+                TemplateError::Machine(_) | TemplateError::Stop(_) | TemplateError::NoCheckpoint(_),
+            ) => Some("run `vmrun check`"),
             Self::SubCgroup { .. } => Some("name a cgroup below the container's"),
             Self::Hook(_) => Some("correct the hook, or take it out of config.json"),
             Self::Spec(SpecError::Exists { .. }) => {
@@ -293,6 +293,15 @@ pub(crate) fn general_step(error: &(dyn StdError + 'static)) -> &'static str {
         }
     }
     "run it with --debug to see every cause"
+}
+
+/// What helps where a process of a sandbox was killed by this signal.
+pub(crate) fn killed_step(signal: i32) -> &'static str {
+    if signal == FILTERED {
+        "a thread of it made a system call that its seccomp filter forbids: do not trust this guest; the host's audit or kernel log may name the call"
+    } else {
+        "the host's kernel log may tell who killed it"
+    }
 }
 
 /// An error and its causes on one line.

@@ -29,12 +29,18 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Owners of descriptors that have come with a message.
+pub(crate) fn received(numbers: &[RawFd]) -> Vec<OwnedFd> {
+    // SAFETY: the kernel has just made them for this process, as the message says, and nobody else knows of them.
+    numbers.iter().map(|number| unsafe { OwnedFd::from_raw_fd(*number) }).collect()
+}
+
 /// Closes every descriptor but the standard streams and those of `keep`: what the caller left open
 /// by mistake may lead to anything on the host.
 pub(crate) fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     gaps(keep).into_iter().try_for_each(|(first, last)| {
         // SAFETY: called as one of the first acts of a process that was started with the numbers of
-        // `keep`: no other descriptor has an owner.
+        // `keep`, or forked from one and uses no others: no other descriptor has an owner that uses it.
         check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
     })
 }

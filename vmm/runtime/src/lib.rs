@@ -26,6 +26,7 @@ mod host_settings;
 mod id;
 mod launch;
 pub mod log;
+mod machine;
 mod monitor;
 mod oom_score;
 mod pages;

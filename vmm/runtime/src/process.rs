@@ -88,7 +88,7 @@ pub(crate) fn wait(child: Pid) -> io::Result<ExitStatus> {
     Ok(ExitStatus::from_raw(status.as_raw()))
 }
 
-fn ends_within(pidfd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+pub(crate) fn ends_within(pidfd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
     let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
     loop {
         match poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], limit) {

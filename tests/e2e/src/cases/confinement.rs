@@ -1,9 +1,11 @@
-//! What the monitor's threads may still do on the host.
+//! What the processes of a sandbox may still do on the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::unistd::{Pid, getsid};
 use serde_json::json;
 
 use crate::support::{Bundle, Run, Scratch, end_of};
@@ -49,11 +51,66 @@ fn threads_that_the_guest_reaches_have_what_their_class_needs() {
     let bundle = Bundle::shell("echo up; sleep 1000");
     let container = Run::of(&bundle).options(&["--vcpus", "2"]).detach();
     container.started.stdout.await_text(0, "up\n");
-    let threads = threads(container.started.monitor());
-    for name in ["vcpu0", "vcpu1", "vmm-events"] {
-        assert_confined(&threads[name], 0);
+    let threads = threads(container.started.machine());
+    for name in ["vcpu0", "vcpu1", "vmm-events", "vmm-fs", "vmrun-machine"] {
+        assert!(threads.contains_key(name), "{name} is not among {:?}", threads.keys());
     }
-    assert_confined(&threads["vmm-fs"], OWNERSHIP);
+    // Each that there is, the first one included.
+    for (name, lines) in &threads {
+        assert_confined(lines, if name == "vmm-fs" { OWNERSHIP } else { 0 });
+    }
+    container.end().ok();
+}
+
+/// What a descriptor of the process is, but for what differs from one sandbox to the next.
+fn descriptors(pid: i32, directory: &Path) -> BTreeSet<String> {
+    let directory = directory.to_str().unwrap();
+    let kind = |path: &Path| {
+        let path = path.to_str().unwrap();
+        let numbered = path.starts_with("socket:[") || path.starts_with("pipe:[");
+        let kind = path.split_once(":[").filter(|_| numbered).map_or(path, |(kind, _)| kind);
+        kind.replace(directory, "DIRECTORY").replace(&pid.to_string(), "PID")
+    };
+    open_files(pid).iter().map(|path| kind(path)).collect()
+}
+
+#[test]
+fn machines_process_has_its_root_and_its_descriptors_and_no_more() {
+    let bundle = Bundle::shell("echo up; sleep 1000");
+    let container = Run::of(&bundle).options(&["--cold"]).detach();
+    container.started.stdout.await_text(0, "up\n");
+    let (monitor, machine) = (container.started.monitor(), container.started.machine());
+    let directory = container.started.store.join(&container.started.id);
+    for what in ["root", "cwd"] {
+        assert_eq!(fs::read_link(format!("/proc/{machine}/{what}")).unwrap(), directory.join("share"));
+    }
+    let allowed = [
+        "/",
+        "/dev/kvm",
+        "/dev/null",
+        "/proc/PID/fd",
+        "DIRECTORY/console.log",
+        "DIRECTORY/share",
+        "anon_inode:[eventfd]",
+        "anon_inode:[eventpoll]",
+        "anon_inode:[timerfd]",
+        "anon_inode:kvm-vcpu:0",
+        "anon_inode:kvm-vm",
+        "socket",
+    ];
+    let found = descriptors(machine, &directory);
+    let others: Vec<_> = found
+        .iter()
+        .filter(|found| !allowed.contains(&found.as_str()) && !found.starts_with("DIRECTORY/share/"))
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+    let limits = fs::read_to_string(format!("/proc/{machine}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    // Its parent's streams, terminal and session are not its own, nor is what the monitor may do the machine's.
+    assert_eq!(getsid(Some(Pid::from_raw(machine))).unwrap(), Pid::from_raw(machine));
+    let own = descriptors(monitor, &directory);
+    assert!(!own.contains("/dev/kvm") && !own.contains("anon_inode:kvm-vm"), "{own:?}");
     container.end().ok();
 }
 
@@ -86,7 +143,7 @@ fn files_get_no_more_than_the_bundle_allows_whatever_the_guest_has() {
         let bundle = bundle.bind(scratch.path(), "/mnt", &[]);
         let container = Run::of(&bundle).detach();
         container.started.stdout.await_text(0, "up\n");
-        assert_confined(&threads(container.started.monitor())["vmm-fs"], kept);
+        assert_confined(&threads(container.started.machine())["vmm-fs"], kept);
         end_of(&mut container.exec(&options, &["python3", "-c", ATTEMPTS])).prints(&says);
         assert_eq!(scratch.join("node").exists(), !given.is_empty());
         container.end().ok();
@@ -99,14 +156,16 @@ fn all_threads_allocate_from_one_heap() {
     let bundle = Bundle::shell("echo up; sleep 1000");
     let container = Run::of(&bundle).detach();
     container.started.stdout.await_text(0, "up\n");
-    let maps = fs::read_to_string(format!("/proc/{}/maps", container.started.monitor())).unwrap();
     let kept_free = |line: &&str| {
         let (range, rest) = line.split_once(' ').unwrap();
         let (start, end) = range.split_once('-').unwrap();
         let address = |text| u64::from_str_radix(text, 16).unwrap();
         rest.starts_with("---p") && address(end) - address(start) > 32 << 20
     };
-    assert_eq!(maps.lines().find(kept_free), None, "{maps}");
+    for pid in [container.started.monitor(), container.started.machine()] {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        assert_eq!(maps.lines().find(kept_free), None, "{maps}");
+    }
     container.end().ok();
 }
 
@@ -173,8 +232,10 @@ fn files_that_the_caller_left_open_are_closed_and_no_hook_has_them() {
     let file = leaked(&secret);
     let container = Run::of(&bundle).detach();
     container.started.stdout.await_text(0, "up\n");
-    let open = open_files(container.started.monitor());
-    assert!(!open.contains(&secret), "{open:?}");
+    for pid in [container.started.monitor(), container.started.machine()] {
+        let open = open_files(pid);
+        assert!(!open.contains(&secret), "{open:?}");
+    }
     container.end().ok();
     drop(file);
     let seen = fs::read_to_string(&seen).unwrap();
@@ -186,7 +247,7 @@ fn memory_of_the_guest_is_in_no_core_file() {
     let bundle = Bundle::shell("echo up; sleep 1000");
     let container = Run::of(&bundle).options(&["--memory", "192"]).detach();
     container.started.stdout.await_text(0, "up\n");
-    let maps = fs::read_to_string(format!("/proc/{}/smaps", container.started.monitor())).unwrap();
+    let maps = fs::read_to_string(format!("/proc/{}/smaps", container.started.machine())).unwrap();
     let field = |name: &'static str| maps.lines().filter_map(move |line| line.strip_prefix(name));
     let sizes = field("Size:").map(|size| size.trim().trim_end_matches(" kB").parse::<u64>().unwrap());
     let flags = field("VmFlags:");

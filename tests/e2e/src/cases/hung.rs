@@ -52,6 +52,10 @@ fn stopped_monitor_hangs_no_verb() {
         let outcome = within(40, || detached.verb(verb, &words));
         outcome.fails_with(1, &["cannot "]).fails_with(1, &parts);
     }
+    // The way into the guest is the machine's, which goes on; stopped, that one hangs nobody either.
+    detached.verb("exec", &["true"]).ok();
+    let machine = Pid::from_raw(detached.started.machine());
+    kill(machine, Signal::SIGSTOP).unwrap();
     let outcome = within(40, || detached.verb("exec", &["true"]));
     outcome.fails_with(
         255,
@@ -65,6 +69,7 @@ fn stopped_monitor_hangs_no_verb() {
     assert_eq!(within(5, || detached.verb("state", &[])).ok().parse::<Value>().unwrap()["status"], "running");
 
     // One that goes on serves those who have gone away, too.
+    kill(machine, Signal::SIGCONT).unwrap();
     kill(pid, Signal::SIGCONT).unwrap();
     detached.await_status("stopped");
     detached.reap(pid.as_raw());

@@ -94,3 +94,75 @@ fn files_of_the_container_survive_the_monitor() {
     started.finish().exits(137);
     assert_eq!(scratch.text("file"), "data\n");
 }
+
+/// The program runs, and its machine gets `signal`: the launcher tells of it in these words.
+fn machine_killed_by(signal: Signal, words: &[&str]) {
+    let bundle = Bundle::shell("echo ready; sleep 1000");
+    let started = Run::of(&bundle).start();
+    started.stdout.await_text(0, "ready\n");
+    kill(Pid::from_raw(started.machine()), signal).unwrap();
+    let outcome = started.finish();
+    outcome.exits(128 + signal as i32);
+    let err = outcome.err();
+    let (first, console) = err.split_once('\n').unwrap();
+    assert!(
+        first.starts_with("vmrun: error: cannot run") && first.contains("running the program: "),
+        "{err}"
+    );
+    assert!(words.iter().all(|words| first.contains(words)), "{err}");
+    assert!(
+        console.contains(&format!("vmrun: the machine's process was killed by signal {}", signal as i32))
+    );
+}
+
+#[test]
+fn machine_that_is_killed_ends_the_sandbox_with_the_reason() {
+    machine_killed_by(
+        Signal::SIGSYS,
+        &["the machine's process was killed by signal 31 (SIGSYS)", "seccomp filter forbids"],
+    );
+    machine_killed_by(
+        Signal::SIGILL,
+        &["the machine's process was killed by signal 4 (SIGILL)", "the host's kernel log"],
+    );
+}
+
+#[test]
+fn machine_that_is_killed_at_any_moment_of_a_start_leaves_nothing() {
+    let bundle = Bundle::shell("echo ready; cat");
+    for round in 0..6 {
+        let started = Run::of(&bundle).options(if round % 2 == 0 { &["--cold"] } else { &[] }).start();
+        let machine = started.machine();
+        thread::sleep(Duration::from_millis(100 * round));
+        kill_now(machine);
+        let outcome = started.finish();
+        assert!(outcome.err().contains("the machine's process was killed by signal 9"), "{outcome:?}");
+    }
+    Run::of(&Bundle::shell("echo ran")).finish().prints("ran\n");
+}
+
+#[test]
+fn machine_ends_with_its_monitor() {
+    let bundle = Bundle::shell("echo ready; sleep 1000");
+    let detached = Run::of(&bundle).detach();
+    detached.started.stdout.await_text(0, "ready\n");
+    let (monitor, machine) = (detached.started.monitor(), detached.started.machine());
+    kill_now(monitor);
+    detached.reap(monitor);
+    detached.delete();
+    assert!(fs::read(format!("/proc/{machine}/cmdline")).map_or(true, |line| line.is_empty()));
+}
+
+#[test]
+fn created_sandbox_whose_machine_is_killed_is_stopped_and_can_be_deleted() {
+    let bundle = Bundle::shell("echo ready; sleep 1000");
+    let detached = Run::of(&bundle).create();
+    detached.verb("start", &[]).ok();
+    detached.started.stdout.await_text(0, "ready\n");
+    let monitor = detached.started.monitor();
+    kill_now(detached.started.machine());
+    detached.await_status("stopped");
+    detached.reap(monitor);
+    detached.verb("kill", &["TERM"]).fails_with(1, &["cannot signal", "stopped"]);
+    detached.delete();
+}

@@ -1,7 +1,6 @@
 //! Running a bundle and looking at what came of it.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::{fmt, fs};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -47,6 +47,9 @@ impl Runtime {
         }
     }
 }
+
+/// What the machine's process calls itself; its arguments are the monitor's.
+const MACHINE: &str = "vmrun-machine";
 
 /// Directory of the store where no other is named.
 pub(crate) const STORE: &str = "/run/vmrun";
@@ -284,9 +287,23 @@ impl Started {
     /// Pid of the monitor, once it is there.
     #[track_caller]
     pub(crate) fn monitor(&self) -> i32 {
-        wait::until("the monitor", || {
-            let mine = leftovers::processes(&self.id);
-            mine.into_iter().find(|(_, line)| line.contains("__monitor")).map(|(pid, _)| pid)
+        self.process("the monitor", |name| name != MACHINE)
+    }
+
+    /// Pid of the machine's process, once it is there.
+    #[track_caller]
+    pub(crate) fn machine(&self) -> i32 {
+        self.process("the machine's process", |name| name == MACHINE)
+    }
+
+    /// That of the monitor's kind which has such a name.
+    #[track_caller]
+    fn process(&self, what: &str, is_it: impl Fn(&str) -> bool) -> i32 {
+        wait::until(what, || {
+            let mine = leftovers::processes(&self.id).into_iter();
+            let mut monitors = mine.filter(|(_, line)| line.contains("__monitor")).map(|(pid, _)| pid);
+            let name = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            monitors.find(|pid| is_it(name(pid).trim_end()))
         })
     }
 }

@@ -51,6 +51,9 @@ const DESCRIPTORS: &[u64] = &[0, 1, 2, 1030];
 pub(super) const OPEN_FILES: &[u64] = &[3, 36, 37, 38];
 /// `PR_SET_NAME`, of the thread.
 const NAME: u64 = 15;
+/// `PR_SET_NO_NEW_PRIVS` and `SECCOMP_SET_MODE_FILTER`: what a thread does to itself when it is confined.
+const NO_NEW_PRIVILEGES: u64 = 38;
+const FILTER: u64 = 1;
 
 /// What the allocator, locks, clocks and the end of a thread come down to, and what is done
 /// with open descriptors.
@@ -116,4 +119,26 @@ pub(super) const LOCKS: &[Call] = &[
     Call::Any(libc::SYS_set_robust_list),
     Call::Any(libc::SYS_rseq),
     Call::OneOf(libc::SYS_prctl, 0, &[NAME]),
+];
+
+/// The owner of a machine: it does what it is told over a socket, and makes devices with their threads, which confine
+/// themselves further. Of descriptors it may receive some, and pass none on.
+pub(super) const OWNER: &[Call] = &[
+    Call::Any(libc::SYS_poll),
+    Call::Any(libc::SYS_recvmsg),
+    Call::Any(libc::SYS_sendto),
+    // What devices are made of.
+    Call::Any(libc::SYS_eventfd2),
+    Call::Any(libc::SYS_timerfd_create),
+    Call::OneOf(libc::SYS_ioctl, 1, &[NON_BLOCKING]),
+    // Their threads.
+    Call::Signals(&[INTERRUPTS]),
+    Call::Any(libc::SYS_clone3),
+    Call::OneOf(libc::SYS_clone, 0, &[THREAD]),
+    Call::Any(libc::SYS_set_robust_list),
+    Call::Any(libc::SYS_rseq),
+    Call::OneOf(libc::SYS_prctl, 0, &[NAME, NO_NEW_PRIVILEGES]),
+    Call::OneOf(libc::SYS_seccomp, 0, &[FILTER]),
+    Call::Any(libc::SYS_capget),
+    Call::Any(libc::SYS_capset),
 ];

@@ -9,13 +9,13 @@ use seccompiler::{
 
 use super::calls::{Call, EVERYWHERE};
 
-/// Lets the calling thread make the calls of every thread and `calls`. Any other ends the
+/// Lets the calling thread make the calls of every thread and those of `lists`. Any other ends the
 /// process: whoever makes one is not this program any more.
-pub(super) fn install(calls: &[Call]) -> Result<(), seccompiler::Error> {
-    if calls.iter().any(|call| call.number() == libc::SYS_clone3) {
+pub(super) fn install(lists: &[&[Call]]) -> Result<(), seccompiler::Error> {
+    if lists.iter().copied().flatten().any(|call| call.number() == libc::SYS_clone3) {
         apply_filter(&without_clone3()?)?;
     }
-    apply_filter(&program(calls)?)
+    apply_filter(&program(lists)?)
 }
 
 /// Makes the C library start threads by `clone`, whose flags a filter can see.
@@ -25,9 +25,9 @@ fn without_clone3() -> Result<BpfProgram, BackendError> {
     SeccompFilter::new(rules, SeccompAction::Allow, unknown, TargetArch::x86_64)?.try_into()
 }
 
-fn program(calls: &[Call]) -> Result<BpfProgram, BackendError> {
+fn program(lists: &[&[Call]]) -> Result<BpfProgram, BackendError> {
     let mut rules = BTreeMap::<_, Vec<_>>::new();
-    for call in EVERYWHERE.iter().chain(calls) {
+    for call in EVERYWHERE.iter().chain(lists.iter().copied().flatten()) {
         // A class may add to what every thread's may be.
         rules.entry(call.number()).or_default().extend(call_rules(call)?);
     }

@@ -6,7 +6,7 @@
 //!
 //! The guest can reach these threads. One that the guest has taken over shall find that it
 //! cannot start a program, open what it does not serve, or become anybody. Each step is the
-//! thread's own: the process's first thread, which runs hooks and mounts, is left as it is.
+//! thread's own; what is the process's, its root directory, is taken when all of them are made.
 //!
 //! What a confined thread starts is confined likewise, so classes cannot be left again. One class
 //! may start threads, and little else: of locks, where one thread waits for each.
@@ -35,6 +35,8 @@ pub struct ThreadClass {
     capabilities: Capabilities,
     /// System calls besides those of every thread.
     calls: &'static [Call],
+    /// And others, of a kind that builds on another.
+    more: &'static [&'static [Call]],
 }
 
 impl ThreadClass {
@@ -43,7 +45,7 @@ impl ThreadClass {
 
     /// The files of one directory, as any of their owners.
     pub(crate) const FILE_SERVER: Self =
-        Self { capabilities: capabilities::OWNERSHIP, calls: file_server::CALLS };
+        Self { capabilities: capabilities::OWNERSHIP, calls: file_server::CALLS, more: &[] };
 
     /// The same, and what `authority` allows besides.
     pub(crate) fn file_server(authority: Authority) -> Self {
@@ -60,7 +62,13 @@ impl ThreadClass {
 
     /// Threads that need `calls` and no capability.
     pub const fn without_capabilities(calls: &'static [Call]) -> Self {
-        Self { capabilities: Capabilities::empty(), calls }
+        Self { capabilities: Capabilities::empty(), calls, more: &[] }
+    }
+
+    /// The owner of a machine, who needs the calls of `requests`, too. What it starts inherits its filter, so that the
+    /// calls of network interfaces, which come while the guest runs, are among its own.
+    pub const fn owner(requests: &'static [&'static [Call]]) -> Self {
+        Self { capabilities: Capabilities::empty(), calls: calls::OWNER, more: requests }
     }
 }
 
@@ -98,5 +106,13 @@ pub(crate) fn confine(to: &Confinement) -> Result<(), ConfineError> {
     panics::tell_in_one_line();
     tree.as_ref().map_or(Ok(()), tree::enter)?;
     capabilities::keep(class.capabilities).map_err(ConfineError::Capabilities)?;
-    filter::install(class.calls).map_err(ConfineError::Filter)
+    let lists: Vec<_> = class.more.iter().copied().chain([class.calls]).collect();
+    filter::install(&lists).map_err(ConfineError::Filter)
+}
+
+/// Leaves the calling process `tree` as its root directory, where it may change that, and the calling thread and those
+/// that it starts no capability. Threads that run already are confined by their classes.
+pub fn confine_process(tree: &OwnedFd) -> Result<(), ConfineError> {
+    tree::become_root(tree)?;
+    capabilities::keep(Capabilities::empty()).map_err(ConfineError::Capabilities)
 }

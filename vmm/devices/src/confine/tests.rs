@@ -22,11 +22,11 @@ use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use rustix::thread::{CapabilitySet, capabilities};
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
-use super::calls::{EVENT_LOOP, EVERYWHERE, LOCKS};
+use super::calls::{EVENT_LOOP, EVERYWHERE, LOCKS, OWNER};
 use super::filter::call_rules;
 use super::{Call, Confinement, ThreadClass, file_server};
 use crate::thread::{ThreadFailure, Worker};
-use crate::virtio::net::NET;
+use crate::virtio::net::{self, NET};
 
 const ACT: &str = "VMRUN_CONFINED_ACT";
 
@@ -242,6 +242,36 @@ fn capabilities_are_none_or_those_of_owners() {
     });
 }
 
+/// The owner's, as the machine's process has it.
+const OWNER_OF_NETS: ThreadClass = ThreadClass::owner(&[net::CALLS, net::TAP]);
+
+#[test]
+fn owner_of_a_machine_opens_starts_signals_connects_and_passes_on_nothing() {
+    let name = "owner_of_a_machine_opens_starts_signals_connects_and_passes_on_nothing";
+    kills(name, "file", OWNER_OF_NETS, || drop(File::open("/dev/null")));
+    kills(name, "program", OWNER_OF_NETS, || drop(Command::new("true").status()));
+    kills(name, "signal", OWNER_OF_NETS, || {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(1), None);
+    });
+    kills(name, "connect", OWNER_OF_NETS, || drop(UnixStream::connect("/nonexistent/socket")));
+    kills(name, "pass on", OWNER_OF_NETS, || {
+        let rights = [nix::sys::socket::ControlMessage::ScmRights(&[0])];
+        let (data, flags) = ([std::io::IoSlice::new(b"x")], nix::sys::socket::MsgFlags::empty());
+        let _ = nix::sys::socket::sendmsg::<()>(0, &data, &rights, flags, None);
+    });
+}
+
+#[test]
+fn owner_of_a_machine_starts_threads_that_are_confined_further() {
+    let name = "owner_of_a_machine_starts_threads_that_are_confined_further";
+    survives(name, "interface", OWNER_OF_NETS, || {
+        drop(Worker::start("net", NET, || {}, |why| tell(&why)).unwrap());
+    });
+    kills(name, "interface's pair", OWNER_OF_NETS, || {
+        drop(Worker::start("net", NET, || drop(UnixStream::pair()), |_| {}));
+    });
+}
+
 /// Nothing that makes processes, code or mounts, that becomes another, or reaches into others.
 const DANGEROUS: &[libc::c_long] = &[
     libc::SYS_execve,
@@ -297,18 +327,21 @@ const LIMITED: &[libc::c_long] = &[
     libc::SYS_mmap,
     libc::SYS_mprotect,
     libc::SYS_prctl,
+    libc::SYS_seccomp,
     libc::SYS_tgkill,
     libc::SYS_unshare,
 ];
 
 #[test]
 fn no_list_has_a_dangerous_call() {
-    for list in [EVERYWHERE, EVENT_LOOP, file_server::CALLS, LOCKS] {
+    for list in [EVERYWHERE, EVENT_LOOP, file_server::CALLS, LOCKS, OWNER] {
         for call in list {
             // Threads, and no processes; see the filter for `clone3`.
             let starts = [libc::SYS_clone, libc::SYS_clone3].contains(&call.number());
-            let may_start = starts && std::ptr::eq(list, LOCKS);
-            assert!(may_start || !DANGEROUS.contains(&call.number()), "{call:?}");
+            let may_start = starts && [LOCKS, OWNER].iter().any(|other| std::ptr::eq(list, *other));
+            // Descriptors come in for it, and none goes out.
+            let may_receive = call.number() == libc::SYS_recvmsg && std::ptr::eq(list, OWNER);
+            assert!(may_start || may_receive || !DANGEROUS.contains(&call.number()), "{call:?}");
             let limited = !matches!(call, Call::Any(_));
             assert_eq!(limited, LIMITED.contains(&call.number()), "{call:?}");
         }

@@ -39,15 +39,20 @@ pub enum TreeError {
 pub(super) fn enter(tree: &OwnedFd) -> Result<(), TreeError> {
     // Its root, working directory and umask are its own from here on.
     unshare(CloneFlags::CLONE_FS).map_err(|errno| TreeError::Root(Errno::from_raw_os_error(errno as i32)))?;
-    fchdir(tree).map_err(TreeError::Root)?;
-    // Without root and outside of a user namespace, as tests run.
-    let may_change_root = capabilities(None).map_err(TreeError::Root)?.effective;
-    let rooted = may_change_root.contains(CapabilitySet::SYS_CHROOT);
-    if rooted {
-        chroot(Path::new(".")).map_err(TreeError::Root)?;
-    }
+    let rooted = become_root(tree)?;
     let ruled = restrict(tree)?;
     if rooted || ruled { Ok(()) } else { Err(TreeError::Neither) }
+}
+
+/// Makes `tree` the root and the working directory of all who share those with the calling thread. False where that one
+/// may not: without root and outside of a user namespace, as tests run.
+pub(super) fn become_root(tree: &OwnedFd) -> Result<bool, TreeError> {
+    fchdir(tree).map_err(TreeError::Root)?;
+    let may = capabilities(None).map_err(TreeError::Root)?.effective.contains(CapabilitySet::SYS_CHROOT);
+    if may {
+        chroot(Path::new(".")).map_err(TreeError::Root)?;
+    }
+    Ok(may)
 }
 
 /// False if this kernel has no Landlock that could. Before Linux 5.19 it forbids renaming from one

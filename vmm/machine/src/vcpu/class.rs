@@ -21,7 +21,7 @@ const REQUESTS: &[u64] = &[
 
 /// The size of a request's argument, which is part of its number.
 #[allow(clippy::cast_possible_truncation)]
-const fn size<T>() -> c_uint {
+pub(crate) const fn size<T>() -> c_uint {
     size_of::<T>() as c_uint
 }
 

@@ -86,17 +86,18 @@ impl Orders {
 }
 
 impl VcpuThread {
-    /// Lets `vcpu` run until the machine ends.
+    /// Makes `vcpu` a thread, which is held; released, it runs until the machine ends.
     pub(crate) fn start(id: u8, vcpu: VcpuFd, bus: IoBus, end: EndSignal) -> Result<Self, MachineError> {
         kick::install().map_err(KvmError::call("install the signal that stops vCPUs"))?;
-        let orders = Arc::new(Orders::default());
+        let orders = Arc::new(Orders { hold: AtomicBool::new(true), ..Orders::default() });
         let obeyed = Arc::clone(&orders);
         let failed = end.clone();
         let worker = Worker::start(
             &format!("vcpu{id}"),
             VCPU,
             move || {
-                if id == 0
+                if obeyed.go_on()
+                    && id == 0
                     && let Some(stamps) = bus.stamps()
                 {
                     stamps.entry();

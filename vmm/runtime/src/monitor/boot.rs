@@ -5,27 +5,25 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use vmrun_machine::{BootError, BootImages, Built, MachineError, Running};
 use vmrun_plan::SHARE_DIR;
 use vmrun_proto::{READY_PORT, SharedMount};
-use vmrun_spec::{HostPort, Image, MachineSpec};
+use vmrun_spec::HostPort;
 
 use super::failure::MonitorError;
 use super::kernels::LaterMounts;
 use super::warm::{self, Warm};
 use super::{MonitorRequest, hook_mounts, tree};
 use crate::agent_client::Watch;
-use crate::assets::{self, Embedded};
-use crate::error::chain;
-use crate::pages;
+use crate::assets::Embedded;
+use crate::machine::{self, Begin, Machine, StartError};
 use crate::step;
-use crate::templates::{Template, checkpoint};
+use crate::templates::Template;
 use crate::timeline::{Point, mark};
 
 /// A machine that runs, and the connection on which its agent will report.
 #[derive(Debug)]
 pub(crate) struct Booting {
-    pub(crate) machine: Running,
+    pub(crate) machine: Machine,
     pub(crate) ready: UnixStream,
     /// How long its boot has been waited for.
     pub(crate) waited: Duration,
@@ -57,37 +55,32 @@ pub(crate) fn boot(
         Some(Err(warm::Told)) | None => (None, None),
     };
     let restored = match (&source, template) {
-        (Some(source), Some(template)) => restore(&plan.machine, source, &template, embedded)?,
+        (Some(source), Some(template)) => restore(request, source, template, embedded)?,
         _ => None,
     };
     let (machine, ready, warm) = restored.map_or_else(|| cold(request, source, embedded, watch), Ok)?;
-    // While the guest goes its way.
-    pages::release(embedded.kernel);
-    pages::release(embedded.initramfs);
+    keep_out()?;
     let waited = warm.waited(begun.elapsed());
     Ok((Booting { machine, ready, waited, mounts, later }, warm))
 }
 
 /// A machine that goes on from a template, if it can.
 fn restore(
-    machine: &MachineSpec,
+    request: &MonitorRequest,
     source: &warm::Source<'_>,
-    template: &Template,
+    template: Template,
     embedded: Embedded,
-) -> Result<Option<(Running, UnixStream, Warm)>, MonitorError> {
+) -> Result<Option<(Machine, UnixStream, Warm)>, MonitorError> {
     mark(Point::ImagesFound);
-    keep_out()?;
     let (ready, host_port) = agents_port()?;
-    let pages = checkpoint::kernel_pages(machine, embedded);
-    match warm::restored(machine, template, pages, host_port) {
-        Ok(built) => {
-            mark(Point::MachineBuilt);
-            step!("machine restored: {} vCPUs, {} MiB", machine.vcpus, machine.memory_mib);
-            Ok(Some((built.start()?, ready, Warm::Restored(source.used()))))
+    match start(request, embedded, Begin::Restore(template), host_port) {
+        Ok(machine) => {
+            step!("machine restored");
+            Ok(Some((machine, ready, Warm::Restored(source.used()))))
         }
         // A boot may do where the template does not.
-        Err(MachineError::Snapshot(error)) => {
-            source.refuse(&chain(&error));
+        Err(StartError::Template(why)) => {
+            source.refuse(&why);
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -100,36 +93,34 @@ fn cold(
     source: Option<warm::Source<'_>>,
     embedded: Embedded,
     watch: Watch<'_>,
-) -> Result<(Running, UnixStream, Warm), MonitorError> {
-    let machine = &request.plan.machine;
-    let kernel = assets::load(assets::KERNEL, &machine.kernel, embedded.kernel)?;
-    let initramfs = assets::load(assets::INITRAMFS, &machine.initramfs, embedded.initramfs)?;
-    let kernel_pages = checkpoint::kernel_pages(machine, embedded);
-    let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
+) -> Result<(Machine, UnixStream, Warm), MonitorError> {
     mark(Point::ImagesFound);
-    step!("kernel of {} bytes, boot image of {} bytes", kernel.len(), initramfs.len());
     let (ready, host_port) = agents_port()?;
-    let beginning = source.and_then(warm::Source::begin);
-    keep_out()?;
-    let about = |error| about_kernel(machine, error);
-    let stopping = beginning.as_ref().map(|_| checkpoint::stopping(machine));
-    let mut built =
-        Built::new(stopping.as_ref().unwrap_or(machine), images, Some(host_port)).map_err(about)?;
-    mark(Point::MachineBuilt);
-    step!("machine built: {} vCPUs, {} MiB", machine.vcpus, machine.memory_mib);
-    let beginning = beginning.and_then(|beginning| warm::stop(&mut built, beginning, &request.log));
-    let mut running = built.start()?;
-    step!("vCPUs run");
-    let Some(beginning) = beginning else { return Ok((running, ready, Warm::Not)) };
-    let failed = |source| MonitorError::Io { act: "wait for the guest", source };
-    // An agent that does not stop says that it is ready, and a guest that has ended comes nowhere.
-    let ended = running.ended_fd().try_clone_to_owned().map_err(failed)?;
-    let others: Vec<_> = watch.iter().copied().chain([ready.as_fd(), ended.as_fd()]).collect();
-    let written = warm::save(&mut running, beginning, kernel_pages, &others, &request.log);
-    Ok((running, ready, Warm::Published(written)))
+    let (beginning, saved) = source.and_then(warm::Source::begin).unzip();
+    let machine = start(request, embedded, Begin::Boot(saved), host_port)?;
+    let Some(beginning) = beginning else { return Ok((machine, ready, Warm::Not)) };
+    // An agent that does not stop says that it is ready; a guest that has ended comes nowhere.
+    let others: Vec<_> = watch.iter().copied().chain([ready.as_fd()]).collect();
+    let written = warm::save(&machine, beginning, &others, &request.log);
+    Ok((machine, ready, Warm::Published(written)))
 }
 
-/// Keeps other processes of this user out: after what is opened below `/proc/self`, which is root's from here on.
+/// Starts the machine's process, while this one has one thread, and with it the guest.
+fn start(
+    request: &MonitorRequest,
+    embedded: Embedded,
+    begin: Begin,
+    host_port: HostPort,
+) -> Result<Machine, StartError> {
+    let spec = &request.plan.machine;
+    let share = request.directory.join(SHARE_DIR);
+    let machine = machine::start(spec, embedded, &share, begin, Some(host_port))?;
+    mark(Point::MachineBuilt);
+    step!("machine runs: {} vCPUs, {} MiB", spec.vcpus, spec.memory_mib);
+    Ok(machine)
+}
+
+/// Keeps other processes of this user out of this one: what is below its directory in `/proc` is root's from here on.
 fn keep_out() -> Result<(), MonitorError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|errno| MonitorError::Io { act: "keep other processes out", source: errno.into() })
@@ -140,15 +131,4 @@ fn agents_port() -> Result<(UnixStream, HostPort), MonitorError> {
     let (ready, stream) = UnixStream::pair()
         .map_err(|source| MonitorError::Io { act: "make a connection for the agent", source })?;
     Ok((ready, HostPort { port: READY_PORT, stream }))
-}
-
-/// Says which file it is that is no kernel.
-fn about_kernel(machine: &MachineSpec, error: MachineError) -> MonitorError {
-    use BootError::{Kernel, No64BitEntry, NotAKernel};
-    match (&machine.kernel, error) {
-        (Image::File(path), source @ MachineError::Boot(NotAKernel | Kernel(_) | No64BitEntry)) => {
-            MonitorError::Kernel { path: path.clone(), source }
-        }
-        (_, error) => error.into(),
-    }
 }

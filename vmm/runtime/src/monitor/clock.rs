@@ -23,6 +23,9 @@ const PERIOD: Duration = Duration::from_secs(300);
 /// Less is left as it is, ns.
 const TOLERANCE_NS: i64 = 5_000_000;
 
+/// How often the guest is asked in a comparison where its answers take long: each narrows down where its clock is.
+const LOOKS: u32 = 3;
+
 /// Tells when the clocks are to be compared.
 #[derive(Debug)]
 pub(super) struct Comparison {
@@ -63,9 +66,16 @@ fn since_1970() -> Duration {
 /// Compares the clocks, and has the guest's corrected. `ask` has the guest adjust its clock by so many
 /// nanoseconds and gives what it shows then; nothing where the guest does not answer.
 pub(super) fn follow<E>(mut ask: impl FnMut(i64) -> Result<Option<i64>, E>) -> Result<(), E> {
-    let before = nanoseconds(since_1970());
-    let Some(guest) = ask(0)? else { return Ok(()) };
-    if let Some(behind) = difference(before, guest, nanoseconds(since_1970())) {
+    let mut known = Behind::UNKNOWN;
+    for _ in 0..LOOKS {
+        let before = nanoseconds(since_1970());
+        let Some(guest) = ask(0)? else { return Ok(()) };
+        known = known.seen(before, guest, nanoseconds(since_1970()));
+        if known.is_exact() {
+            break;
+        }
+    }
+    if let Some(behind) = known.correction() {
         ask(behind)?;
     }
     Ok(())
@@ -80,12 +90,39 @@ fn nanoseconds(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// How far the guest is behind the host, where that is more than can be known. It looked at its clock at some
-/// time between the host's two looks.
-fn difference(before: i64, guest: i64, after: i64) -> Option<i64> {
-    let uncertain = after.checked_sub(before)? / 2;
-    let behind = before.checked_add(uncertain)?.checked_sub(guest)?;
-    (behind.unsigned_abs() > uncertain.max(TOLERANCE_NS).unsigned_abs()).then_some(behind)
+/// Between what the guest is behind the host, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Behind {
+    least: i64,
+    most: i64,
+}
+
+impl Behind {
+    const UNKNOWN: Self = Self { least: i64::MIN, most: i64::MAX };
+
+    /// With one look more: the guest looked at its clock at some time between the host's two looks.
+    fn seen(self, before: i64, guest: i64, after: i64) -> Self {
+        Self {
+            least: self.least.max(before.saturating_sub(guest)),
+            most: self.most.min(after.saturating_sub(guest)),
+        }
+    }
+
+    fn uncertain(self) -> i64 {
+        self.most.saturating_sub(self.least) / 2
+    }
+
+    /// Another look would tell nothing more that counts.
+    fn is_exact(self) -> bool {
+        self.uncertain() <= TOLERANCE_NS
+    }
+
+    /// How far it is behind, where that is more than can be known.
+    fn correction(self) -> Option<i64> {
+        let uncertain = self.uncertain();
+        let behind = self.least.saturating_add(uncertain);
+        (behind.unsigned_abs() > uncertain.max(TOLERANCE_NS).unsigned_abs()).then_some(behind)
+    }
 }
 
 #[cfg(test)]
@@ -98,12 +135,24 @@ mod tests {
 
     #[test]
     fn difference_counts_where_it_is_more_than_the_answers_time() {
+        let difference = |before, guest, after| Behind::UNKNOWN.seen(before, guest, after).correction();
         assert_eq!(difference(0, 50 * MS, 100 * MS), None);
         assert_eq!(difference(0, 101 * MS, 100 * MS), Some(-51 * MS));
         assert_eq!(difference(0, -7 * MS, 2 * MS), Some(8 * MS));
         assert_eq!(difference(0, 5 * MS, 2 * MS), None);
-        assert_eq!(difference(i64::MIN, 0, i64::MAX), None);
-        assert_eq!(difference(0, i64::MIN, 2), None);
+        // Whatever the guest says, there is a number or none.
+        let _ = [difference(i64::MIN, 0, i64::MAX), difference(0, i64::MIN, 2), difference(2, i64::MAX, 0)];
+    }
+
+    #[test]
+    fn answers_that_take_long_tell_more_together() {
+        // 15 ms behind, which neither answer shows alone.
+        let one = Behind::UNKNOWN.seen(0, 5 * MS, 30 * MS);
+        assert_eq!((one.correction(), one.is_exact()), (None, false));
+        let both = one.seen(100 * MS, 88 * MS, 130 * MS);
+        assert_eq!((both.least, both.most), (12 * MS, 25 * MS));
+        assert_eq!(both.correction(), Some(18 * MS + MS / 2));
+        assert!(both.seen(200 * MS, 186 * MS, 202 * MS).is_exact());
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use vmrun_machine::{MachineEnd, MachineError};
 use vmrun_proto::{ErrorKind, ExitStatus, FrameError};
 use vmrun_spec::FailureReport;
 
@@ -12,10 +11,10 @@ use super::network::{ConnectError, Lost, NetworkError, PasstError};
 use super::tree::TreeError;
 use super::view::ViewError;
 use crate::agent_client::AgentError;
-use crate::assets::AssetError;
-use crate::error::{ALLOWED_PROCESSORS, chain, general_step};
+use crate::error::{ALLOWED_PROCESSORS, chain, general_step, killed_step};
 use crate::hooks::HookError;
 use crate::host_cgroup::HostCgroupError;
+use crate::machine::{End, Named, StartError};
 use crate::stdio::ConsoleError;
 use crate::store::StoreError;
 
@@ -45,11 +44,7 @@ pub(crate) enum MonitorError {
     #[error(transparent)]
     View(#[from] ViewError),
     #[error(transparent)]
-    Assets(#[from] AssetError),
-    #[error(transparent)]
-    Machine(#[from] MachineError),
-    #[error("guest kernel {}", .path.display())]
-    Kernel { path: PathBuf, source: MachineError },
+    Machine(#[from] StartError),
     #[error(transparent)]
     Console(#[from] ConsoleError),
     #[error(transparent)]
@@ -70,6 +65,8 @@ pub(crate) enum MonitorError {
     DeviceFailed { stage: &'static str, cause: String },
     #[error("{stage}: the virtual machine failed: {cause}")]
     MachineFailed { stage: &'static str, cause: String },
+    #[error("{stage}: the machine's process was killed by {}", Named(*.signal))]
+    MachineKilled { stage: &'static str, signal: i32 },
     #[error("{stage}: interrupted by signal {signal}")]
     Signal { stage: &'static str, signal: i32 },
     #[error("{stage}: the launching command went away")]
@@ -80,7 +77,7 @@ pub(crate) enum MonitorError {
 pub(crate) const BOOTING: &str = "booting the guest";
 
 /// How many of the console's last lines go into a report.
-pub(crate) const TAIL_LINES: usize = 20;
+pub(crate) const TAIL_LINES: u8 = 20;
 
 /// An error and the console's last lines at that moment, where they may tell more.
 #[derive(Debug)]
@@ -125,12 +122,13 @@ impl Broken {
 const EXEC: &str = "see what the container allows: correct the options of exec, or its --process file";
 
 impl MonitorError {
-    pub(crate) fn machine_end(stage: &'static str, end: Option<MachineEnd>) -> Self {
+    pub(crate) fn machine_end(stage: &'static str, end: Option<End>) -> Self {
         match end {
-            Some(MachineEnd::Device(cause)) => Self::DeviceFailed { stage, cause },
-            Some(MachineEnd::Failed(cause)) => Self::MachineFailed { stage, cause },
-            Some(MachineEnd::Panicked) => Self::GuestPanicked { stage },
-            Some(MachineEnd::Reset) | None => Self::GuestStopped { stage },
+            Some(End::Device(cause)) => Self::DeviceFailed { stage, cause },
+            Some(End::Failed(cause)) => Self::MachineFailed { stage, cause },
+            Some(End::Killed(signal)) => Self::MachineKilled { stage, signal },
+            Some(End::Panicked) => Self::GuestPanicked { stage },
+            Some(End::Reset) | None => Self::GuestStopped { stage },
         }
     }
 
@@ -143,6 +141,7 @@ impl MonitorError {
                 "the guest's kernel, or a program with its rights, has broken the rules of the device"
             }
             Self::MachineFailed { .. } => "run `vmrun check`",
+            Self::MachineKilled { signal, .. } => killed_step(*signal),
             Self::Agent { stage, source: AgentError::Refused(reply) } => match reply.kind {
                 ErrorKind::ProgramNotFound => "name a program that is in the container's root file system",
                 ErrorKind::ProgramNotExecutable => {
@@ -176,16 +175,23 @@ impl MonitorError {
     pub(crate) fn is_the_guests(&self) -> bool {
         match self {
             Self::GuestStopped { .. } | Self::GuestPanicked { .. } => true,
-            Self::DeviceFailed { .. } | Self::MachineFailed { .. } => true,
+            Self::DeviceFailed { .. } | Self::MachineFailed { .. } | Self::MachineKilled { .. } => true,
             Self::NotOurAgent { .. } => true,
             Self::Agent { source, .. } => !matches!(source, AgentError::Refused(_)),
             _ => false,
         }
     }
 
+    /// Whether another start of the kind may fail likewise.
+    pub(crate) fn is_likely_again(&self) -> bool {
+        self.is_the_guests() && !matches!(self, Self::MachineKilled { signal: libc::SIGKILL, .. })
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Signal { signal, .. } => ExitStatus::Signal(*signal).code(),
+            Self::Signal { signal, .. } | Self::MachineKilled { signal, .. } => {
+                ExitStatus::Signal(*signal).code()
+            }
             Self::Agent { source: AgentError::Refused(reply), .. } => match reply.kind {
                 ErrorKind::ProgramNotFound => 127,
                 ErrorKind::ProgramNotExecutable => 126,

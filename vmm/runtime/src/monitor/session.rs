@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vmrun_machine::Running;
 use vmrun_plan::{SHARE_DIR, VSOCK_SOCKET};
 use vmrun_proto::{
     ConsoleSize, Network, ProcessRef, ROOTFS_DIR, Reply, Request, SHARE_MOUNT, SharedMount, VOLUMES_DIR,
@@ -35,6 +34,7 @@ use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
 use crate::hooks::{self, Surroundings};
 use crate::launch::network;
+use crate::machine::Machine;
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
@@ -58,8 +58,8 @@ const OUTPUT: Patience =
 /// Within that the guest's clock is right, by which it was told the time.
 const PROMPT: Duration = Duration::from_millis(5);
 
-/// How long vCPUs may take to leave the guest.
-const HOLD_LIMIT: Duration = Duration::from_secs(1);
+/// A process that ends closes its connections a moment before it is gone.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 const HOOKING: &str = "running the hooks before the creation";
 const CREATING: &str = "making the container";
@@ -74,8 +74,7 @@ pub(crate) struct Ended {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Carries the container to its end. The guest stands still then; machine and devices end with the
-/// process, which has nothing else to do.
+/// Carries the container to its end. The machine, and its process, are gone then.
 pub(crate) fn run(
     request: &MonitorRequest,
     entry: &Entry,
@@ -85,8 +84,7 @@ pub(crate) fn run(
     signals: &Signals,
 ) -> Result<Ended, Broken> {
     let Booting { machine, ready, waited, mounts, later } = booting;
-    let machine = Arc::new(machine);
-    let cards = Arc::new(Cards::new(Arc::clone(&machine), request.plan.host.network_rates));
+    let cards = Arc::new(Cards::new(machine.clone(), request.plan.host.network_rates));
     let session = Session {
         request,
         entry,
@@ -113,18 +111,16 @@ pub(crate) fn run(
         let agent = session.await_agent(ready, waited)?;
         session.live(agent, stdio, prepared, network)
     });
-    // Nothing of the guest may happen any more when others are told of the end, and hooks run. A vCPU
-    // that a device keeps is in no guest either, and ends with the process.
-    let _ = machine.hold_within(HOLD_LIMIT);
-    timeline::guest_marks(&machine.stamps());
-    // What the guest does with a container is not the template's fault.
-    if result.as_ref().is_err_and(MonitorError::is_the_guests) && !session.made.get() {
-        warm.has_failed();
+    if timeline::is_asked_for() {
+        timeline::guest_marks(&machine.stamps());
     }
     let result = result.map_err(|error| session.broken(error));
-    // The kernel takes vCPUs, devices and memory away at once when the process
-    // ends; joining each thread before would only delay that.
-    std::mem::forget(machine);
+    // Nothing of the guest may happen any more when others are told of the end, and hooks run.
+    machine.stop();
+    // What the guest does with a container is not the template's fault.
+    if result.as_ref().is_err_and(|broken| broken.error.is_likely_again()) && !session.made.get() {
+        warm.has_failed();
+    }
     result
 }
 
@@ -132,7 +128,7 @@ pub(crate) fn run(
 pub(super) struct Session<'s> {
     pub(super) request: &'s MonitorRequest,
     entry: &'s Entry,
-    pub(super) machine: &'s Running,
+    pub(super) machine: &'s Machine,
     pub(super) cards: &'s Arc<Cards>,
     mounts: &'s [SharedMount],
     warm: &'s Warm,
@@ -268,7 +264,8 @@ impl Session<'_> {
 
     /// Says why a wait was interrupted.
     pub(super) fn explain(&self, stage: &'static str, error: AgentError) -> MonitorError {
-        if is_readable(self.machine.ended_fd()) {
+        if is_readable(self.machine.ended_fd()) || (error.is_hang_up() && self.machine.ends_within(END_LIMIT))
+        {
             return MonitorError::machine_end(stage, self.machine.end());
         }
         if !matches!(error, AgentError::Interrupted { .. }) {
@@ -284,8 +281,7 @@ impl Session<'_> {
 
     /// The error with the console's last lines, where they may tell more.
     pub(super) fn broken(&self, error: MonitorError) -> Broken {
-        let console =
-            if error.is_the_guests() { self.machine.console().tail(TAIL_LINES) } else { Vec::new() };
+        let console = if error.is_the_guests() { self.machine.console_tail(TAIL_LINES) } else { Vec::new() };
         Broken { error, console }
     }
 
@@ -322,7 +318,7 @@ impl Session<'_> {
     /// What the guest has to say, for who looks at the steps.
     fn tell_console(&self) {
         if log::tells_steps() {
-            for line in self.machine.console().tail(TAIL_LINES) {
+            for line in self.machine.console_tail(TAIL_LINES) {
                 step!("the guest's console: {}", line.trim_end());
             }
         }

@@ -14,13 +14,13 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use vmrun_machine::{Built, MappedPages, Running};
 use vmrun_proto::Request;
-use vmrun_spec::{HostPort, MachineSpec};
+use vmrun_spec::MachineSpec;
 
 use crate::assets::Embedded;
 use crate::error::chain;
 use crate::log::Log;
+use crate::machine::{Machine, Saved};
 use crate::step;
 use crate::templates::{Draft, Shape, Template, TemplateError, TemplatePlace, Templates, checkpoint};
 
@@ -108,13 +108,14 @@ impl<'s> Source<'s> {
         Used { place: self.place.clone(), name: self.shape.name(), log: self.log.clone() }
     }
 
-    /// Begins a template.
-    pub(super) fn begin(self) -> Option<Beginning> {
+    /// Begins a template: what is to be known of it, and what goes to the machine's process.
+    pub(super) fn begin(self) -> Option<(Beginning, Saved)> {
         let Self { place, shape, log } = self;
-        let begun =
-            Templates::make(&place.path).and_then(|templates| Draft::begin(templates, shape)).and_then(
-                |draft| Ok(Beginning { draft, pagemap: checkpoint::open_pagemap()?, place: place.clone() }),
-            );
+        let draft = Templates::make(&place.path).and_then(|templates| Draft::begin(templates, shape));
+        let begun = draft.and_then(|draft| {
+            let (state, saved) = checkpoint::files(&draft)?;
+            Ok((Beginning { draft, state, place: place.clone() }, saved))
+        });
         begun.map_err(|error| tell(log, place, &error)).ok()
     }
 }
@@ -123,7 +124,7 @@ impl<'s> Source<'s> {
 #[derive(Debug)]
 pub(super) struct Beginning {
     draft: Draft,
-    pagemap: File,
+    state: File,
     place: TemplatePlace,
 }
 
@@ -199,33 +200,16 @@ impl Used {
     }
 }
 
-/// That machine, restored.
-pub(super) fn restored(
-    spec: &MachineSpec,
-    template: &Template,
-    kernel: &[MappedPages],
-    host_port: HostPort,
-) -> Result<Built, vmrun_machine::MachineError> {
-    Built::restored(spec, &template.state, &template.memory, kernel, Some(host_port))
-}
-
-/// Has the guest stop at its checkpoint; without that it just boots.
-pub(super) fn stop(built: &mut Built, beginning: Beginning, log: &Log) -> Option<Beginning> {
-    let stopped = checkpoint::stop(built);
-    stopped.map_err(|error| tell(log, &beginning.place, &error)).is_ok().then_some(beginning)
-}
-
 /// Waits until the guest is at its checkpoint, saves it, and lets it go on. What is readable in `others` ends the wait:
 /// then there is no template, and the owner goes on with what it has.
 pub(super) fn save(
-    machine: &mut Running,
+    machine: &Machine,
     beginning: Beginning,
-    kernel: &[MappedPages],
     others: &[BorrowedFd<'_>],
     log: &Log,
 ) -> Option<Receiver<()>> {
-    let Beginning { draft, pagemap, place } = beginning;
-    let saved = checkpoint::save(machine, &draft, (kernel, &pagemap), others);
+    let Beginning { draft, state, place } = beginning;
+    let saved = checkpoint::save(machine, &draft, &state, others);
     machine.pass_checkpoint();
     let Some(state) = saved.map_err(|error| tell(log, &place, &error)).ok()? else {
         step!("the guest has not come to its checkpoint: no template");

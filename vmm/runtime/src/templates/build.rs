@@ -1,15 +1,15 @@
 //! A template that is made ahead: a machine that boots, is saved, and ends.
 
-use std::os::fd::AsFd;
 use std::path::Path;
 
-use vmrun_machine::{BootImages, Built, DeviceError, MachineState};
-use vmrun_plan::{CONSOLE_LOG, Options, SHARE_DIR};
+use vmrun_machine::MachineState;
+use vmrun_plan::{CONSOLE_LOG, Options, SHARE_DIR, VSOCK_SOCKET};
 use vmrun_spec::{Image, MachineSpec};
 
 use super::{Draft, Shape, TemplateError, Templates, checkpoint};
 use crate::assets::{self, AssetOptions, Embedded};
 use crate::error::Error;
+use crate::machine::{self, Begin};
 
 /// Which machine.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +53,7 @@ pub fn build(directory: &Path, options: &BuildOptions, embedded: Embedded) -> Re
     std::env::set_current_dir("/").map_err(failed)?;
     let state = state?;
     std::fs::remove_file(work.join(CONSOLE_LOG)).map_err(failed)?;
+    std::fs::remove_file(work.join(VSOCK_SOCKET)).map_err(failed)?;
     std::fs::remove_dir(work.join(SHARE_DIR)).map_err(failed)?;
     draft.publish(state)?;
     Ok(name)
@@ -77,17 +78,11 @@ fn machine_options(work: &Path, options: &BuildOptions, kernel: &Image, initramf
 
 /// Boots the machine to its checkpoint and saves it there.
 fn save(spec: &MachineSpec, draft: &Draft, embedded: Embedded) -> Result<MachineState, Error> {
-    let kernel = assets::load(assets::KERNEL, &spec.kernel, embedded.kernel)?;
-    let initramfs = assets::load(assets::INITRAMFS, &spec.initramfs, embedded.initramfs)?;
-    let kernel_pages = checkpoint::kernel_pages(spec, embedded);
-    let images = BootImages { kernel: &kernel, kernel_pages, initramfs: &initramfs };
-    let pagemap = checkpoint::open_pagemap()?;
-    let mut built = Built::new(&checkpoint::stopping(spec), images, None).map_err(TemplateError::Machine)?;
-    checkpoint::stop(&mut built)?;
-    let mut machine = built.start().map_err(TemplateError::Machine)?;
-    let ended = machine.ended_fd().try_clone_to_owned();
-    let ended = ended.map_err(|source| TemplateError::Machine(DeviceError::Event(source).into()))?;
-    let saved = checkpoint::save(&mut machine, draft, (kernel_pages, &pagemap), &[ended.as_fd()]);
+    let (state, saved) = checkpoint::files(draft)?;
+    let begin = Begin::Boot(Some(saved));
+    let machine =
+        machine::start(spec, embedded, Path::new(SHARE_DIR), begin, None).map_err(TemplateError::Machine)?;
+    let saved = checkpoint::save(&machine, draft, &state, &[]);
     let end = machine.end().map_or_else(|| "is late".to_owned(), |end| format!("has ended: {end}"));
     machine.stop();
     saved?.ok_or_else(|| TemplateError::NoCheckpoint(end).into())

@@ -3,21 +3,15 @@
 use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::time::Duration;
 
-use vmrun_machine::{Built, MachineState, MappedPages, Running, SavedPages};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use vmrun_machine::{Built, MachineState, MappedPages};
 use vmrun_proto::{CHECKPOINT_PORT, CHECKPOINT_VARIABLE};
 use vmrun_spec::{Image, MachineSpec};
 
 use super::{Draft, TemplateError};
-use crate::agent_client::Wait;
 use crate::assets::Embedded;
-
-/// How long the guest may take to its checkpoint.
-const CHECKPOINT: Wait = Wait { what: "the guest to come to its checkpoint", limit: Duration::from_secs(60) };
-
-/// How long vCPUs may take to leave the guest.
-const HOLD_LIMIT: Duration = Duration::from_secs(5);
+use crate::machine::{Machine, SaveError, Saved};
 
 /// The kernel's pages that a machine of `spec` has from this program.
 pub(crate) fn kernel_pages(spec: &MachineSpec, embedded: Embedded) -> &'static [MappedPages] {
@@ -42,20 +36,28 @@ pub(crate) fn stop(built: &mut Built) -> Result<(), TemplateError> {
     Ok(built.stop_at(CHECKPOINT_PORT)?)
 }
 
+/// A file for the state of a machine that is to be saved to `draft`, and the files that its process gets.
+pub(crate) fn files(draft: &Draft) -> Result<(File, Saved), TemplateError> {
+    let failed = |source| TemplateError::Io { act: "save a machine's state to", path: draft.path(), source };
+    let state = memfd_create(c"vmrun-state", MFdFlags::MFD_CLOEXEC).map_err(|errno| failed(errno.into()))?;
+    let state = File::from(state);
+    let copies =
+        draft.memory().try_clone().and_then(|memory| Ok(Saved { memory, state: state.try_clone()? }));
+    Ok((state, copies.map_err(failed)?))
+}
+
 /// Waits until the guest is at its checkpoint, and saves it there; nothing where it does not come, since the time is
 /// over or something is readable in `others`. It stands still until it is let pass.
 pub(crate) fn save(
-    machine: &mut Running,
+    machine: &Machine,
     draft: &Draft,
-    (kernel, pagemap): (&[MappedPages], &File),
+    state: &File,
     others: &[BorrowedFd<'_>],
 ) -> Result<Option<MachineState>, TemplateError> {
-    let reached = machine.checkpoint_fd();
-    let reached = reached.map(|reached| CHECKPOINT.readable(reached, CHECKPOINT.deadline(), others));
-    match reached {
-        Some(Ok(())) => {}
-        _ => return Ok(None),
+    match machine.save(state, others) {
+        Ok(state) => Ok(Some(state)),
+        Err(SaveError::NotThere) => Ok(None),
+        Err(SaveError::Full) => Err(draft.no_room()),
+        Err(SaveError::Failed(why)) => Err(TemplateError::Save { path: draft.path(), why }),
     }
-    let pages = SavedPages { file: draft.memory(), kernel, pagemap };
-    machine.save(&pages, HOLD_LIMIT).map(Some).map_err(|error| draft.failed(error))
 }

@@ -10,7 +10,7 @@ use rustix::fs::{
     renameat_with,
 };
 use rustix::io::Errno;
-use vmrun_machine::{MachineState, SnapshotError};
+use vmrun_machine::MachineState;
 
 use super::file::{self, Saved};
 use super::{DRAFT, FileIdentity, MEMORY, MOST_BYTES, STATE, Shape, TemplateError, Templates};
@@ -61,14 +61,6 @@ impl Draft {
         &self.memory
     }
 
-    /// Says why the machine could not be saved.
-    pub(crate) fn failed(&self, source: SnapshotError) -> TemplateError {
-        match source {
-            SnapshotError::Memory { source, .. } if is_full(&source) => self.no_room(),
-            source => TemplateError::Save { path: self.path(), source },
-        }
-    }
-
     /// Makes it a template: whoever looks for one finds it whole, from now on and after a crash of the host.
     pub(crate) fn publish(mut self, state: MachineState) -> Result<(), TemplateError> {
         self.write(state).map_err(|source| {
@@ -109,7 +101,8 @@ impl Draft {
         self.templates.path.join(&self.name)
     }
 
-    fn no_room(&self) -> TemplateError {
+    /// What it is that there is no room for it.
+    pub(super) fn no_room(&self) -> TemplateError {
         no_room(&self.templates, &self.shape)
     }
 }

@@ -31,6 +31,8 @@ use rustix::fs::{
 use vmrun_machine::{MachineError, MachineState};
 use vmrun_plan::{CONSOLE_LOG, SHARE_DIR, VSOCK_SOCKET};
 
+use crate::machine::StartError;
+
 pub use build::{BuildOptions, build};
 pub(crate) use draft::Draft;
 pub(crate) use file::FileIdentity;
@@ -81,16 +83,19 @@ pub enum TemplateError {
         problem: &'static str,
     },
     /// The machine could not be saved.
-    #[error("cannot save the machine in {}", .path.display())]
+    #[error("cannot save the machine in {}: {why}", .path.display())]
     Save {
         /// The directory.
         path: PathBuf,
         /// Why.
-        source: vmrun_machine::SnapshotError,
+        why: String,
     },
     /// The machine cannot be built or started.
     #[error(transparent)]
-    Machine(#[from] MachineError),
+    Machine(#[from] StartError),
+    /// Where its guest stops.
+    #[error(transparent)]
+    Stop(#[from] MachineError),
     /// The guest has not come to its checkpoint.
     #[error("the guest does not stop at its checkpoint: it {0}")]
     NoCheckpoint(String),

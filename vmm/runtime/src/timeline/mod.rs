@@ -17,11 +17,11 @@ use std::time::Instant;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::time::{ClockId, clock_gettime};
-use vmrun_machine::Stamp;
 
 pub(crate) use marks::Point;
 
 use crate::fds;
+use crate::machine::Stamped;
 
 /// The memory file, in a process that takes part.
 static SHARED: OnceLock<File> = OnceLock::new();
@@ -84,18 +84,22 @@ pub(crate) fn mark(point: Point) {
 }
 
 /// What the guest has said by now.
-pub(crate) fn guest_marks(stamps: &[Stamp]) {
+pub(crate) fn guest_marks(stamps: &[Stamped]) {
     for stamp in stamps {
         if let Some(point) = Point::of_guest(stamp.code) {
-            mark_at(point, stamp.at);
+            write(point, stamp.at_ns);
         }
     }
 }
 
 fn mark_at(point: Point, at: Instant) {
+    write(point, nanoseconds(at));
+}
+
+fn write(point: Point, at_ns: i64) {
     let Some(mut shared) = SHARED.get() else { return };
     // A measurement that cannot be written must not stop what is measured; its line is missing then.
-    let _ = shared.write_all(format!("{} {}\n", nanoseconds(at), point.name()).as_bytes());
+    let _ = shared.write_all(format!("{at_ns} {}\n", point.name()).as_bytes());
 }
 
 /// In nanoseconds of `CLOCK_MONOTONIC`, which `Instant` has but does not tell.

@@ -31,6 +31,7 @@ use std::io;
 use std::sync::Arc;
 
 pub(crate) use class::NET;
+pub use class::{CALLS, TAP};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_CTRL_VQ;

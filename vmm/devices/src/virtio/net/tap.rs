@@ -15,9 +15,9 @@ use super::MAX_FRAME_BYTES;
 use crate::memory::Memory;
 
 /// `TUNGETVNETHDRSZ`
-const GET_HEADER_BYTES: c_ulong = 0x8004_54d7;
+pub(super) const GET_HEADER_BYTES: c_ulong = 0x8004_54d7;
 /// `TUNGETIFF`, whose number has the size of an int, though what it writes is larger.
-const GET_INTERFACE: c_ulong = 0x8004_54d2;
+pub(super) const GET_INTERFACE: c_ulong = 0x8004_54d2;
 /// `TUNSETOFFLOAD`
 pub(super) const SET_OFFLOAD: c_ulong = 0x4004_54d0;
 

@@ -1,18 +1,18 @@
 //! The machine's slots.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use vmrun_machine::Running;
-use vmrun_spec::{DeviceSpec, Frames, Handles, NetSpec, NetworkRates, NicSlot};
+use vmrun_spec::{Frames, NetSpec, NetworkRates, NicSlot};
 
 use super::slots::Slots;
 use crate::error::chain;
 use crate::figures::CardFigures;
+use crate::machine::Machine;
 
 /// The network cards of a machine.
 pub(crate) struct Cards {
-    machine: Arc<Running>,
+    machine: Machine,
     rates: NetworkRates,
     /// Of the interfaces, by the slots of their cards.
     names: Mutex<BTreeMap<u8, String>>,
@@ -20,18 +20,17 @@ pub(crate) struct Cards {
 
 impl Cards {
     /// None yet; each that comes may carry so much.
-    pub(crate) fn new(machine: Arc<Running>, rates: NetworkRates) -> Self {
+    pub(crate) fn new(machine: Machine, rates: NetworkRates) -> Self {
         Self { machine, rates, names: Mutex::default() }
     }
 
-    /// What they have counted by now. Waits for none of them.
+    /// What they have counted by now.
     pub(crate) fn figures(&self) -> Vec<CardFigures> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let counters = self.machine.counters().into_iter();
         let figures = counters.filter_map(|device| {
             let slot = device.slot?;
-            let counters = device.figures.into_iter().map(|(name, figure)| (name.to_owned(), figure));
-            Some(CardFigures { name: names.get(&slot)?.clone(), slot, counters: counters.collect() })
+            Some(CardFigures { name: names.get(&slot)?.clone(), slot, counters: device.figures })
         });
         figures.collect()
     }
@@ -46,9 +45,8 @@ impl Slots for Cards {
     fn plug(&self, slot: NicSlot, name: &str, mac: [u8; 6], frames: Frames) -> Result<(), String> {
         let NetworkRates { rx, tx } = self.rates;
         // The interface's MTU may be raised later: the agent sets it.
-        let spec = DeviceSpec::Net(NetSpec { mac, mtu: None, rx, tx });
-        let handles = Handles { frames: Some(frames), ..Handles::default() };
-        self.machine.plug(slot.number(), &spec, handles).map_err(|error| chain(&error))?;
+        let device = NetSpec { mac, mtu: None, rx, tx };
+        self.machine.plug(slot.number(), device, &frames).map_err(|error| chain(&error))?;
         self.is_for(slot, name);
         Ok(())
     }
