@@ -141,9 +141,8 @@ fn template_that_is_no_good_is_told_of_once_and_replaced() {
         let path = entry().join("state");
         let mut state = fs::read(&path).unwrap();
         let payload = &mut state[24..];
-        let ends: Vec<_> = (0..payload.len()).rev().filter(|&at| payload[at] & 0x80 == 0).take(3).collect();
-        // Behind it stand how many they are, and how they come back.
-        payload[ends[2]] ^= 1;
+        let ends: Vec<_> = (0..payload.len()).rev().filter(|&at| payload[at] & 0x80 == 0).take(2).collect();
+        payload[ends[1]] ^= 1;
         let sum = crc32fast::hash(payload);
         state[12..16].copy_from_slice(&sum.to_le_bytes());
         fs::write(path, state).unwrap();
