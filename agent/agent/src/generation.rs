@@ -14,6 +14,10 @@ use crate::sys;
 /// The least that the host has to bring, bytes: the size of the kernel's key.
 const LEAST_ENTROPY: usize = 32;
 
+/// More than there is of such memory; other memory that is free is zeros already.
+const FORGOTTEN_BYTES: usize = 12 << 20;
+const PAGE_BYTES: usize = 4096;
+
 /// Whether the host wants the guest to stop at the checkpoint.
 pub(crate) fn is_to_stop() -> bool {
     std::env::var_os(CHECKPOINT_VARIABLE).is_some()
@@ -21,7 +25,22 @@ pub(crate) fn is_to_stop() -> bool {
 
 /// Stops there; in which machine this returns is the host's affair.
 pub(crate) fn stop() -> io::Result<()> {
+    forget_what_is_free();
     sys::write_port(CHECKPOINT_PORT, 1)
+}
+
+/// The kernel gives out first what it got back last: what it needed for its boot, where the bytes of that still
+/// stand. They would be saved, and each page of them be brought back before it is overwritten. A page of zeros is not
+/// saved, and pages that are not are backed by huge ones.
+fn forget_what_is_free() {
+    let there = usize::try_from(rustix::system::sysinfo().freeram).unwrap_or(usize::MAX);
+    let mut free = vec![0u8; FORGOTTEN_BYTES.min(there / 4)];
+    for page in free.chunks_mut(PAGE_BYTES) {
+        if let Some(byte) = std::hint::black_box(page).first_mut() {
+            *byte = 0;
+        }
+    }
+    drop(std::hint::black_box(free));
 }
 
 /// Becomes another guest: with other random numbers from here on, and at this time, ns since 1970.

@@ -80,6 +80,25 @@ pub(crate) fn map_file_at(target: *mut u8, length: usize, file: &File, offset: u
     Ok(())
 }
 
+/// Maps `length` bytes of nothing but zeros over guest memory at `target`, which asks for huge pages.
+pub(crate) fn map_nothing_at(target: *mut u8, length: usize) -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE | libc::MAP_ANONYMOUS;
+    // SAFETY: as in `map_file_at`.
+    let mapped =
+        unsafe { libc::mmap(target.cast(), length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // Without huge pages everything works as well, only slower.
+    // SAFETY: advice on the mapping made above.
+    let _ = unsafe { libc::madvise(mapped, length, libc::MADV_HUGEPAGE) };
+    // SAFETY: as above.
+    if unsafe { libc::madvise(mapped, length, libc::MADV_DONTDUMP) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Where in the file `program` the `length` bytes lie that this process has mapped at `start`.
 fn offset_in(program: &File, start: usize, length: usize) -> io::Result<u64> {
     let inode = program.metadata()?.ino();

@@ -17,7 +17,9 @@ use vmrun_proto::{Address, Interface, Network, NetworkDevice, Route};
 use super::difference::{Change, difference};
 use super::wait::{FLAGS_AT, Heard, INDEX_AT, Listener};
 use super::{messages, netfilter, nic, settings};
-use crate::sys;
+
+/// `IPV6_MIN_MTU`
+const LEAST_IPV6_MTU: u32 = 1280;
 
 /// IPv6 makes no address of its own accord.
 const NO_ADDRESSES: u8 = 1;
@@ -29,6 +31,8 @@ pub(super) struct Hand {
     changing: RefCell<Listener>,
     /// The interfaces' numbers, as far as they have been asked for.
     indexes: RefCell<BTreeMap<String, u32>>,
+    /// Settings of new interfaces may be others than the kernel's.
+    has_other_defaults: bool,
 }
 
 impl Hand {
@@ -38,14 +42,24 @@ impl Hand {
             netlink: RefCell::new(Netlink::open()?),
             changing: RefCell::new(Listener::open()?),
             indexes: RefCell::default(),
+            has_other_defaults: false,
         })
     }
 
     /// Goes from one network to the other as far as it can; says what failed first, and what there
     /// is now.
     pub(super) fn go(&mut self, old: &Network, new: &Network) -> (Network, Result<(), String>) {
+        let mut result = settings::apply_all(&old.settings, &new.settings);
+        // New interfaces have what was written for all of them.
+        self.has_other_defaults = !new.settings.is_empty();
+        let (old, new) = (&with_loopback(old), &with_loopback(new));
+        if old.settings != new.settings {
+            // What is written for all interfaces is written to those that are there.
+            for interface in old.interfaces.iter().filter_map(|one| same(new, one)) {
+                result = result.and(settings::apply(interface, &settings::unlike(&interface.settings)));
+            }
+        }
         let mut reached = new.clone();
-        let mut result = Ok(());
         let changes = difference(old, new);
         for changes in changes.chunk_by(|one, next| !is_of_an_interface(one) && !is_of_an_interface(next)) {
             let results = match changes {
@@ -59,6 +73,7 @@ impl Hand {
                 }
             }
         }
+        reached.interfaces.retain(|interface| *interface != loopback());
         let (tables, followed) = netfilter::follow(&old.tables, &new.tables);
         reached.tables = tables;
         (reached, result.and(followed))
@@ -223,21 +238,25 @@ impl Hand {
     /// Sets what counts before there are addresses, and switches it on.
     fn switch_on(&self, interface: &Interface) -> Result<(), String> {
         if interface.device == NetworkDevice::Loopback {
-            sys::loopback_up().map_err(|error| format!("cannot switch lo on: {}", words(&error)))?;
-            return settings::apply(interface, &BTreeMap::new());
+            return Ok(());
         }
         let index = self.index_of(&interface.name)?;
         if interface.address_mode.is_some() {
             let silent = self.inside(messages::address_mode(index, NO_ADDRESSES), 0);
             judged(Change::FinishInterface(interface), silent)?;
         }
-        settings::apply(interface, &BTreeMap::new())?;
+        settings::apply(interface, &self.before(interface))?;
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.attributes.extend((interface.mtu > 0).then_some(LinkAttribute::Mtu(interface.mtu)));
         set_flags(&mut message, interface);
         self.link(message, "switch on", interface)?;
         self.await_carrier(interface, index)
+    }
+
+    /// What settings a new interface may have.
+    fn before(&self, interface: &Interface) -> BTreeMap<String, i32> {
+        if self.has_other_defaults { settings::unlike(&interface.settings) } else { BTreeMap::new() }
     }
 
     fn set(&self, before: &Interface, interface: &Interface) -> Result<(), String> {
@@ -256,6 +275,12 @@ impl Hand {
         }
         set_flags(&mut message, interface);
         self.link(message, "change", interface)?;
+        if before.mtu < LEAST_IPV6_MTU && interface.mtu >= LEAST_IPV6_MTU {
+            // It has IPv6 from now on, with the kernel's settings.
+            settings::apply(interface, &settings::unlike(&interface.settings))?;
+            let mode = interface.address_mode.map(|mode| self.inside(messages::address_mode(index, mode), 0));
+            judged(Change::FinishInterface(interface), mode.unwrap_or(Ok(())))?;
+        }
         self.await_carrier(interface, index)
     }
 
@@ -329,7 +354,20 @@ impl Hand {
     }
 }
 
-/// Takes out what could not be added, so that it is tried again with the next description.
+fn loopback() -> Interface {
+    Interface::new("lo", NetworkDevice::Loopback)
+}
+
+/// Every namespace has it, also where there is nothing to say of it.
+fn with_loopback(network: &Network) -> Network {
+    let mut network = network.clone();
+    if !network.interfaces.iter().any(|interface| interface.device == NetworkDevice::Loopback) {
+        network.interfaces.insert(0, loopback());
+    }
+    network
+}
+
+/// Takes out what could not be added or changed, so that it is tried again with the next description.
 fn forget(reached: &mut Network, change: Change<'_>) {
     match change {
         Change::AddInterface(interface) => reached.interfaces.retain(|one| one.name != interface.name),
@@ -341,7 +379,20 @@ fn forget(reached: &mut Network, change: Change<'_>) {
         }
         Change::AddNeighbour(neighbour) => reached.neighbours.retain(|one| one != neighbour),
         Change::AddRoute(route) => reached.routes.retain(|one| one != route),
-        Change::AddRule(rule) => reached.rules.retain(|one| one != rule),
+        Change::AddRule(rule) => {
+            let count = reached.rules.len();
+            reached.rules.retain(|one| one != rule);
+            if reached.rules.len() == count {
+                reached.missing_rules.push(rule.clone());
+            }
+        }
+        Change::RemoveRule(rule) => reached.missing_rules.retain(|one| one != rule),
+        Change::SetInterface(before, interface) => {
+            let mut interfaces = reached.interfaces.iter_mut();
+            if let Some(one) = interfaces.find(|one| one.name == interface.name) {
+                *one = Interface { addresses: std::mem::take(&mut one.addresses), ..before.clone() };
+            }
+        }
         _ => {}
     }
 }
@@ -382,6 +433,10 @@ fn judged(change: Change<'_>, said: io::Result<()>) -> Result<(), String> {
         | Change::RemoveInterface(interface) => (said, format!("change {}", interface.name)),
     };
     said.map_err(|error| format!("cannot {what}: {}", words(&error)))
+}
+
+fn same<'n>(network: &'n Network, interface: &Interface) -> Option<&'n Interface> {
+    network.interfaces.iter().find(|one| one.name == interface.name && one.device == interface.device)
 }
 
 fn is_there(reached: &Network, interface: &Interface) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use vmrun_proto::{Address, Hop, Interface, Neighbour, Network, NetworkDevice, Route, Rule};
+use vmrun_proto::{Address, Interface, Neighbour, Network, NetworkDevice, Route, Rule};
 
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,27 +29,25 @@ pub(super) enum Change<'n> {
 ///
 /// What the kernel takes away by itself when something else goes is added again, though both networks have it.
 pub(super) fn difference<'n>(old: &'n Network, new: &'n Network) -> Vec<Change<'n>> {
+    let mut lost = Lost::default();
+    let mut gone_addresses = Vec::new();
+    for interface in &old.interfaces {
+        match kept(old, new, interface) {
+            Some(after) => gone_addresses.extend(lost.addresses_of(interface, after)),
+            None => lost.interface(interface),
+        }
+    }
     let mut changes = Vec::new();
-    changes.extend(missing(&new.missing_rules, &old.missing_rules).map(Change::RemoveRule));
-    changes.extend(missing(&old.rules, &new.rules).map(Change::RemoveRule));
-    let mut gone: Vec<_> = missing(&old.routes, &new.routes).collect();
+    // One that only loses its source stays in the kernel without it, and would be in the way.
+    let is_changed = |route: &&Route| !new.routes.contains(route) || lost.has_source(route);
+    let mut gone: Vec<_> = old.routes.iter().filter(is_changed).collect();
     gone.sort_by_key(|route| std::cmp::Reverse(place(route)));
     changes.extend(gone.into_iter().map(Change::RemoveRoute));
     changes.extend(missing(&old.neighbours, &new.neighbours).map(Change::RemoveNeighbour));
-    let mut lost = Lost::default();
-    for interface in &old.interfaces {
-        let Some(kept) = kept(old, new, interface) else { continue };
-        let replaced = |address: &Address| kept.addresses.iter().any(|other| is_set_by(address, other));
-        for address in interface.addresses.iter().filter(|address| !replaced(address)) {
-            lost.address(interface, address);
-            changes.push(Change::RemoveAddress(interface, address));
-        }
-    }
+    changes.extend(gone_addresses);
     // One that is made on another goes before it.
-    for interface in old.interfaces.iter().rev().filter(|interface| kept(old, new, interface).is_none()) {
-        lost.interface(interface);
-        changes.push(Change::RemoveInterface(interface));
-    }
+    let gone = old.interfaces.iter().rev().filter(|interface| kept(old, new, interface).is_none());
+    changes.extend(gone.map(Change::RemoveInterface));
     for interface in &new.interfaces {
         match kept(new, old, interface) {
             None => changes.push(Change::AddInterface(interface)),
@@ -76,39 +74,52 @@ pub(super) fn difference<'n>(old: &'n Network, new: &'n Network) -> Vec<Change<'
     let mut added: Vec<_> = routes.collect();
     added.sort_by_key(|route| place(route));
     changes.extend(added.into_iter().map(Change::AddRoute));
+    // All of them one after the other: without one of those that every namespace has, nothing is found.
+    changes.extend(missing(&new.missing_rules, &old.missing_rules).map(Change::RemoveRule));
+    changes.extend(missing(&old.rules, &new.rules).map(Change::RemoveRule));
     changes.extend(missing(&new.rules, &old.rules).map(Change::AddRule));
     changes.extend(missing(&old.missing_rules, &new.missing_rules).map(Change::AddRule));
     changes
 }
 
-/// What the kernel takes away with what is removed: with an interface all that is on it; with an address the
-/// others of its network (IPv4's secondary ones), the routes from it, and, with an interface's last one of IPv4, all
-/// routes of that family through the interface (`fib_disable_ip` in `net/ipv4/fib_frontend.c`).
+/// What the kernel takes away with what is removed: with an interface all that is on it; with an address of IPv4
+/// the others of its network, of which it was the first (`__inet_del_ifa`), and, with an interface's last one, all
+/// routes of that family through it (`fib_disable_ip`); with either family's the routes that have it as their source.
 #[derive(Debug, Default)]
 struct Lost<'n> {
     interfaces: BTreeSet<&'n str>,
-    /// By the interface, and whether the addresses are of IPv6.
-    families: BTreeSet<(&'n str, bool)>,
-    addresses: BTreeSet<IpAddr>,
+    /// Those whose addresses of IPv4 have all gone.
+    without_ipv4: BTreeSet<&'n str>,
+    addresses: BTreeSet<(&'n str, IpAddr)>,
 }
 
 impl<'n> Lost<'n> {
     fn interface(&mut self, interface: &'n Interface) {
         self.interfaces.insert(&interface.name);
-        self.addresses.extend(interface.addresses.iter().map(|address| address.address));
+        self.addresses.extend(interface.addresses.iter().map(|one| (interface.name.as_str(), one.address)));
     }
 
-    fn address(&mut self, interface: &'n Interface, address: &Address) {
-        self.families.insert((&interface.name, address.address.is_ipv6()));
-        self.addresses.insert(address.address);
-    }
-
-    fn has(&self, interface: &str, is_ipv6: bool) -> bool {
-        self.interfaces.contains(interface) || self.families.contains(&(interface, is_ipv6))
+    /// The addresses that are to go from an interface that becomes `after`.
+    fn addresses_of(&mut self, before: &'n Interface, after: &'n Interface) -> Vec<Change<'n>> {
+        let stays = stay(&before.addresses, &after.addresses);
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            before.addresses.iter().zip(stays).partition(|(_, stays)| *stays);
+        let name = before.name.as_str();
+        self.addresses.extend(gone.iter().map(|(address, _)| (name, address.address)));
+        let follows = |one: &Address| gone.iter().any(|(first, _)| are_of_one_network(first, one));
+        let followers = kept.iter().filter(|(address, _)| follows(address));
+        self.addresses.extend(followers.map(|(address, _)| (name, address.address)));
+        let survives = |one: &Address| one.address.is_ipv4() && !follows(one);
+        if gone.iter().any(|(address, _)| address.address.is_ipv4())
+            && !kept.iter().any(|(address, _)| survives(address))
+        {
+            self.without_ipv4.insert(name);
+        }
+        gone.into_iter().map(|(address, _)| Change::RemoveAddress(before, address)).collect()
     }
 
     fn has_address(&self, interface: &Interface, address: &Address) -> bool {
-        self.has(&interface.name, address.address.is_ipv6())
+        self.addresses.contains(&(interface.name.as_str(), address.address))
     }
 
     /// Neighbours go with the interface alone.
@@ -116,12 +127,38 @@ impl<'n> Lost<'n> {
         self.interfaces.contains(&neighbour.interface.as_str())
     }
 
-    fn has_route(&self, route: &Route) -> bool {
-        let is_ipv6 = route.destination.address.is_ipv6();
-        let through = |hop: &Hop| hop.interface.as_ref().is_some_and(|name| self.has(name, is_ipv6));
-        route.hops.iter().any(through)
-            || route.preferred_source.is_some_and(|source| self.addresses.contains(&source))
+    fn has_source(&self, route: &Route) -> bool {
+        route
+            .preferred_source
+            .is_some_and(|source| self.addresses.iter().any(|(_, address)| *address == source))
     }
+
+    fn has_route(&self, route: &Route) -> bool {
+        let is_ipv4 = route.destination.address.is_ipv4();
+        let is_gone = |name: &String| {
+            self.interfaces.contains(name.as_str()) || (is_ipv4 && self.without_ipv4.contains(name.as_str()))
+        };
+        route.hops.iter().any(|hop| hop.interface.as_ref().is_some_and(is_gone)) || self.has_source(route)
+    }
+}
+
+/// Which addresses of `before` stay where there are to be those of `after`. Of a network's addresses of IPv4 the first
+/// is the one that packets come from: one that is to come behind another that is not there yet goes first.
+fn stay(before: &[Address], after: &[Address]) -> Vec<bool> {
+    let place_of = |address: &Address| after.iter().position(|other| is_set_by(address, other));
+    let stays = |(index, address): (usize, &Address)| {
+        let Some(place) = place_of(address) else { return false };
+        let ahead = after.iter().take(place).filter(|other| are_of_one_network(other, address));
+        let before_it = before.iter().take(index).collect::<Vec<_>>();
+        ahead.into_iter().all(|other| before_it.iter().any(|one| is_set_by(one, other)))
+    };
+    before.iter().enumerate().map(stays).collect()
+}
+
+fn are_of_one_network(one: &Address, other: &Address) -> bool {
+    let (IpAddr::V4(first), IpAddr::V4(second)) = (one.address, other.address) else { return false };
+    let mask = u32::MAX.checked_shl(32_u32.saturating_sub(one.prefix.into())).unwrap_or(0);
+    one.prefix == other.prefix && (u32::from(first) ^ u32::from(second)) & mask == 0
 }
 
 /// The same interface of the other network, whatever it has become. Under another name, or carried by
@@ -163,7 +200,7 @@ fn place(route: &Route) -> (bool, std::cmp::Reverse<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use vmrun_proto::Prefix;
+    use vmrun_proto::{Hop, Prefix};
 
     use super::*;
 
@@ -295,16 +332,41 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_with_a_first_address_is_added_again() {
-        let old = one_interface(&["10.0.0.2", "10.0.0.3"], Vec::new());
-        let new = one_interface(&["10.0.0.3"], Vec::new());
+    fn what_goes_with_a_first_address_is_added_again_and_what_is_of_another_network_stays() {
+        let routes = vec![route("0.0.0.0", 0, Some("10.1.0.1"), false)];
+        let old = one_interface(&["10.0.0.2", "10.0.0.3", "10.1.0.4", "fd00::1"], routes.clone());
+        let new = one_interface(&["10.0.0.3", "10.1.0.4"], routes);
         assert_eq!(
             difference(&old, &new),
             [
                 Change::RemoveAddress(&old.interfaces[0], &old.interfaces[0].addresses[0]),
+                Change::RemoveAddress(&old.interfaces[0], &old.interfaces[0].addresses[3]),
                 Change::AddAddress(&new.interfaces[0], &new.interfaces[0].addresses[0]),
             ]
         );
+    }
+
+    #[test]
+    fn first_address_of_a_network_is_the_first_afterwards() {
+        for (before, after) in [
+            (&["10.0.0.2"][..], &["10.0.0.3", "10.0.0.2"][..]),
+            (&["10.0.0.2", "10.0.0.3"], &["10.0.0.3", "10.0.0.2"]),
+        ] {
+            let (old, new) = (one_interface(before, Vec::new()), one_interface(after, Vec::new()));
+            let changes = difference(&old, &new);
+            assert_eq!(
+                changes[0],
+                Change::RemoveAddress(&old.interfaces[0], &old.interfaces[0].addresses[0])
+            );
+            let added = new.interfaces[0].addresses.iter();
+            let added: Vec<_> = added.map(|one| Change::AddAddress(&new.interfaces[0], one)).collect();
+            assert_eq!(changes[1..], added);
+        }
+        // In another network it stands by itself.
+        let (old, new) =
+            (one_interface(&["10.0.0.2"], Vec::new()), one_interface(&["10.1.0.3", "10.0.0.2"], Vec::new()));
+        let one = Change::AddAddress(&new.interfaces[0], &new.interfaces[0].addresses[0]);
+        assert_eq!(difference(&old, &new), [one]);
     }
 
     #[test]
@@ -318,7 +380,9 @@ mod tests {
             ..Network::default()
         };
         let (old, new) = (with(&["10.0.0.2"]), with(&[]));
-        assert_eq!(difference(&old, &new).last(), Some(&Change::AddRoute(&new.routes[0])));
+        let changes = difference(&old, &new);
+        assert_eq!(changes[0], Change::RemoveRoute(&old.routes[0]));
+        assert_eq!(changes.last(), Some(&Change::AddRoute(&new.routes[0])));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
-use vmrun_proto::{Interface, Network, NetworkDevice};
+use vmrun_proto::Network;
 
 use crate::{log, sys};
 use apply::Hand;
@@ -51,9 +51,8 @@ pub(crate) fn make(spec: &mut Spec, network: &Network, holder: Option<i32>) -> R
     };
     join(spec, &format!("/proc/self/fd/{}", namespace.as_raw_fd())).map_err(failed)?;
     sys::loopback_up().map_err(|error| format!("cannot switch lo on: {error}"))?;
-    settings::apply_all(&network.settings)?;
     let mut hand = Hand::reach().map_err(failed)?;
-    hand.go(&nothing(), network).1?;
+    hand.go(&Network::default(), network).1?;
     Ok(namespace)
 }
 
@@ -67,8 +66,7 @@ pub(crate) fn change(
     let failed = |error: io::Error| format!("cannot enter the container's network namespace: {error}");
     let changed = within(init, |_| {
         let mut hand = Hand::reach()?;
-        let nothing = nothing();
-        let (reached, result) = hand.go(old.unwrap_or(&nothing), new);
+        let (reached, result) = hand.go(old.unwrap_or(&Network::default()), new);
         Ok((Some(reached), result))
     });
     changed.and_then(|changed| changed).unwrap_or_else(|error| (None, Err(failed(error))))
@@ -86,12 +84,6 @@ pub(crate) fn within<T>(init: i32, act: impl FnOnce(BorrowedFd<'_>) -> T) -> io:
         sys::exit_now(1);
     }
     Ok(result)
-}
-
-/// What a new namespace has.
-fn nothing() -> Network {
-    let loopback = Interface::new("lo", NetworkDevice::Loopback);
-    Network { interfaces: vec![loopback], ..Network::default() }
 }
 
 /// Has the container join the namespace in place of making one.

@@ -22,16 +22,31 @@ pub(super) fn apply(interface: &Interface, before: &BTreeMap<String, i32>) -> Re
     Ok(())
 }
 
-/// Gives the namespace as a whole its settings.
-pub(super) fn apply_all(settings: &BTreeMap<String, String>) -> Result<(), String> {
-    for (name, value) in settings {
+/// Gives the namespace as a whole its settings, where they are others than `before`. Some are taken only when others
+/// are there, like a range of ports below which all are privileged: what fails is tried again after all others.
+pub(super) fn apply_all(
+    before: &BTreeMap<String, String>,
+    settings: &BTreeMap<String, String>,
+) -> Result<(), String> {
+    let mut refused = Vec::new();
+    for (name, value) in settings.iter().filter(|(name, value)| before.get(*name) != Some(*value)) {
         let is_below = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
         if !is_below {
             return Err(no_setting(name, "the network"));
         }
-        write(&Path::new(SETTINGS).join(name), value)?;
+        let path = Path::new(SETTINGS).join(name);
+        if write(&path, value).is_err() {
+            refused.push((path, value));
+        }
     }
-    Ok(())
+    refused.into_iter().try_for_each(|(path, value)| write(&path, value))
+}
+
+/// Settings of an interface, others than `settings` and than the default: all that count are written then.
+pub(super) fn unlike(settings: &BTreeMap<String, i32>) -> BTreeMap<String, i32> {
+    let of_all = ["ipv4/forwarding", "ipv6/disable_ipv6", "ipv6/forwarding"].map(str::to_owned);
+    let names = settings.keys().cloned().chain(of_all);
+    names.map(|name| (name, i32::MIN)).collect()
 }
 
 /// What is another one now; what is not told any more is the kernel's default again.
@@ -87,8 +102,19 @@ mod tests {
     #[test]
     fn names_lead_nowhere_else() {
         let outside = BTreeMap::from([("../kernel/hostname".to_owned(), "x".to_owned())]);
-        assert!(apply_all(&outside).is_err_and(|error| error.contains("no setting")));
+        assert!(apply_all(&BTreeMap::new(), &outside).is_err_and(|error| error.contains("no setting")));
         assert_eq!(parts("ipv4/../forwarding"), None);
         assert_eq!(parts("/ipv4/forwarding"), None);
+    }
+
+    #[test]
+    fn new_interface_has_what_others_may_have_written_for_all() {
+        let settings = BTreeMap::from([("ipv6/forwarding".to_owned(), 1), ("ipv4/rp_filter".to_owned(), 2)]);
+        let before = unlike(&settings);
+        let mut changed: Vec<_> = changes(&before, &settings).collect();
+        changed.sort_unstable();
+        let expected =
+            [("ipv4/forwarding", 0), ("ipv4/rp_filter", 2), ("ipv6/disable_ipv6", 0), ("ipv6/forwarding", 1)];
+        assert_eq!(changed, expected);
     }
 }

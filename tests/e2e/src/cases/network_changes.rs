@@ -97,6 +97,17 @@ fn what_goes_with_an_address_or_an_interface_comes_back() {
         "addr del 10.88.0.7/16 dev eth0\n addr add 10.88.0.8/16 dev eth0\n route replace default via 10.88.0.1\n",
     );
     until_same(&container, &net, "10.88.0.8/16");
+    // Which of a network's addresses is the first counts.
+    at_once(
+        &net,
+        "addr del 10.88.0.8/16 dev eth0\n addr add 10.88.0.9/16 dev eth0\n addr add 10.88.0.8/16 dev eth0\n",
+    );
+    until_same(&container, &net, "10.88.0.8/16");
+    at_once(
+        &net,
+        "addr del 10.88.0.9/16 dev eth0\n addr add 10.88.0.8/16 dev eth0\n route replace default via 10.88.0.1\n",
+    );
+    until_same(&container, &net, "10.88.0.8/16");
     // A lease that is renewed, and one that nobody shall use any more.
     at_once(&net, "addr change 10.88.0.8/16 dev eth0 valid_lft 900 preferred_lft 800\n");
     until_same(&container, &net, "limited");
@@ -135,7 +146,7 @@ fn what_goes_with_an_address_or_an_interface_comes_back() {
     until_same(&container, &net, "100:");
     at_once(&net, "rule add pref 0 lookup local\n rule del pref 100\n");
     net.inside(&["-6", "rule", "add", "pref", "0", "lookup", "local"]);
-    until_same(&container, &net, "0:");
+    until_same(&container, &net, "0:\tfrom all lookup local");
     end(&container);
     assert_eq!(net.traces(), "");
 }
@@ -183,6 +194,10 @@ fn settings_follow_there_and_back_and_leave_the_containers_own_alone() {
     net.inside(&["addr", "add", "fd00:88::9/64", "dev", "eth0", "nodad"]);
     until_exec_says(&container, "ip -o -6 addr show dev eth0 | grep -c fd00:88::9", "1\n");
     until_exec_says(&container, &look, "0\n1\n2\n");
+    for (value, addresses) in [("1", "0\n"), ("0", "1\n")] {
+        set(&net, "ipv6/conf/lo/disable_ipv6", value);
+        until_exec_says(&container, "ip -o -6 addr show dev lo | wc -l", addresses);
+    }
     set(&net, "ipv4/conf/eth0/forwarding", "0");
     net.inside(&["link", "set", "eth0", "mtu", "1400"]);
     until_exec_says(&container, &format!("cat /sys/class/net/eth0/mtu; {look}"), "1400\n0\n0\n2\n");

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use crate::support::{Bundle, Run, Scratch, Started, end_of, place, vmrun, wait};
 /// Serves and asks as it is told.
 const PROGRAM: &str = include_str!("../programs/network.py");
 
-/// The only name server.
-const NAME_SERVER: &str = include_str!("../programs/name_server.py");
+/// A name server that knows one answer.
+const ONE_ANSWER: &str = include_str!("../programs/one_answer.py");
 
 /// The host's loopback, and the address behind which a guest finds it.
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -28,6 +28,16 @@ const GATEWAY: &str = "10.0.2.2";
 
 /// An answer may take as long as this.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process that ends with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// A sandbox in which [`PROGRAM`] runs.
 struct Sandbox {
@@ -206,14 +216,12 @@ fn names_are_asked_of_the_hosts_first_name_server() {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         mount(Some(&scratch.join("resolv.conf")), "/etc/resolv.conf", none, MsFlags::MS_BIND, none).unwrap();
         let mut server = Command::new("python3");
-        server.args(["-c", NAME_SERVER, "192.0.2.77", "10.9.8.7"]).stdout(Stdio::piped());
-        let mut server = server.spawn().unwrap();
-        server.stdout.take().unwrap().read_exact(&mut [0; 8]).unwrap();
+        server.args(["-c", ONE_ANSWER, "192.0.2.77", "10.9.8.7"]).stdout(Stdio::piped());
+        let mut server = Server(server.spawn().unwrap());
+        server.0.stdout.take().unwrap().read_exact(&mut [0; 8]).unwrap();
         let ask = "nslookup -type=a asked.test | grep -A 9 asked.test | grep -o 10.9.8.7";
         let bundle = Bundle::shell(ask);
         Run::of(&bundle).options(&["--network", "user"]).start().finish().prints("10.9.8.7\n");
-        server.kill().unwrap();
-        server.wait().unwrap();
     };
     thread::scope(|scope| scope.spawn(lives).join().unwrap());
 }

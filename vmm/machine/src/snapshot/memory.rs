@@ -18,6 +18,14 @@ const PAGE: usize = 4096;
 /// extent is a mapping of its own.
 const GAP_PAGES: usize = 16;
 
+/// What a huge page takes, bytes, and its address is a multiple of.
+const BLOCK: u64 = 2 << 20;
+const BLOCK_PAGES: usize = 512;
+
+/// A block of memory with no more pages than these that are not zero becomes a huge page: copying them costs less than
+/// an exit for each page that the guest then takes from the block, and two more for each that it reads first and writes later.
+const FEW_PAGES: usize = 192;
+
 /// Pages of guest memory that stand in the file one behind the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
@@ -27,6 +35,17 @@ pub struct Extent {
     pub offset: u64,
     /// How many bytes, likewise.
     pub bytes: u64,
+    /// How they come back.
+    pub way: Way,
+}
+
+/// How pages come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Way {
+    /// Mapped from the file, copy-on-write.
+    Mapped,
+    /// Copied into a huge page, which has zeros besides.
+    Copied,
 }
 
 /// Where the pages of a machine go, and how it is told which.
@@ -55,8 +74,8 @@ pub(crate) fn save(memory: &Memory, pages: &SavedPages<'_>) -> Result<Vec<Extent
         let length = usize::try_from(region.len()).map_err(|_| SnapshotError::Foreign("its size"))?;
         let slice = memory.get_slice(region.start_addr(), length);
         let slice = slice.map_err(|error| failed("look at")(io::Error::other(error)))?;
-        let own = own_pages(start, slice.ptr_guard().as_ptr(), length, pages).map_err(failed("look at"))?;
-        for (first, count) in runs(&own) {
+        let found = look_at(start, slice.ptr_guard().as_ptr(), length, pages).map_err(failed("look at"))?;
+        for (first, count, way) in to_save(&found) {
             let (at, bytes) = (first * PAGE, count * PAGE);
             for done in (0..bytes).step_by(COPIED) {
                 let part = buffer.get_mut(..COPIED.min(bytes - done)).unwrap_or_default();
@@ -64,15 +83,28 @@ pub(crate) fn save(memory: &Memory, pages: &SavedPages<'_>) -> Result<Vec<Extent
                 source.map_err(|error| failed("read")(io::Error::other(error)))?.copy_to(part);
                 pages.file.write_all_at(part, offset + done as u64).map_err(failed("write"))?;
             }
-            extents.push(Extent { address: start + at as u64, offset, bytes: bytes as u64 });
+            extents.push(Extent { address: start + at as u64, offset, bytes: bytes as u64, way });
             offset += bytes as u64;
         }
     }
     Ok(extents)
 }
 
-/// Which pages of the mapping at `host`, which is at `start` for the guest, are not as in a new machine.
-fn own_pages(start: u64, host: *const u8, length: usize, pages: &SavedPages<'_>) -> io::Result<Vec<bool>> {
+/// What is in a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// The same as in a new machine: zeros.
+    Nothing,
+    /// The same as in a new machine: the kernel's.
+    Kernel,
+    /// Zeros, where a new machine has none.
+    Zeros,
+    /// Its own.
+    Own,
+}
+
+/// What is in the pages of the mapping at `host`, which is at `start` for the guest.
+fn look_at(start: u64, host: *const u8, length: usize, pages: &SavedPages<'_>) -> io::Result<Vec<Content>> {
     let there = touched(host.addr(), length, pages.pagemap)?;
     let fresh = |address: u64| {
         pages.kernel.iter().find_map(|pages| {
@@ -80,18 +112,23 @@ fn own_pages(start: u64, host: *const u8, length: usize, pages: &SavedPages<'_>)
             pages.bytes.get(at..at.checked_add(PAGE)?)
         })
     };
-    let own = there.iter().enumerate().map(|(number, &there)| {
+    let content = there.iter().enumerate().map(|(number, &there)| {
         let at = number * PAGE;
         let fresh = fresh(start + at as u64);
         if fresh.is_none() && !there {
-            return false;
+            return Content::Nothing;
         }
         // SAFETY: the page is in the mapping, which is readable and stays; the guest and its devices, which could change
         // it, stand still, and nobody else writes there.
         let page = unsafe { std::slice::from_raw_parts(host.add(at), PAGE) };
-        fresh.map_or_else(|| page != ZEROES, |fresh| page != fresh)
+        match fresh {
+            Some(fresh) if page == fresh => Content::Kernel,
+            Some(_) if page == ZEROES => Content::Zeros,
+            None if page == ZEROES => Content::Nothing,
+            _ => Content::Own,
+        }
     });
-    Ok(own.collect())
+    Ok(content.collect())
 }
 
 /// Which pages of this process from `address` on have ever been written or read, in memory or in swap space
@@ -107,6 +144,34 @@ fn touched(address: usize, length: usize, pagemap: &File) -> io::Result<Vec<bool
 
 const ZEROES: [u8; PAGE] = [0; PAGE];
 
+/// The runs of pages to be saved: where each begins, how many there are, and how they come back. A region of memory begins
+/// with a block.
+fn to_save(pages: &[Content]) -> Vec<(usize, usize, Way)> {
+    let mut found = Vec::new();
+    let mut mapped = vec![false; pages.len()];
+    for (number, block) in pages.chunks(BLOCK_PAGES).enumerate() {
+        let first = number * BLOCK_PAGES;
+        let differs = |page: &Content| matches!(page, Content::Own | Content::Zeros);
+        let is_something = |page: &Content| matches!(page, Content::Own | Content::Kernel);
+        let few = block.iter().filter(|page| is_something(page)).count() <= FEW_PAGES;
+        if few && block.len() == BLOCK_PAGES && block.iter().any(differs) {
+            let mut own: Vec<_> = block.iter().map(is_something).collect();
+            // One of zeros says that it is a block of its own.
+            if let Some(page) = own.first_mut().filter(|_| !block.iter().any(is_something)) {
+                *page = true;
+            }
+            found.extend(runs(&own).into_iter().map(|(at, count)| (first + at, count, Way::Copied)));
+        } else {
+            let places = mapped.iter_mut().skip(first);
+            places.zip(block).for_each(|(place, page)| *place = differs(page));
+        }
+    }
+    // No gap that they swallow is as long as a block.
+    found.extend(runs(&mapped).into_iter().map(|(at, count)| (at, count, Way::Mapped)));
+    found.sort_unstable_by_key(|(first, ..)| *first);
+    found
+}
+
 /// The runs of pages to be saved: where each begins and how many there are.
 fn runs(own: &[bool]) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
@@ -119,24 +184,49 @@ fn runs(own: &[bool]) -> Vec<(usize, usize)> {
     runs
 }
 
-/// Puts the pages of `file` into the memory of a new machine, copy-on-write.
+/// Puts the pages of `file` into the memory of a new machine.
 pub(crate) fn place(memory: &Memory, extents: &[Extent], file: &File) -> Result<(), SnapshotError> {
+    let foreign = || SnapshotError::Foreign("its memory");
     let page = PAGE as u64;
-    let (mut end, mut behind) = (0, 0);
-    for &Extent { address, offset, bytes } in extents {
+    let (mut end, mut behind, mut block) = (0, 0, None);
+    for &Extent { address, offset, bytes, way } in extents {
         let aligned = [address, offset, bytes].iter().all(|value| value.is_multiple_of(page));
         if !aligned || bytes == 0 || address < end || offset != behind {
-            return Err(SnapshotError::Foreign("its memory"));
+            return Err(foreign());
         }
-        let length = usize::try_from(bytes).map_err(|_| SnapshotError::Foreign("its memory"))?;
-        let target = memory.get_slice(GuestAddress(address), length);
-        let target = target.map_err(|_| SnapshotError::Foreign("its memory"))?;
-        mapped::map_file_at(target.ptr_guard_mut().as_ptr(), length, file, offset)
-            .map_err(|source| SnapshotError::Memory { act: "map", source })?;
+        let length = usize::try_from(bytes).map_err(|_| foreign())?;
+        let target = memory.get_slice(GuestAddress(address), length).map_err(|_| foreign())?;
+        match way {
+            Way::Mapped => mapped::map_file_at(target.ptr_guard_mut().as_ptr(), length, file, offset)
+                .map_err(|source| SnapshotError::Memory { act: "map", source })?,
+            Way::Copied => {
+                let own = address - address % BLOCK;
+                let fits = BLOCK.checked_sub(bytes).is_some_and(|room| address - own <= room);
+                if !fits || (block != Some(own) && end > own) {
+                    return Err(foreign());
+                }
+                if block.replace(own) != Some(own) {
+                    empty(memory, own)?;
+                }
+                let mut content = vec![0u8; length];
+                file.read_exact_at(&mut content, offset)
+                    .map_err(|source| SnapshotError::Memory { act: "read", source })?;
+                target.copy_from(&content);
+            }
+        }
         end = address.saturating_add(bytes);
         behind = offset.saturating_add(bytes);
     }
     Ok(())
+}
+
+/// Makes the block zeros that are no file's.
+fn empty(memory: &Memory, block: u64) -> Result<(), SnapshotError> {
+    let length = BLOCK_PAGES * PAGE;
+    let target = memory.get_slice(GuestAddress(block), length);
+    let target = target.map_err(|_| SnapshotError::Foreign("its memory"))?;
+    mapped::map_nothing_at(target.ptr_guard_mut().as_ptr(), length)
+        .map_err(|source| SnapshotError::Memory { act: "map", source })
 }
 
 #[cfg(test)]
@@ -153,6 +243,26 @@ mod tests {
         }
         assert_eq!(runs(&own), [(0, 4), (40, 1), (99, 1)]);
         assert_eq!(runs(&[false; 3]), []);
+    }
+
+    #[test]
+    fn blocks_with_little_in_them_are_copied_and_others_mapped() {
+        use Content::{Kernel, Nothing, Own, Zeros};
+        let block = |content, count| {
+            let mut block = vec![Nothing; BLOCK_PAGES];
+            block[100..100 + count].fill(content);
+            block
+        };
+        let saved = |blocks: &[Vec<Content>]| to_save(&blocks.concat());
+        assert_eq!(
+            saved(&[block(Own, 10), block(Own, FEW_PAGES + 1)]),
+            [(100, 10, Way::Copied), (BLOCK_PAGES + 100, FEW_PAGES + 1, Way::Mapped)]
+        );
+        // What the kernel was and is zeros now is a block's first page; a kernel that has not changed is no news.
+        assert_eq!(saved(&[block(Zeros, 300)]), [(0, 1, Way::Copied)]);
+        assert_eq!(saved(&[block(Kernel, 100), block(Nothing, 100)]), []);
+        // One that is no whole block is mapped.
+        assert_eq!(to_save(&[Own]), [(0, 1, Way::Mapped)]);
     }
 
     #[test]
@@ -185,7 +295,8 @@ mod tests {
     fn extents_that_cannot_be_are_refused() {
         let memory = crate::memory::map(64).unwrap();
         let file = tempfile::tempfile().unwrap();
-        let extent = |address, offset, bytes| Extent { address, offset, bytes };
+        let extent = |address, offset, bytes| Extent { address, offset, bytes, way: Way::Mapped };
+        let copied = |address, offset, bytes| Extent { way: Way::Copied, ..extent(address, offset, bytes) };
         for extents in [
             vec![extent(1, 0, 4096)],
             vec![extent(0, 1, 4096)],
@@ -197,6 +308,9 @@ mod tests {
             vec![extent(0, 4096, 4096)],
             vec![extent(0, 0, 4096), extent(4096, 0, 4096)],
             vec![extent(u64::MAX - 4095, 0, 4096)],
+            vec![copied(BLOCK - 4096, 0, 8192)],
+            vec![copied(0, 0, BLOCK + 4096)],
+            vec![extent(0, 0, 4096), copied(4096, 4096, 4096)],
         ] {
             assert!(place(&memory, &extents, &file).is_err(), "{extents:?}");
         }

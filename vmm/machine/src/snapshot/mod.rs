@@ -25,7 +25,7 @@ use crate::error::KvmError;
 use crate::io_apic::IoApicState;
 
 pub(crate) use checkpoint::{Checkpoint, Savers};
-pub use memory::{Extent, SavedPages};
+pub use memory::{Extent, SavedPages, Way};
 pub(crate) use memory::{place, save};
 pub(crate) use vcpu::VcpuState;
 
@@ -47,7 +47,7 @@ impl MachineState {
     /// Of no machine, with so many bytes of memory: for tests of those who keep such states.
     #[doc(hidden)]
     pub fn nothing(bytes: u64) -> Self {
-        let memory = vec![Extent { address: 0, offset: 0, bytes }];
+        let memory = vec![Extent { address: 0, offset: 0, bytes, way: Way::Mapped }];
         Self {
             cpuid: Vec::new(),
             vcpus: Vec::new(),

@@ -14,7 +14,7 @@ use vmrun_machine::MachineState;
 use super::Shape;
 
 /// Raised with every change of what is behind the header.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"vmrunTPL";
 const HEADER_BYTES: usize = 24;

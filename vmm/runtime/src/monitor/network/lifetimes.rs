@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use vmrun_proto::{Address, Network, Route};
+use vmrun_proto::{Address, Interface, Network, Route};
 
 /// The kernel counts whole seconds, and so do we, each from a beginning of its own.
 const ROUNDING_S: u64 = 2;
@@ -28,64 +28,53 @@ impl Lifetimes {
         Self { begun: now, addresses: BTreeMap::new(), routes: Vec::new() }
     }
 
-    /// Leaves what ends when the guest has been told that it ends as it was told.
-    pub(super) fn settle(&self, told: &Network, new: &mut Network, now: Instant) {
+    /// Whether `new` is what the guest has been told, and time has gone by. Where it is not, what was renewed to as
+    /// much as before is made a second less.
+    pub(super) fn are_as_told(&self, told: &Network, new: &mut Network, now: Instant) -> bool {
         let now = self.seconds(now);
-        for interface in &mut new.interfaces {
+        let mut settled = new.clone();
+        for (interface, later) in settled.interfaces.iter_mut().zip(&mut new.interfaces) {
             let Some(before) = told.interfaces.iter().find(|before| before.name == interface.name) else {
                 continue;
             };
-            for address in &mut interface.addresses {
+            for (address, later) in interface.addresses.iter_mut().zip(&mut later.addresses) {
                 let key = (interface.name.clone(), address.address);
                 let older = before.addresses.iter().find(|before| before.address == address.address);
                 let (Some(older), Some(ends)) = (older, self.addresses.get(&key)) else { continue };
                 if lives(address).into_iter().zip(*ends).all(|(left, end)| is_when(now, left, end)) {
                     (address.preferred_s, address.valid_s) = (older.preferred_s, older.valid_s);
                 } else if lives(address) == lives(older) {
-                    address.preferred_s = less(address.preferred_s);
-                    address.valid_s = less(address.valid_s);
+                    (later.preferred_s, later.valid_s) = (less(later.preferred_s), less(later.valid_s));
+                    *address = later.clone();
                 }
             }
         }
-        for route in &mut new.routes {
+        for (route, later) in settled.routes.iter_mut().zip(&mut new.routes) {
             let bare = without_end(route);
             let end = self.routes.iter().find(|(known, _)| *known == bare).map(|(_, end)| *end);
-            let older = told.routes.iter().find(|before| without_end(before) == bare);
-            let Some(older) = older else { continue };
+            let Some(older) = told.routes.iter().find(|before| without_end(before) == bare) else { continue };
             if is_when(now, route.expires_s, end) {
                 route.expires_s = older.expires_s;
             } else if route.expires_s == older.expires_s {
-                route.expires_s = less(route.expires_s);
+                later.expires_s = less(later.expires_s);
+                *route = later.clone();
             }
         }
+        settled == *told
     }
 
-    /// The guest has been told of `new` after `told`.
-    pub(super) fn told(&mut self, told: &Network, new: &Network, now: Instant) {
+    /// The guest has been told of `network`, and of no other.
+    pub(super) fn told(&mut self, network: &Network, now: Instant) {
         let now = self.seconds(now);
-        let mut addresses = BTreeMap::new();
-        for interface in &new.interfaces {
-            let before = told.interfaces.iter().find(|before| before.name == interface.name);
-            let before = before.map_or(&[][..], |before| &before.addresses);
-            for address in interface.addresses.iter().filter(|address| lives(address) != [None; 2]) {
-                let key = (interface.name.clone(), address.address);
-                let older = before.iter().find(|before| before.address == address.address);
-                let known = older.filter(|older| lives(older) == lives(address));
-                let ends = known
-                    .and_then(|_| self.addresses.get(&key).copied())
-                    .unwrap_or_else(|| lives(address).map(|left| end(now, left)));
-                addresses.insert(key, ends);
-            }
-        }
-        let mut routes = Vec::new();
-        for route in &new.routes {
-            let Some(new) = end(now, route.expires_s) else { continue };
-            let bare = without_end(route);
-            let known = self.routes.iter().find(|(known, _)| *known == bare);
-            let known = known.filter(|_| told.routes.contains(route));
-            routes.push((bare, known.map_or(new, |(_, end)| *end)));
-        }
-        (self.addresses, self.routes) = (addresses, routes);
+        let limited = |interface: &Interface| {
+            let name = interface.name.clone();
+            let addresses = interface.addresses.clone().into_iter();
+            let addresses = addresses.filter(|address| lives(address) != [None; 2]);
+            addresses.map(move |one| ((name.clone(), one.address), lives(&one).map(|left| end(now, left))))
+        };
+        self.addresses = network.interfaces.iter().flat_map(limited).collect();
+        let limited = |route: &Route| Some((without_end(route), end(now, route.expires_s)?));
+        self.routes = network.routes.iter().filter_map(limited).collect();
     }
 
     fn seconds(&self, now: Instant) -> u64 {
@@ -136,16 +125,15 @@ mod tests {
     }
 
     /// What is told after `seconds` of what is found then, if it is news.
-    fn news(lifetimes: &Lifetimes, told: &Network, found: Network, seconds: u64) -> Option<Network> {
-        let mut new = found;
-        lifetimes.settle(told, &mut new, lifetimes.begun + Duration::from_secs(seconds));
-        (new != *told).then_some(new)
+    fn news(lifetimes: &Lifetimes, told: &Network, mut found: Network, seconds: u64) -> Option<Network> {
+        let now = lifetimes.begun + Duration::from_secs(seconds);
+        (!lifetimes.are_as_told(told, &mut found, now)).then_some(found)
     }
 
     fn told(network: &Network) -> Lifetimes {
         let begun = Instant::now();
         let mut lifetimes = Lifetimes::begin(begun);
-        lifetimes.told(&Network::default(), network, begun);
+        lifetimes.told(network, begun);
         lifetimes
     }
 
@@ -176,14 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_later_is_counted_from_then() {
+    fn what_is_told_is_what_is_left() {
         let first = network(Some(100), Some(200), Some(300));
         let mut lifetimes = told(&first);
-        // The address is renewed after 40 s; the route is as it was.
+        // The address is renewed after 40 s to as much as before; the route is as it was.
         let renewed = news(&lifetimes, &first, network(Some(100), Some(200), Some(260)), 40).unwrap();
-        assert_eq!(renewed, network(Some(99), Some(199), Some(300)));
-        let at = |seconds| Duration::from_secs(seconds);
-        lifetimes.told(&first, &renewed, lifetimes.begun + at(40));
+        assert_eq!(renewed, network(Some(99), Some(199), Some(260)));
+        lifetimes.told(&renewed, lifetimes.begun + Duration::from_secs(40));
         assert_eq!(news(&lifetimes, &renewed, network(Some(70), Some(170), Some(230)), 70), None);
         assert!(news(&lifetimes, &renewed, network(Some(30), Some(130), Some(230)), 70).is_some());
     }

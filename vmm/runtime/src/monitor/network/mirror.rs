@@ -107,7 +107,7 @@ impl Mirror {
         if network == Network::default() {
             return Ok((None, shown));
         }
-        network.settings = namespace_settings::read();
+        network.settings = namespace_settings::read(&network.settings);
         self.told(network.clone());
         Ok((Some(network), shown))
     }
@@ -117,16 +117,17 @@ impl Mirror {
     /// all been told.
     pub(crate) fn look(&mut self) -> Result<Option<Change>, NetworkError> {
         let Taken { mut network, failures, warnings } = self.take_in()?;
-        // They hold from the start, and nobody tells of changes.
-        network.settings.clone_from(&self.told.settings);
+        if network != Network::default() {
+            network.settings = namespace_settings::read(&self.told.settings);
+        }
         let shown = |error: NetworkError| crate::error::chain(&error);
         let mut complaints: Vec<_> = self.unfit.iter().map(Unfit::error).chain(failures).map(shown).collect();
         let mut warnings: Vec<_> = warnings.into_iter().map(shown).collect();
         let known = std::mem::replace(&mut self.complaints, [&complaints[..], &warnings].concat());
         complaints.retain(|complaint| !known.contains(complaint));
         warnings.retain(|warning| !known.contains(warning));
-        self.lifetimes.settle(&self.told, &mut network, Instant::now());
-        if complaints.is_empty() && warnings.is_empty() && self.told == network {
+        let is_told = self.lifetimes.are_as_told(&self.told, &mut network, Instant::now());
+        if complaints.is_empty() && warnings.is_empty() && is_told {
             return Ok(None);
         }
         Ok(Some(Change { network, complaints, warnings }))
@@ -227,7 +228,7 @@ impl Mirror {
     /// The guest has done what it was asked for: what is gone from its network is unplugged.
     pub(crate) fn told(&mut self, network: Network) {
         step!("the guest's network: {}", summary(&network));
-        self.lifetimes.told(&self.told, &network, Instant::now());
+        self.lifetimes.told(&network, Instant::now());
         self.told = network;
         let is_told = |card: &Card| {
             let device = card.slot.device();
@@ -267,7 +268,7 @@ impl std::fmt::Debug for Mirror {
 impl Unfit {
     fn error(&self) -> NetworkError {
         let what =
-            self.interface.as_ref().map_or("a route".to_owned(), |name| format!("the interface {name}"));
+            self.interface.as_ref().map_or("the routing".to_owned(), |name| format!("the interface {name}"));
         NetworkError::Unfit { what, why: self.why.clone() }
     }
 }

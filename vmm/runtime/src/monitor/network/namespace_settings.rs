@@ -1,12 +1,13 @@
 //! Settings of the namespace as a whole that an engine or a plugin has written, like CNI's `tuning`.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// Those that programs and packets notice, by their names below `/proc/sys/net`, with the kernel's defaults.
 /// Those whose default depends on the machine's memory are its own.
-const KNOWN: [(&str, &str); 25] = [
+const KNOWN: [(&str, &str); 27] = [
     ("core/somaxconn", "4096"),
     ("ipv4/conf/all/arp_announce", "0"),
     ("ipv4/conf/all/arp_ignore", "0"),
@@ -30,20 +31,36 @@ const KNOWN: [(&str, &str); 25] = [
     ("ipv4/tcp_slow_start_after_idle", "1"),
     ("ipv4/tcp_syncookies", "1"),
     ("ipv4/tcp_tw_reuse", "2"),
+    ("ipv6/conf/all/disable_ipv6", "0"),
     ("ipv6/conf/all/forwarding", "0"),
+    ("ipv6/conf/default/disable_ipv6", "0"),
     ("ipv6/ip_nonlocal_bind", "0"),
 ];
 
-/// Those of the thread's namespace that are not the default. What cannot be read, as where a kernel does not
-/// have it, is left to the guest.
-pub(super) fn read() -> BTreeMap<String, String> {
-    let value = |name: &str| fs::read_to_string(Path::new("/proc/sys/net").join(name)).ok();
-    KNOWN.into_iter().filter_map(|(name, default)| changed(name, &value(name)?, default)).collect()
+/// A list of ports is the longest value. The kernel gives all of it to the first read, and to no other.
+const MOST_BYTES: usize = 128 << 10;
+
+/// How a user namespace shows groups that it does not have, as those of the default are.
+const NO_GROUPS: &str = "65534\t65534";
+
+/// Those of the thread's namespace that are not the default, or of which the guest has been `told`. What cannot be
+/// read, as where a kernel does not have it, is left to the guest.
+pub(super) fn read(told: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut buffer = vec![0; MOST_BYTES];
+    let mut value = |name: &str| {
+        let length = File::open(Path::new("/proc/sys/net").join(name)).ok()?.read(&mut buffer).ok()?;
+        String::from_utf8(buffer.get(..length)?.to_vec()).ok()
+    };
+    let known = KNOWN.into_iter();
+    known
+        .filter_map(|(name, default)| changed(name, &value(name)?, default, told.contains_key(name)))
+        .collect()
 }
 
-fn changed(name: &str, value: &str, default: &str) -> Option<(String, String)> {
+fn changed(name: &str, value: &str, default: &str, is_told: bool) -> Option<(String, String)> {
     let value = value.trim_end_matches('\n');
-    (value != default).then(|| (name.to_owned(), value.to_owned()))
+    let is_default = value == default || (name == "ipv4/ping_group_range" && value == NO_GROUPS);
+    (!is_default || is_told).then(|| (name.to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]
@@ -51,10 +68,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_not_told() {
-        assert_eq!(changed("core/somaxconn", "4096\n", "4096"), None);
+    fn defaults_are_not_told_unless_there_was_something_else() {
+        let default = |is_told| changed("core/somaxconn", "4096\n", "4096", is_told);
+        assert_eq!(default(false), None);
+        assert_eq!(default(true), Some(("core/somaxconn".to_owned(), "4096".to_owned())));
         let range = ("ipv4/ip_local_port_range", "1024\t2048");
-        let told = changed(range.0, &format!("{}\n", range.1), "32768\t60999");
+        let told = changed(range.0, &format!("{}\n", range.1), "32768\t60999", false);
         assert_eq!(told, Some((range.0.to_owned(), range.1.to_owned())));
+        assert_eq!(changed("ipv4/ping_group_range", "65534\t65534\n", "1\t0", false), None);
     }
 }

@@ -1,5 +1,6 @@
 //! Routing rules, from the kernel's words to the guest's description.
 
+use vmrun_netlink::core::{DefaultNla, Nla};
 use vmrun_netlink::route::AddressFamily;
 use vmrun_netlink::route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use vmrun_proto::{Prefix, Rule};
@@ -110,6 +111,7 @@ fn rule(message: &RuleMessage) -> Found {
             RuleAttribute::L3MDev(true) => return Found::Nothing,
             RuleAttribute::SuppressPrefixLen(_) | RuleAttribute::L3MDev(false) => {}
             RuleAttribute::SuppressIfGroup(group) if *group == u32::MAX => {}
+            RuleAttribute::Other(other) if is_whole_port(other) => {}
             // Without it, the rule would be about more packets than it is.
             other => strange = Some(condition(other)),
         }
@@ -120,6 +122,17 @@ fn rule(message: &RuleMessage) -> Found {
         }
         None => Found::Rule(rule),
     }
+}
+
+/// A mask of ports that leaves them whole (`FRA_SPORT_MASK`, `FRA_DPORT_MASK`), which kernels since 6.15 tell of
+/// with each single port.
+fn is_whole_port(attribute: &DefaultNla) -> bool {
+    let mut value = [0; 2];
+    if !matches!(attribute.kind(), 28 | 29) || attribute.value_len() != value.len() {
+        return false;
+    }
+    attribute.emit_value(&mut value);
+    value == [0xff; 2]
 }
 
 fn condition(attribute: &RuleAttribute) -> &'static str {
@@ -196,5 +209,12 @@ mod tests {
             let unfit = rules(&[odd], &[]).unfit;
             assert_eq!(unfit, [format!("the routing rule of priority 100 has {words}")]);
         }
+        let masked = |mask: [u8; 2]| {
+            let mut rule = message(100, AddressFamily::Inet, MAIN, 3);
+            rule.attributes.push(RuleAttribute::Other(DefaultNla::new(28, mask.to_vec())));
+            rules(&[rule], &[])
+        };
+        assert_eq!((masked([0xff; 2]).own.len(), masked([0xff; 2]).unfit.len()), (1, 0));
+        assert_eq!((masked([0xf0, 0xff]).own.len(), masked([0xf0, 0xff]).unfit.len()), (0, 1));
     }
 }
