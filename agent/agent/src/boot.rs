@@ -27,6 +27,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, mkdir};
 use vmrun_proto::{AGENT_PORT, GuestMark, HOST_CID, READY_PORT};
 
+use crate::container::Cgroup;
 use crate::{generation, log, marks, sys};
 
 /// Room for the stream connections of many processes that are made at once.
@@ -87,6 +88,9 @@ pub(crate) fn boot() -> Result<Links, BootError> {
     mount_at("proc", "/proc", quiet)?;
     mount_at("sysfs", "/sys", quiet)?;
     mount_at("cgroup2", "/sys/fs/cgroup", quiet)?;
+    if let Err(error) = Cgroup::at(Path::new("/")).turn_controllers_on() {
+        log::warn(format_args!("cannot turn controllers of cgroups on: {error}"));
+    }
     let_errors_through();
     write_back_soon();
     if let Err(error) = sys::loopback_up() {

@@ -3,7 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::unistd::{read, write};
+use nix::unistd::write;
+use rustix::buffer::spare_capacity;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vmrun_proto::{FrameError, FrameReader, MAX_FRAME_BYTES, encode};
@@ -59,16 +60,17 @@ impl Connection {
 
     /// Reads what has come; false when all of it was read before.
     pub(crate) fn receive(&mut self) -> Result<bool, ConnectionError> {
-        let mut bytes = vec![0; READ_BYTES];
-        match read(&self.socket, &mut bytes) {
+        // Pages that no byte comes to are not touched.
+        let mut bytes = Vec::with_capacity(READ_BYTES);
+        match rustix::io::read(&self.socket, spare_capacity(&mut bytes)) {
             Ok(0) => Err(ConnectionError::Closed),
-            Ok(length) => {
-                self.received.push(bytes.get(..length).unwrap_or_default());
+            Ok(_) => {
+                self.received.push(&bytes);
                 Ok(true)
             }
-            Err(Errno::EAGAIN) => Ok(false),
-            Err(Errno::EINTR) => Ok(true),
-            Err(error) => Err(ConnectionError::Read(error)),
+            Err(rustix::io::Errno::AGAIN) => Ok(false),
+            Err(rustix::io::Errno::INTR) => Ok(true),
+            Err(error) => Err(ConnectionError::Read(Errno::from_raw(error.raw_os_error()))),
         }
     }
 

@@ -4,16 +4,15 @@
 //! must wait happens in short-lived children:
 //!
 //! ```text
-//!   agent (PID 1) --fork--> maker --clone--> intermediate --clone--> container init
-//!      |  ^                   |                                         |
-//!      |  +--- Report socket -+-----------------------------------------+
-//!      |        (traces, failures, pid, terminal; its end of file = execve succeeded)
+//!   agent (PID 1) --fork--> maker --clone--> container init
+//!      |  ^                   |                 |
+//!      |  +--- Report socket -+-----------------+
+//!      |        (failures, pid, terminal; its end of file = execve succeeded)
 //!      +-- epoll: control connections, listener, SIGCHLD, stdio relays, reports
 //! ```
 //!
-//! The maker calls youki's libcontainer, which clones its children as siblings
-//! of the maker: the container's init is a child of the agent, and the maker
-//! takes every change that libcontainer makes to its own process to the grave.
+//! The maker clones a sibling of itself: the container's init is a child of the
+//! agent, and the maker takes every change to its own process to the grave.
 
 mod boot;
 mod clock;
@@ -37,7 +36,6 @@ use std::os::fd::OwnedFd;
 /// Boots the guest and serves the host; never returns.
 pub fn run_as_init() -> ! {
     log::install_panic_hook();
-    run_inside_if_asked();
     marks::begin();
     if let Err(error) = boot::prepare_stdio() {
         die(&format_args!("cannot open /dev/null for the standard streams: {error}"));
@@ -46,12 +44,6 @@ pub fn run_as_init() -> ! {
         Ok(links) => serve(links.listener, links.control),
         Err(error) => die(&error),
     }
-}
-
-/// Does what is to be done in a container's mounts and ends, if the agent has started
-/// this process for that; a program that calls [`serve`] has to call it first.
-pub fn run_inside_if_asked() {
-    container::run_inside_if_asked();
 }
 
 /// Serves the host over a listening socket and an established control

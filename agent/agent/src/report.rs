@@ -12,25 +12,18 @@ use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockTy
 use serde::{Deserialize, Serialize};
 use vmrun_proto::{ErrorKind, ErrorReply, Stage};
 
-use crate::container::ErrorLine;
 use crate::sys;
 
 /// One datagram must hold a whole report.
 const MAX_REPORT_BYTES: usize = 16 << 10;
 /// Longest text that is sent; longer ones are cut.
 const MAX_TEXT_BYTES: usize = 4 << 10;
-/// Longest part of an error line.
-const MAX_PART_BYTES: usize = 1 << 10;
 
 /// One message.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// An error line of libcontainer: the cause behind a later, terser failure.
-    Trace(ErrorLine),
     /// The process cannot be made or its program cannot be executed.
     Failed(ErrorReply),
-    /// libcontainer cannot make the process, and says this.
-    GaveUp(String),
     /// The process is there and waits to be started. With a terminal, its
     /// controlling side comes along as a descriptor.
     Made {
@@ -79,21 +72,9 @@ pub(crate) fn send(report: &Report, descriptor: Option<BorrowedFd<'_>>) -> io::R
     Ok(())
 }
 
-/// Sends an error line of libcontainer. It is lost when it cannot be sent.
-pub(crate) fn send_trace(line: ErrorLine) {
-    let ErrorLine { message, error, details } = line;
-    let [message, error, details] = [message, error, details].map(|text| cut_to(&text, MAX_PART_BYTES));
-    let _ = send(&Report::Trace(ErrorLine { message, error, details }), None);
-}
-
 /// Sends a failure. It is lost when it cannot be sent; the agent then sees the end of file.
 pub(crate) fn send_failure(kind: ErrorKind, stage: Stage, message: &str) {
     let _ = send(&Report::Failed(ErrorReply { kind, stage, message: cut(message) }), None);
-}
-
-/// Sends libcontainer's failure. It is lost when it cannot be sent.
-pub(crate) fn send_gave_up(error: &str) {
-    let _ = send(&Report::GaveUp(cut(error)), None);
 }
 
 /// Tells the agent about a panic, if this process is a maker or one of its children.
@@ -101,12 +82,20 @@ pub(crate) fn send_panic(message: &str) {
     send_failure(ErrorKind::Failed, Stage::Create, message);
 }
 
-fn cut(text: &str) -> String {
-    cut_to(text, MAX_TEXT_BYTES)
+/// Lets the process at the far end, which waits for it, run its program.
+pub(crate) fn start(near: BorrowedFd<'_>) -> io::Result<()> {
+    sendmsg::<()>(near.as_raw_fd(), &[IoSlice::new(&[1])], &[], MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
 }
 
-fn cut_to(text: &str, longest: usize) -> String {
-    let end = (0..=longest.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+/// Waits for that in the process; false if there is nobody who could say it any more. With a call that
+/// every filter allows, since the process may be under its own already.
+pub(crate) fn wait_for_start() -> bool {
+    sys::read_byte(FAR_END.load(Ordering::Relaxed)).unwrap_or(false)
+}
+
+fn cut(text: &str) -> String {
+    let end = (0..=MAX_TEXT_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
 }
 

@@ -26,6 +26,28 @@ pub(crate) fn fork() -> io::Result<Option<i32>> {
     }
 }
 
+/// Forks, as a child of this process's parent, in a cgroup, if one is given; `None` in the child, its pid here.
+pub(crate) fn clone_sibling(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<i32>> {
+    // SAFETY: all zeros is a value of it: a fork that tells nobody when it ends.
+    let mut args: libc::clone_args = unsafe { mem::zeroed() };
+    // The signal that says so is that of the parent's other children.
+    args.flags = u64::from(libc::CLONE_PARENT.cast_unsigned());
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(positive(cgroup)?);
+    }
+    // SAFETY: the arguments are read for the size that is given. Without a stack and without shared memory it is
+    // a fork, and the process has one thread (module invariant).
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, mem::size_of_val(&args)) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => i32::try_from(pid).map(Some).map_err(io::Error::other),
+    }
+}
+
+/// `linux/sched.h`; libc's constant is of a type that has no room for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Sends any signal, real-time ones included.
 pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: kill takes two integers and touches no memory.
@@ -63,6 +85,12 @@ pub(crate) fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     close_range(first, u32::MAX)
 }
 
+/// Has `execve` close every descriptor from 3 up.
+pub(crate) fn close_all_on_exec() -> io::Result<()> {
+    // SAFETY: closes nothing now.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: closes descriptors only; the caller's contract (close_all_but)
     // says that no owner of them runs again.
@@ -87,6 +115,67 @@ pub(crate) fn raise_hard_limit(resource: u32, wanted: u64) -> io::Result<()> {
     limit.rlim_max = wanted;
     // SAFETY: reads the value, which lives until the call is over.
     check(unsafe { libc::setrlimit(resource, &raw const limit) })
+}
+
+/// Sets a limit of this process; `resource` is one of the kernel's numbers.
+pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: reads the value, which lives until the call is over.
+    check(unsafe { libc::setrlimit(resource, &raw const limit) })
+}
+
+/// How the kernel schedules a process (`struct sched_attr`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SchedulerAttributes {
+    pub(crate) size: u32,
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    pub(crate) runtime: u64,
+    pub(crate) deadline: u64,
+    pub(crate) period: u64,
+}
+
+/// Has this process scheduled so.
+pub(crate) fn set_scheduler(attributes: &SchedulerAttributes) -> io::Result<()> {
+    let size = u32::try_from(mem::size_of_val(attributes)).map_err(io::Error::other)?;
+    let attributes = SchedulerAttributes { size, ..*attributes };
+    // SAFETY: reads the value, which is as long as it says and lives until the call is over.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })
+}
+
+/// Sets the class and priority of this process's I/O.
+pub(crate) fn set_io_priority(class: i64, priority: i64) -> io::Result<()> {
+    const WHO_PROCESS: libc::c_long = 1;
+    const CLASS_SHIFT: i64 = 13;
+    // SAFETY: takes integers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, (class << CLASS_SHIFT) | priority) })
+}
+
+/// Sets what the kernel shows this process of itself.
+pub(crate) fn set_personality(persona: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: takes an integer.
+    check(unsafe { libc::personality(persona) })
+}
+
+/// Clears some attributes of a mount and sets others; `recursive`: of all mounts below, too.
+pub(crate) fn change_mount(mount: &OwnedFd, set: u64, clear: u64, recursive: bool) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a string with its end, the structure is read for the size that is
+    // given, and both outlive the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            mem::size_of_val(&attributes),
+        )
+    })
 }
 
 /// Writes a byte to an I/O port. Children do not get the right to.
@@ -164,6 +253,19 @@ pub(crate) fn receive_with_descriptor(
     Ok((message.bytes, descriptor))
 }
 
+/// Waits for a byte on a descriptor that the process has; false at its end.
+pub(crate) fn read_byte(fd: RawFd) -> io::Result<bool> {
+    let mut byte = 0u8;
+    loop {
+        // SAFETY: writes one byte to one that lives here.
+        match unsafe { libc::read(fd, (&raw mut byte).cast(), 1) } {
+            -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) => {}
+            -1 => return Err(io::Error::last_os_error()),
+            length => return Ok(length > 0),
+        }
+    }
+}
+
 /// Accepts one connection, non-blocking; `None` when there is none now.
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
@@ -195,6 +297,13 @@ pub(crate) fn terminal_peer(controlling_side: BorrowedFd<'_>) -> io::Result<Owne
     // SAFETY: TIOCGPTPEER takes open flags by value and returns a descriptor.
     let fd = unsafe { libc::ioctl(controlling_side.as_raw_fd(), libc::TIOCGPTPEER, flags) };
     owned(fd.into())
+}
+
+/// Lets the other side of a pseudo-terminal be opened.
+pub(crate) fn unlock_terminal(controlling_side: BorrowedFd<'_>) -> io::Result<()> {
+    let unlocked: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads one int, which lives until the call returns.
+    check(unsafe { libc::ioctl(controlling_side.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) })
 }
 
 /// Brings the loopback interface of the current network namespace up.

@@ -2,12 +2,8 @@
 //! sockets, as a child subreaper instead of PID 1.
 //!
 //! Needs root, cgroup v2 and a root file system with busybox in
-//! `VMRUN_TEST_ROOTFS`; says that it was skipped where that is missing. In the
-//! testbed:
-//!
-//! ```text
-//! tests/testbed/run -- env VMRUN_TEST_ROOTFS=DIR target/…/containers-HASH [FILTER]
-//! ```
+//! `VMRUN_TEST_ROOTFS`; says that it was skipped where that is missing. `tests/agent` runs them
+//! in the testbed.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -20,7 +16,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use vmrun_proto::{ConsoleSize, ErrorKind, ExitStatus, ProcessIo, Reply, Request, StreamKind};
 
-use host::{ALL_STREAMS, Host, shell, spec};
+use host::{ALL_STREAMS, Host, init_of, shell, spec};
 
 type Case = (&'static str, fn(&mut Host));
 
@@ -31,6 +27,7 @@ const CASES: &[Case] = &[
     ("stdin to stdout", stdin_to_stdout),
     ("stdin closed early", stdin_closed_early),
     ("reopened stdout", reopened_stdout),
+    ("no streams", no_streams),
     ("program not found", program_not_found),
     ("program not executable", program_not_executable),
     ("environment and cwd", environment_and_cwd),
@@ -65,7 +62,6 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    vmrun_agent::run_inside_if_asked();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|arg| arg == host::AGENT_ARGUMENT) {
         host::be_the_agent();
@@ -132,6 +128,13 @@ fn reopened_stdout(host: &mut Host) {
     process(&mut spec)["user"] = json!({"uid": 1000, "gid": 1000});
     let outcome = host.run(spec);
     assert_eq!((outcome.out(), outcome.err()), ("hello\n".to_owned(), "oops\n".to_owned()));
+}
+
+fn no_streams(host: &mut Host) {
+    // They are /dev/null, the container's own, which takes what is written.
+    host.start_container("quiet", shell("[ /dev/null -ef /dev/fd/1 ] && echo lost && exit 7"));
+    assert_eq!(host.exit_of(&init_of("quiet")), ExitStatus::Code(7));
+    host.delete("quiet");
 }
 
 fn failure(host: &mut Host, spec: Value) -> (ErrorKind, String) {
@@ -256,14 +259,15 @@ fn start_hook(host: &mut Host) {
 
 fn read_only_paths(host: &mut Host) {
     let script = "touch /x 2>&1; touch /tmp/x && echo tmp; wc -c < /proc/kcore; ls /sys/firmware | wc -l; \
-                  echo 1 2>&1 > /proc/sys/vm/swappiness";
+                  ls /sys/kernel | wc -l; echo 1 2>&1 > /proc/sys/vm/swappiness";
     let mut spec = shell(script);
     spec["root"]["readonly"] = json!(true);
-    spec["linux"]["maskedPaths"] = json!(["/proc/kcore", "/sys/firmware", "/not/there"]);
+    spec["linux"]["maskedPaths"] =
+        json!(["/proc/kcore", "/sys/firmware", "/not/there", "/proc/kcore/below", "/sys/kernel"]);
     spec["linux"]["readonlyPaths"] = json!(["/proc/sys", "/not/there"]);
     let outcome = host.run(spec);
     let out = outcome.out() + &outcome.err();
-    assert!(out.contains("/x: Read-only file system") && out.contains("tmp\n0\n0\n"), "{out}");
+    assert!(out.contains("/x: Read-only file system") && out.contains("tmp\n0\n0\n0\n"), "{out}");
     assert!(out.contains("swappiness: Read-only file system"), "{out}");
 }
 

@@ -52,7 +52,8 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
         &["vmrun-agent", "vmrun-plan", "vmrun-proto", "vmrun-runtime"],
         "machine and devices have never heard of containers",
     ),
-    ("libcontainer", &["vmrun-agent"], "containers are made in the guest"),
+    ("libcgroups", &["vmrun-agent"], "containers are made in the guest"),
+    ("libseccomp", &["vmrun-agent"], "containers are made in the guest"),
     ("clap", &["vmrun"], "only the command line parses argv"),
 ];
 

@@ -1,18 +1,10 @@
-//! From the plan to the configuration that libcontainer is given.
+//! From the plan to the configuration that is applied.
 //!
-//! libcontainer honours most of the configuration as it stands. What it does
-//! not, or does in a way that fails in this guest, is changed here or done by
-//! [`Program`] and the maker:
+//! What is done by [`Program`] and the maker is taken out, and what engines leave out is put in:
 //!
-//! * `noNewPrivileges: false` is treated like true when the seccomp filter is
-//!   loaded: the field is removed,
-//! * absent capabilities leave all: they become empty sets,
-//! * `HOME` is looked up with glibc's name service, which would load the
-//!   container's libraries into the agent: a placeholder keeps it from that,
-//! * the seccomp filter refuses calls that its profile cannot know, which
-//!   libcontainer's does not: [`Program`] loads it, with `noNewPrivileges` right
-//!   before `execve`, else before it drops capabilities in libcontainer's place,
-//! * a mount without a source is refused: it gets a name for one,
+//! * absent capabilities are empty sets,
+//! * the seccomp filter and the environment are [`Program`]'s; without `noNewPrivileges`, capabilities are, too,
+//! * a mount without a source gets a name for one,
 //! * a root file system without a mount at `/dev` would get its device nodes
 //!   written into the host's directory: it gets a tmpfs there.
 
@@ -25,7 +17,7 @@ use oci_spec::runtime::{
 
 use super::program::{Filter, Program};
 
-/// The configuration for libcontainer and the program that it shall run.
+/// The configuration and the program.
 #[derive(Debug)]
 pub(crate) struct Adapted {
     pub(crate) spec: Spec,
@@ -98,22 +90,15 @@ fn take_program(process: &mut Process, linux: &mut Linux) -> Result<Program, Ada
     if process.capabilities().is_none() {
         process.set_capabilities(Some(no_capabilities()));
     }
-    let mut environment = process.env().clone().unwrap_or_default();
-    environment.retain(|entry| !entry.starts_with("HOME="));
-    environment.push("HOME=/".to_owned());
-    process.set_env(Some(environment));
     let program = match take_filter(process, linux) {
         Some(filter) => program.with_filter(filter),
         None => program,
     };
-    if process.no_new_privileges() != Some(true) {
-        process.set_no_new_privileges(None);
-    }
     limit_umask(process);
     Ok(program)
 }
 
-/// The kernel looks at the permissions alone; libcontainer refuses more.
+/// The kernel looks at the permissions alone.
 fn limit_umask(process: &mut Process) {
     let mut user = process.user().clone();
     user.set_umask(user.umask().map(|umask| umask & 0o777));
@@ -133,8 +118,7 @@ fn take_filter(process: &mut Process, linux: &mut Linux) -> Option<Filter> {
     Some(Filter::Privileged(profile, Box::new(kept)))
 }
 
-/// libcontainer's propagation of the root is recursive under the plain names and
-/// it does not know the names that say so, which is what engines write.
+/// Propagation of the root is always that of all mounts, which is what engines write.
 fn name_propagation(linux: &mut Linux) {
     let plain = match linux.rootfs_propagation().as_deref() {
         Some("rshared") => "shared",
@@ -177,7 +161,7 @@ pub(crate) fn file_name(kind: LinuxNamespaceType) -> &'static str {
     }
 }
 
-/// A mount of a file system that has no source needs none; libcontainer wants one.
+/// A mount of a file system that has no source needs none, but what lists mounts shows one.
 fn name_sources(spec: &mut Spec) {
     let Some(mut mounts) = spec.mounts().clone() else { return };
     for mount in mounts.iter_mut().filter(|mount| mount.source().is_none()) {
@@ -231,7 +215,7 @@ pub(crate) fn cgroup_path(spec: &Spec, id: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn recursive_propagation_gets_the_name_that_libcontainer_knows() {
+    fn recursive_propagation_gets_its_plain_name() {
         let adapted = for_init(&spec(|value| value["linux"]["rootfsPropagation"] = "rslave".into())).unwrap();
         let propagation = adapted.spec.linux().as_ref().unwrap().rootfs_propagation().clone();
         assert_eq!(propagation.as_deref(), Some("slave"));
@@ -254,12 +238,6 @@ mod tests {
 
     fn process(adapted: &Adapted) -> &Process {
         adapted.spec.process().as_ref().unwrap()
-    }
-
-    #[test]
-    fn no_new_privileges_false_is_the_same_as_absent() {
-        let adapted = for_init(&spec(|value| value["process"]["noNewPrivileges"] = json!(false))).unwrap();
-        assert_eq!(process(&adapted).no_new_privileges(), None);
     }
 
     #[test]

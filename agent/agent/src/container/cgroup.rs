@@ -1,4 +1,4 @@
-//! The cgroup of a container, as the agent uses it after libcontainer made it.
+//! The cgroup of a container.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -6,7 +6,7 @@ use std::os::unix::fs::chown;
 use std::path::{Component, Path, PathBuf};
 
 use libcgroups::common::{CgroupManager, ControllerOpt};
-use libcgroups::v2::manager::Manager;
+use libcgroups::v2::manager::{Manager, V2ManagerError};
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
@@ -113,19 +113,57 @@ impl Cgroup {
         fs::write(self.directory.join("cgroup.freeze"), if frozen { "1" } else { "0" })
     }
 
+    /// Makes it, with those above it, each with all controllers that there are. One that is there stays.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        let Err(error) = fs::create_dir(&self.directory) else { return Ok(()) };
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => return Ok(()),
+            io::ErrorKind::NotFound => {}
+            _ => return Err(error),
+        }
+        let Some(above) = self.directory.parent().filter(|above| above.starts_with(CGROUP_ROOT)) else {
+            return Err(error);
+        };
+        let above = Self { directory: above.to_owned() };
+        above.make()?;
+        above.turn_controllers_on()?;
+        fs::create_dir(&self.directory)
+    }
+
+    /// Turns on for the cgroups below what the kernel lets it. A controller that stays off shows where a limit needs it.
+    pub(crate) fn turn_controllers_on(&self) -> io::Result<()> {
+        let controllers = fs::read_to_string(self.directory.join("cgroup.controllers"))?;
+        let on: Vec<_> = controllers.split_ascii_whitespace().map(|name| format!("+{name}")).collect();
+        let list = self.directory.join("cgroup.subtree_control");
+        if !on.is_empty() && fs::write(&list, on.join(" ")).is_err() {
+            // One of them is why; the others need not be off for that.
+            on.iter().for_each(|controller| drop(fs::write(&list, controller)));
+        }
+        Ok(())
+    }
+
+    /// Its directory, for whoever makes a process in it.
+    pub(crate) fn open(&self) -> io::Result<File> {
+        File::open(&self.directory)
+    }
+
     /// Sets the limits that are given.
     pub(crate) fn update(&self, resources: &LinuxResources) -> Result<(), String> {
         let (resources, swap) = Swap::take_out(resources);
+        self.apply(&resources).map_err(|error| chain(&error))?;
+        swap.apply(self)
+    }
+
+    /// Sets the limits that are given, but for those of [`Swap`].
+    pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<(), V2ManagerError> {
         let below = self.directory.strip_prefix(CGROUP_ROOT).unwrap_or(&self.directory);
-        let manager = Manager::new(CGROUP_ROOT.into(), below.to_owned()).map_err(|error| chain(&error))?;
-        let limits = ControllerOpt {
-            resources: &resources,
+        let manager = Manager::new(CGROUP_ROOT.into(), below.to_owned())?;
+        manager.apply(&ControllerOpt {
+            resources,
             disable_oom_killer: false,
             oom_score_adj: None,
             freezer_state: None,
-        };
-        manager.apply(&limits).map_err(|error| chain(&error))?;
-        swap.apply(self)
+        })
     }
 
     /// Removes it with all cgroups below it; false while processes are in it.

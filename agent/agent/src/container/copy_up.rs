@@ -1,6 +1,6 @@
 //! `tmpcopyup`: a tmpfs that begins with what lies below it.
 //!
-//! libcontainer does not know the option. So the tmpfs is made and filled in the
+//! The tmpfs is made and filled in the
 //! guest's own tree, and the container gets a bind mount of it in its place.
 
 use std::fs::{self, DirBuilder, Metadata};

@@ -1,9 +1,9 @@
 //! Destinations of mounts that lead through symbolic links.
 //!
-//! libcontainer looks a destination up inside of the root file system and makes what is
-//! missing, but refuses where a link's target is missing, which runc makes. So links are
-//! replaced by what they stand for first. What keeps a mount inside is still libcontainer's
-//! own lookup: a path that is wrong here can only make it fail.
+//! A destination is looked up inside of the root file system and what is missing is made, but not
+//! where a link's target is missing, which runc makes. So links are
+//! replaced by what they stand for first. What keeps a mount inside is still the kernel's
+//! lookup: a path that is wrong here can only make it fail.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;

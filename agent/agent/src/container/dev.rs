@@ -1,10 +1,9 @@
 //! A `/dev` that brings its own nodes, and mounts over what is made in one.
 //!
-//! libcontainer makes the standard devices and links in `/dev`, whatever is mounted there, and
-//! fails where one is there already. runc makes none in a bind mount, and leaves what it finds.
-//! So libcontainer gets another place to make them in:
+//! The standard devices and links are made in whatever is mounted at `/dev`, and what is there already
+//! is left alone. In a bind mount none are to be made. So they get another place:
 //!
-//! * Where a bind mount or a devtmpfs is at `/dev`, it gets a tmpfs. The mount and all that is to be
+//! * Where a bind mount or a devtmpfs is at `/dev`, there is a tmpfs first. The mount and all that is to be
 //!   below it are mounted in that, at [`STAGE`], and take its place from inside.
 //! * A mount over a device or link is made beside it, and moved onto it from inside.
 
@@ -17,16 +16,15 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use oci_spec::runtime::{LinuxDevice, Mount, Spec};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
-use serde::{Deserialize, Serialize};
 
 use super::destinations::is_bind;
 
 const DEV: &str = "/dev";
 
-/// Where libcontainer mounts what is to be at `/dev`, or beside it.
+/// Where that is mounted which is to be at `/dev`, or beside it.
 const STAGE: &str = "/dev/.vmrun";
 
-/// What libcontainer makes besides the devices of the configuration.
+/// What is made besides the devices of the configuration.
 const MADE: &[&str] =
     &["fd", "full", "kcore", "null", "ptmx", "random", "stderr", "stdin", "stdout", "tty", "urandom", "zero"];
 
@@ -47,18 +45,12 @@ const FILE_SYSTEMS: &[(&str, &str, &[&str])] = &[
 ];
 
 /// What is left to do from inside.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Staged {
     /// What is mounted at [`STAGE`] takes the place of `/dev`.
     whole: bool,
     /// From where to where mounts are moved.
     single: Vec<(PathBuf, PathBuf)>,
-}
-
-impl Staged {
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// The destination of a mount that may be staged.
@@ -69,12 +61,12 @@ pub(crate) fn destination(mounted: &Path) -> PathBuf {
     }
 }
 
-/// Whether libcontainer, or runc, makes something with this name in `/dev`.
+/// Whether something is made with this name in `/dev`.
 pub(crate) fn is_made(name: &std::ffi::OsStr) -> bool {
     MADE.iter().chain(&["core", "console"]).any(|made| name == *made)
 }
 
-/// Changes the mounts so that libcontainer can make its devices. Destinations are free of links.
+/// Changes the mounts so that devices can be made. Destinations are free of links.
 pub(crate) fn stage(spec: &mut Spec) -> Staged {
     let Some(mounts) = spec.mounts().clone() else { return Staged::default() };
     let last = mounts.iter().rposition(|mount| mount.destination() == Path::new(DEV));
@@ -116,7 +108,7 @@ fn stage_whole(mounts: Vec<Mount>, last: usize) -> Vec<Mount> {
     staged
 }
 
-/// The tmpfs for libcontainer. If `/dev` is to be read-only, the maker makes so what is there in the
+/// The tmpfs for what is made. If `/dev` is to be read-only, the maker makes so what is there in the
 /// end, when everything below is mounted.
 fn placeholder(dev: &mut Mount) -> Mount {
     let mut options = vec!["nosuid".to_owned(), "mode=755".to_owned()];
@@ -138,7 +130,7 @@ fn tmpfs(destination: PathBuf, options: Vec<String>) -> Mount {
     mount
 }
 
-/// Paths at which libcontainer makes something.
+/// Paths at which something is made.
 fn made(spec: &Spec) -> Vec<PathBuf> {
     let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     let devices = devices.iter().map(|device| device.path().clone());
@@ -197,7 +189,7 @@ pub(crate) fn furnish(spec: &mut Spec) {
     spec.set_mounts(Some(mounts));
 }
 
-/// The node shows the terminals of the devpts beside it; libcontainer trusts nothing but a file of that.
+/// The node shows the terminals of the devpts beside it; nothing but a file of that is believed.
 fn point_to_terminals() {
     let ptmx = Path::new(DEV).join("ptmx");
     // Where this fails, making a terminal will say so.
@@ -290,7 +282,7 @@ mod tests {
             { "destination": "/dev/fuse", "type": "bind", "source": "/x" },
         ]);
         let (shown, staged) = staged(&mounts, &json!([]));
-        assert!(staged.is_empty());
+        assert_eq!(staged, Staged::default());
         assert_eq!(shown, ["/proc proc ", "/dev tmpfs mode=755", "/dev/pts devpts ", "/dev/fuse bind "]);
     }
 

@@ -1,62 +1,35 @@
-//! What is done in a container's own mounts before they become its root.
-//!
-//! libcontainer does it in other ways than runc, or too early, and runs
-//! `createContainer` hooks at the right moment: behind the last mount. So the
-//! agent is such a hook, under another name, for the few containers that need
-//! one. It enters the container's root first: nothing leads out of that.
+//! What is done in a container's own mounts, when they have become its root.
 
 use std::fs::DirBuilder;
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::unistd::{chdir, chroot};
-use oci_spec::runtime::{Hook, Spec};
-use serde::{Deserialize, Serialize};
+use oci_spec::runtime::Spec;
 
 use super::dev::{self, Staged};
 use super::working_directory;
-use crate::{log, sys};
-
-/// The name under which the agent is the hook.
-const NAME: &str = "vmrun-agent: inside";
-
-/// Its own program; the guest's `/proc` is still there.
-const PROGRAM: &str = "/proc/self/exe";
 
 /// What there is to do.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Tasks {
-    rootfs: PathBuf,
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tasks {
     dev: Staged,
     working_directory: Option<PathBuf>,
     readonly_paths: Vec<PathBuf>,
 }
 
-/// Adds the hook to a configuration that needs it. Destinations of its mounts are free of links.
-pub(crate) fn prepare(spec: &mut Spec, rootfs: &Path, dev: Staged) -> Result<(), serde_json::Error> {
-    let tasks = Tasks {
-        rootfs: rootfs.to_owned(),
+/// Takes it out of a configuration. Destinations of its mounts are free of links.
+pub(crate) fn take(spec: &mut Spec, rootfs: &Path, dev: Staged) -> Tasks {
+    Tasks {
         dev,
         working_directory: working_directory::make(spec, rootfs),
         readonly_paths: take_readonly_paths(spec),
-    };
-    if tasks.dev.is_empty() && tasks.working_directory.is_none() && tasks.readonly_paths.is_empty() {
-        return Ok(());
     }
-    let mut hook = Hook::default();
-    hook.set_path(PROGRAM.into()).set_args(Some(vec![NAME.to_owned(), serde_json::to_string(&tasks)?]));
-    let mut hooks = spec.hooks().clone().unwrap_or_default();
-    hooks.set_create_container(Some(vec![hook]));
-    spec.set_hooks(Some(hooks));
-    Ok(())
 }
 
-/// libcontainer forbids programs and devices below such a path, too. That is right for the
-/// kernel's file systems alone.
+/// Of the kernel's file systems programs and devices are forbidden, too; elsewhere that would be wrong.
 fn take_readonly_paths(spec: &mut Spec) -> Vec<PathBuf> {
     let Some(mut linux) = spec.linux().clone() else { return Vec::new() };
     let is_kernels = |path: &String| ["/proc", "/sys", "/"].iter().any(|at| lies_at(path, at));
@@ -86,30 +59,8 @@ fn lies_at(path: &str, at: &str) -> bool {
     if at == "/" { path == Path::new("/") } else { path.starts_with(at) }
 }
 
-/// Does it and ends, if this process is the hook.
-pub(crate) fn run_if_asked() {
-    let mut args = std::env::args();
-    if args.next().as_deref() != Some(NAME) {
-        return;
-    }
-    // Opened here, since the container's root has none. What comes in is the container's
-    // state; who sends it would not like it to be left unread.
-    let _ = (log::descriptor(), io::copy(&mut io::stdin(), &mut io::sink()));
-    let tasks = args.next().ok_or_else(|| "nothing to do".to_owned());
-    let done = tasks
-        .and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()))
-        .and_then(|tasks: Tasks| run(&tasks));
-    if let Err(error) = &done {
-        // libcontainer tells of the hook no more than its code; its standard error is the container's.
-        eprintln!("vmrun: error: agent: {error}");
-        log::warn(format_args!("{error}"));
-    }
-    sys::exit_now(i32::from(done.is_err()))
-}
-
-fn run(tasks: &Tasks) -> Result<(), String> {
-    let entered = chroot(&tasks.rootfs).and_then(|()| chdir("/"));
-    entered.map_err(|error| format!("cannot enter {}: {}", tasks.rootfs.display(), error.desc()))?;
+/// Does it.
+pub(crate) fn run(tasks: &Tasks) -> Result<(), String> {
     dev::unstage(&tasks.dev)?;
     // Where it cannot be made, entering it will say so.
     let _ = tasks.working_directory.as_ref().map(|path| all_directories().create(path));
@@ -158,29 +109,26 @@ mod tests {
 
     use super::*;
 
-    fn prepared(mut value: serde_json::Value) -> Spec {
+    fn taken(mut value: serde_json::Value) -> (Spec, Tasks) {
         let rootfs = tempfile::tempdir().unwrap();
         value["ociVersion"] = json!("1.0.2");
         let mut spec = serde_json::from_value(value).unwrap();
-        prepare(&mut spec, rootfs.path(), Staged::default()).unwrap();
-        spec
+        let tasks = take(&mut spec, rootfs.path(), Staged::default());
+        (spec, tasks)
     }
 
     #[test]
-    fn ordinary_configuration_needs_no_hook() {
+    fn ordinary_configuration_has_no_tasks() {
         let paths = json!(["/proc/sys", "/sys/firmware"]);
-        let spec = prepared(json!({ "linux": { "readonlyPaths": paths } }));
-        assert_eq!(spec.hooks(), &None);
+        let (spec, tasks) = taken(json!({ "linux": { "readonlyPaths": paths } }));
+        assert_eq!(tasks, Tasks::default());
         let left = spec.linux().as_ref().unwrap().readonly_paths().clone();
         assert_eq!(left.unwrap(), ["/proc/sys", "/sys/firmware"]);
     }
 
     #[test]
-    fn read_only_paths_of_the_containers_own_files_are_the_hooks() {
-        let spec = prepared(json!({ "linux": { "readonlyPaths": ["/bin", "/proc/sys", "/system"] } }));
-        let hooks = spec.hooks().clone().unwrap().create_container().clone().unwrap();
-        let args = hooks[0].args().clone().unwrap();
-        let tasks: Tasks = serde_json::from_str(&args[1]).unwrap();
+    fn read_only_paths_of_the_containers_own_files_are_tasks() {
+        let (spec, tasks) = taken(json!({ "linux": { "readonlyPaths": ["/bin", "/proc/sys", "/system"] } }));
         assert_eq!(tasks.readonly_paths, ["/bin", "/system"].map(PathBuf::from));
         let left = spec.linux().as_ref().unwrap().readonly_paths().clone();
         assert_eq!(left.unwrap(), ["/proc/sys"]);
@@ -189,8 +137,8 @@ mod tests {
     #[test]
     fn read_only_dev_is_left_to_its_mount() {
         let dev = json!({ "destination": "/dev", "type": "tmpfs", "options": ["mode=755"] });
-        let spec = prepared(json!({ "mounts": [dev], "linux": { "readonlyPaths": ["/dev"] } }));
-        assert_eq!(spec.hooks(), &None);
+        let (spec, tasks) = taken(json!({ "mounts": [dev], "linux": { "readonlyPaths": ["/dev"] } }));
+        assert_eq!(tasks, Tasks::default());
         let mounts = spec.mounts().clone().unwrap();
         assert_eq!(mounts[0].options().clone().unwrap(), ["mode=755", "ro"]);
     }

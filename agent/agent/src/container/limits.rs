@@ -1,6 +1,6 @@
 //! Room for `process.rlimits`.
 //!
-//! libcontainer sets them in the container's user namespace, where nobody may raise a hard limit.
+//! They are set in the container's user namespace, where nobody may raise a hard limit.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! The maker: a short-lived child that makes one process with libcontainer.
+//! The maker: a short-lived child that makes one process.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -6,33 +6,27 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
-use libcgroups::common::CgroupConfig;
-use libcontainer::container::{Container, ContainerStatus, State};
-use libcontainer::notify_socket::{NotifyListener, NotifySocket};
-use libcontainer::process::args::{ContainerArgs, ContainerType};
-use libcontainer::process::container_main_process::container_main_process;
-use libcontainer::syscall::syscall::SyscallType;
-use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{major, minor};
 use nix::unistd::{Gid, Uid, fchown};
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
+use oci_spec::runtime::{Mount, Process, Spec};
 use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, Network, ProcessIo, Share, SharedMount, Stage};
 
 use super::adapt::{self, Adapted};
 use super::cgroup::Cgroup;
 use super::copy_up;
+use super::create::{Creation, create, words};
 use super::destinations;
 use super::devices::DevicePolicy;
 use super::identity::host_user;
-use super::program::chain;
+use super::inside::{self, Tasks};
 use super::start_hooks::StartHooks;
 use super::swap::Swap;
-use super::{delegation, dev, inside, limits, notify, settings, shared_mounts, tmpfs, trace, user_namespace};
+use super::{
+    delegation, dev, limits, limits_of_cgroup, notify, settings, shared_mounts, tmpfs, user_namespace,
+};
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
 use crate::{descriptors, log, network, sys};
@@ -46,7 +40,7 @@ pub(crate) struct Order<'a> {
     pub(crate) spec: &'a Spec,
     /// Init or one more.
     pub(crate) kind: Kind<'a>,
-    /// Where the socket of the start lies; a directory of this process's own.
+    /// A directory of this process's own.
     pub(crate) directory: &'a Path,
     /// The process's ends of its pipes.
     pub(crate) stdio: ChildStdio,
@@ -83,45 +77,16 @@ pub(crate) enum Kind<'a> {
     },
 }
 
-/// Name of the socket in [`Order::directory`] that starts the process.
-const START_SOCKET: &str = "start";
-
 /// Forks the maker, which reports on `far`.
 pub(crate) fn start_maker(order: &Order<'_>, far: &OwnedFd) -> io::Result<()> {
     if sys::fork()?.is_some() {
         return Ok(());
     }
-    let made = enter(order, far.as_fd()).map_err(MakeError::Own).and_then(|()| make(order));
-    match &made {
-        Ok(()) => {}
-        Err(MakeError::Own(error)) => report::send_failure(error.kind, error.stage, &error.message),
-        Err(MakeError::Library(error)) => report::send_gave_up(error),
+    let made = enter(order, far.as_fd()).and_then(|()| make(order));
+    if let Err(error) = &made {
+        report::send_failure(error.kind, error.stage, &error.message);
     }
     sys::exit_now(i32::from(made.is_err()))
-}
-
-/// Lets the process that waits in `directory` run its program.
-pub(crate) fn notify_start(directory: &Path) -> Result<(), String> {
-    NotifySocket::new(directory.join(START_SOCKET)).notify_container_start().map_err(|error| chain(&error))
-}
-
-/// Why there is no process.
-enum MakeError {
-    /// In words for people.
-    Own(ErrorReply),
-    /// In libcontainer's.
-    Library(String),
-}
-
-impl From<ErrorReply> for MakeError {
-    fn from(error: ErrorReply) -> Self {
-        Self::Own(error)
-    }
-}
-
-/// The system's words without its number.
-fn words(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
 }
 
 fn failed(stage: Stage, message: impl Into<String>) -> ErrorReply {
@@ -145,11 +110,10 @@ fn enter(order: &Order<'_>, far: BorrowedFd<'_>) -> Result<(), ErrorReply> {
     descriptors::restore_limit().map_err(|error| {
         failed(Stage::Create, format!("cannot restore the limit of descriptors: {error}"))
     })?;
-    trace::send_error_lines();
     Ok(())
 }
 
-fn make(order: &Order<'_>) -> Result<(), MakeError> {
+fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
     let invalid = |error: adapt::AdaptError| ErrorReply {
         kind: ErrorKind::InvalidConfig,
         stage: Stage::Request,
@@ -166,26 +130,28 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
                 invalid(adapt::AdaptError::Build { what: "mount of the notification socket", cause })
             })?;
             let mut adapted = adapt::for_init(offered.as_ref().unwrap_or(order.spec)).map_err(invalid)?;
-            let hooks = StartHooks::take(&mut adapted.spec, order.container, bundle);
+            let hooks = StartHooks::take(&mut adapted.spec, order.container, bundle)
+                .map_err(|message| failed(Stage::Create, message))?;
             Adapted { program: adapted.program.with_hooks(hooks), ..adapted }
         }
         Kind::Exec { process, init, .. } => adapt::for_exec(order.spec, process, *init).map_err(invalid)?,
     };
     let swap = take_swap(&mut adapted.spec);
     let rootfs = root_directory(&adapted.spec)?;
-    if matches!(order.kind, Kind::Init { .. }) {
+    let tasks = if matches!(order.kind, Kind::Init { .. }) {
         destinations::resolve(&mut adapted.spec, &rootfs);
         dev::furnish(&mut adapted.spec);
         let staged = dev::stage(&mut adapted.spec);
         copy_up::prepare(&mut adapted.spec, &rootfs, order.directory)
             .map_err(|message| failed(Stage::Create, message))?;
         tmpfs::keep_modes(&mut adapted.spec, &rootfs);
-        inside::prepare(&mut adapted.spec, &rootfs, staged)
-            .map_err(|error| failed(Stage::Create, format!("cannot describe what is left to do: {error}")))?;
-    }
+        inside::take(&mut adapted.spec, &rootfs, staged)
+    } else {
+        Tasks::default()
+    };
     set_oom_score(&adapted.spec)?;
     adapted.spec.process().iter().try_for_each(limits::make_room).map_err(|error| {
-        failed(Stage::Create, format!("cannot raise the limits to process.rlimits: {}", words(&error)))
+        failed(Stage::Create, format!("cannot raise the limits to process.rlimits: {}", words(error)))
     })?;
     sys::set_dumpable(false)
         .map_err(|error| failed(Stage::Create, format!("cannot hide the process: {error}")))?;
@@ -206,70 +172,49 @@ fn make(order: &Order<'_>) -> Result<(), MakeError> {
         // Those of interfaces, too.
         settings_are_there(&adapted.spec)?;
     }
-    run_libcontainer(order, adapted, rootfs, swap)?;
+    create_process(order, adapted, (&rootfs, tasks), swap)?;
     drop((holder, network_namespace));
     Ok(())
 }
 
-fn run_libcontainer(
+fn create_process(
     order: &Order<'_>,
     adapted: Adapted,
-    rootfs: PathBuf,
+    (rootfs, tasks): (&Path, Tasks),
     swap: Option<Swap>,
-) -> Result<(), MakeError> {
-    let terminal = order.io.terminal.then(console_pair).transpose()?;
-    let dropped_note = File::options()
-        .write(true)
-        .open("/dev/null")
-        .map_err(|error| failed(Stage::Create, format!("cannot open /dev/null: {error}")))?;
-    let start_socket = order.directory.join(START_SOCKET);
-    let notify_listener = NotifyListener::new(&start_socket)
-        .map_err(|error| failed(Stage::Create, format!("cannot make the start socket: {}", chain(&error))))?;
-    let cgroup_path = cgroup_path(order)?;
-    let spec = Rc::new(adapted.spec);
-    let args = ContainerArgs {
-        container_type: match order.kind {
-            Kind::Init { .. } => ContainerType::InitContainer,
-            Kind::Exec { .. } => ContainerType::TenantContainer { exec_notify_fd: dropped_note.as_raw_fd() },
-        },
-        syscall: SyscallType::default(),
-        spec: Rc::clone(&spec),
+) -> Result<(), ErrorReply> {
+    let about = |message| failed(Stage::Create, message);
+    let (mine, console) = order.io.terminal.then(console_pair).transpose()?.unzip();
+    let is_init = matches!(order.kind, Kind::Init { .. });
+    let cgroup = Cgroup::at(&cgroup_path(order)?);
+    if is_init {
+        cgroup.make().map_err(|error| about(format!("cannot make the cgroup: {}", words(error))))?;
+        limits_of_cgroup::apply(&adapted.spec, &cgroup).map_err(about)?;
+    }
+    let creation = Creation {
+        given: order.spec,
+        spec: &adapted.spec,
         rootfs,
-        console_socket: terminal.as_ref().map(|(_, theirs)| theirs.as_raw_fd()),
-        notify_listener,
-        preserve_fds: 0,
-        container: Some(container_state(order)),
-        user_ns_config: None,
-        cgroup_config: CgroupConfig {
-            cgroup_path: cgroup_path.clone(),
-            systemd_cgroup: false,
-            container_name: order.container.to_owned(),
-        },
-        detached: true,
-        executor: Box::new(adapted.program),
-        no_pivot: false,
-        stdin: None,
-        stdout: None,
-        stderr: None,
-        as_sibling: true,
-        pid_file: None,
+        program: adapted.program,
+        tasks,
+        cgroup: &cgroup,
+        console,
+        joins: !is_init,
     };
-    let pid = container_main_process(&args).map_err(|error| MakeError::Library(chain(&error)))?.as_raw();
-    let controlling_side = terminal.map(|(mine, _)| take_terminal(&mine, order, &spec)).transpose()?;
-    if matches!(order.kind, Kind::Init { .. }) {
-        let cgroup = Cgroup::at(&cgroup_path);
-        restrict_devices(&spec, &cgroup)?;
+    let Some(made) = create(creation).map_err(about)? else { sys::exit_now(1) };
+    let controlling_side = mine.map(|mine| take_terminal(&mine, order, &adapted.spec)).transpose()?;
+    let pid = made.pid;
+    if is_init {
+        restrict_devices(&adapted.spec, &cgroup)?;
         swap.map_or(Ok(()), |swap| swap.apply(&cgroup))
-            .map_err(|cause| failed(Stage::Create, format!("cannot apply resources.memory.swap: {cause}")))?;
+            .map_err(|cause| about(format!("cannot apply resources.memory.swap: {cause}")))?;
         delegation::delegate(order.spec, &cgroup)
-            .map_err(|error| failed(Stage::Create, format!("cannot give the cgroup to its user: {error}")))?;
-        bring_loopback_up(&spec, pid)?;
-        end_writes_to_dev(&spec, pid)?;
+            .map_err(|error| about(format!("cannot give the cgroup to its user: {error}")))?;
     } else {
-        notify_start(order.directory).map_err(|error| failed(Stage::Exec, error))?;
+        made.go_on().map_err(about)?;
     }
     report::send(&Report::Made { pid }, controlling_side.as_ref().map(AsFd::as_fd))
-        .map_err(|error| failed(Stage::Create, format!("cannot report the process: {error}")).into())
+        .map_err(|error| about(format!("cannot report the process: {error}")))
 }
 
 /// Where the process goes.
@@ -283,12 +228,6 @@ fn cgroup_path(order: &Order<'_>) -> Result<PathBuf, ErrorReply> {
             refused(format!("cannot find the cgroup of the container's processes: {error}"))
         }),
     }
-}
-
-fn container_state(order: &Order<'_>) -> Container {
-    let mut state = State::new(order.container, ContainerStatus::Creating, None, order.directory.to_owned());
-    state.annotations = Some(order.spec.annotations().clone().unwrap_or_default());
-    Container { state, root: order.directory.to_owned() }
 }
 
 fn mount_share(share: &Share) -> Result<(), ErrorReply> {
@@ -328,7 +267,7 @@ fn root_directory(spec: &Spec) -> Result<PathBuf, ErrorReply> {
         .map_err(|error| failed(Stage::Create, format!("root file system {path:?}: {error}")))
 }
 
-/// libcontainer does not say which one is missing.
+/// One that is missing is named before there is anything to undo.
 fn settings_are_there(spec: &Spec) -> Result<(), ErrorReply> {
     let settings = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
     let mut names: Vec<_> = settings.into_iter().flatten().map(|(name, _)| name).collect();
@@ -351,7 +290,7 @@ fn settings_are_there(spec: &Spec) -> Result<(), ErrorReply> {
 fn set_oom_score(spec: &Spec) -> Result<(), ErrorReply> {
     let Some(score) = spec.process().as_ref().and_then(Process::oom_score_adj) else { return Ok(()) };
     fs::write("/proc/self/oom_score_adj", score.to_string())
-        .map_err(|error| failed(Stage::Create, format!("cannot set oomScoreAdj {score}: {}", words(&error))))
+        .map_err(|error| failed(Stage::Create, format!("cannot set oomScoreAdj {score}: {}", words(error))))
 }
 
 fn console_pair() -> Result<(OwnedFd, OwnedFd), ErrorReply> {
@@ -406,44 +345,10 @@ fn take_swap(spec: &mut Spec) -> Option<Swap> {
     Some(swap)
 }
 
-/// A new network namespace has a loopback interface that is down.
-fn bring_loopback_up(spec: &Spec, pid: i32) -> Result<(), ErrorReply> {
-    if !has_new(spec, LinuxNamespaceType::Network) {
-        return Ok(());
-    }
-    let up = || {
-        let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        sys::loopback_up()
-    };
-    up().map_err(|error: io::Error| failed(Stage::Create, format!("cannot bring loopback up: {error}")))
-}
-
-/// A `/dev` that is to be read-only is writable until everything in it is made.
-fn end_writes_to_dev(spec: &Spec, pid: i32) -> Result<(), ErrorReply> {
-    const DEV: &str = "/dev";
-    let is_readonly = |mount: &Mount| mount.destination() == Path::new(DEV) && says_readonly(mount);
-    if !has_new(spec, LinuxNamespaceType::Mount) || !spec.mounts().iter().flatten().any(is_readonly) {
-        return Ok(());
-    }
-    // The maker ends in the container's mounts: nothing of its own is looked up any more.
-    let end = || {
-        setns(File::open(format!("/proc/{pid}/ns/mnt"))?, CloneFlags::CLONE_NEWNS)?;
-        inside::remount_readonly(Path::new(DEV)).map_err(io::Error::from)
-    };
-    end().map_err(|error: io::Error| failed(Stage::Create, format!("cannot make {DEV} read-only: {error}")))
-}
-
 /// The last word on it counts.
 pub(super) fn says_readonly(mount: &Mount) -> bool {
     let mut words = mount.options().iter().flatten().rev();
     words.find(|option| matches!(option.as_str(), "ro" | "rw")).is_some_and(|option| option == "ro")
-}
-
-fn has_new(spec: &Spec, kind: LinuxNamespaceType) -> bool {
-    let namespaces =
-        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    namespaces.iter().any(|namespace| namespace.typ() == kind && namespace.path().is_none())
 }
 
 #[cfg(test)]

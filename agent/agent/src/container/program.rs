@@ -1,28 +1,25 @@
 //! The program of a process: found, and executed, in the container.
 //!
-//! libcontainer calls this as its executor: [`Executor::validate`] when the
-//! container is complete and before the wait for the start, [`Executor::exec`]
-//! after it. So it is here, too, that the last privileges are dropped and that
+//! [`Program::prepare`] comes when the container is complete and before the wait for the start,
+//! [`Program::execute`] after it. So it is here, too, that the last privileges are dropped and that
 //! `startContainer` hooks run. Failures are reported with the kind that the host's exit code
 //! depends on.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use libcontainer::capabilities;
-use libcontainer::syscall::syscall::create_syscall;
-use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, execve};
-use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Process, Spec};
-use vmrun_proto::{ErrorKind, Stage};
+use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Process};
+use vmrun_proto::{ErrorKind, ErrorReply, Stage};
 
 use super::adapt::AdaptError;
+use super::create::keep_only_capabilities;
 use super::start_hooks::StartHooks;
 use super::{identity, seccomp};
-use crate::report;
 
 /// Where programs are looked for when the process has no `PATH`, as `execvp` does.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -156,8 +153,7 @@ impl Program {
     fn drop_privileges(&self) -> Result<(), String> {
         let Some(Filter::Privileged(profile, capabilities)) = &self.filter else { return Ok(()) };
         load_filter(profile)?;
-        capabilities::drop_privileges(capabilities, &*create_syscall())
-            .map_err(|error| format!("cannot drop capabilities: {}", chain(&error)))
+        keep_only_capabilities(capabilities)
     }
 
     fn run_hooks(&self, environment: &[CString]) -> Result<(), String> {
@@ -171,7 +167,22 @@ impl Program {
         }
     }
 
-    fn run(&self) -> Result<(), (ErrorKind, String)> {
+    /// Does what comes before the wait for the start, and looks whether there is a program at all.
+    pub(crate) fn prepare(&self) -> Result<(), ErrorReply> {
+        let failed = |message: String| ErrorReply { kind: ErrorKind::Failed, stage: Stage::Create, message };
+        self.hooks.as_ref().map_or(Ok(()), StartHooks::prepare).map_err(failed)?;
+        self.drop_privileges().map_err(failed)?;
+        let found = self.find().map_err(|error| (error.kind(), error.to_string()));
+        found.map(drop).map_err(|(kind, message)| ErrorReply { kind, stage: Stage::Exec, message })
+    }
+
+    /// Becomes the program; returns when that cannot be.
+    pub(crate) fn execute(&self) -> ErrorReply {
+        let Err((kind, message)) = self.run();
+        ErrorReply { kind, stage: Stage::Exec, message }
+    }
+
+    fn run(&self) -> Result<Infallible, (ErrorKind, String)> {
         let failed = |message: String| (ErrorKind::Failed, message);
         let environment = self.environment();
         if self.hooks.is_some() {
@@ -188,7 +199,7 @@ impl Program {
             self.load_last_filter().map_err(failed)?;
         }
         match execve(&file, &self.args, &environment) {
-            Ok(never) => match never {},
+            Ok(never) => Ok(never),
             Err(cause) => {
                 let step = if cause == Errno::E2BIG { "; shorten process.args or process.env" } else { "" };
                 Err((kind_of(cause), format!("exec: {display:?}: {}{step}", words(cause))))
@@ -242,33 +253,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-impl Executor for Program {
-    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
-        let prepared = self.hooks.as_ref().map_or(Ok(()), StartHooks::prepare);
-        let dropped = prepared
-            .and_then(|()| self.drop_privileges())
-            .map_err(|message| (ErrorKind::Failed, Stage::Create, message));
-        let found = dropped
-            .and_then(|()| self.find().map_err(|error| (error.kind(), Stage::Exec, error.to_string())));
-        found.map(drop).map_err(|(kind, stage, message)| {
-            report::send_failure(kind, stage, &message);
-            ExecutorValidationError::ArgValidationError(message)
-        })
-    }
-
-    /// The environment goes to `execve` as it is: in order, unchanged.
-    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        Ok(())
-    }
-
-    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
-        self.run().map_err(|(kind, message)| {
-            report::send_failure(kind, Stage::Exec, &message);
-            ExecutorError::Other(message)
-        })
-    }
 }
 
 #[cfg(test)]

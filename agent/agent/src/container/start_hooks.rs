@@ -13,11 +13,10 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use libcontainer::container::{ContainerStatus, State};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
-use oci_spec::runtime::{Hook, Spec, State as OciState};
+use oci_spec::runtime::{ContainerState, Hook, Spec, State, StateBuilder};
 
 use super::program::chain;
 
@@ -43,25 +42,31 @@ struct Streams {
 }
 
 impl StartHooks {
-    /// Takes the hooks out of the configuration of `container`: libcontainer tells them a
-    /// state of the guest's. `bundle` is the host's path.
-    pub(crate) fn take(spec: &mut Spec, container: &str, bundle: &str) -> Option<Self> {
-        let hooks = spec.hooks().as_ref()?.start_container().clone()?;
+    /// Takes the hooks out of the configuration of `container`. `bundle` is the host's path.
+    pub(crate) fn take(spec: &mut Spec, container: &str, bundle: &str) -> Result<Option<Self>, String> {
+        let Some(hooks) = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().clone()) else {
+            return Ok(None);
+        };
         spec.set_hooks(None);
-        let mut state = State::new(container, ContainerStatus::Created, None, bundle.into());
-        spec.version().clone_into(&mut state.oci_version);
-        state.annotations = Some(spec.annotations().clone().unwrap_or_default());
-        Some(Self { hooks, state, streams: Rc::default() })
+        let state = StateBuilder::default()
+            .version(spec.version().as_str())
+            .id(container)
+            .status(ContainerState::Created)
+            .bundle(bundle)
+            .annotations(spec.annotations().clone().unwrap_or_default())
+            .build()
+            .map_err(|error| {
+                format!("cannot describe the container to startContainer hooks: {}", chain(&error))
+            })?;
+        Ok(Some(Self { hooks, state, streams: Rc::default() }))
     }
 
     /// Makes what they read and write to, as the process that is to become the program: the container's
     /// filter, which they are under, need not allow it.
     pub(crate) fn prepare(&self) -> Result<(), String> {
         let mut state = self.state.clone();
-        state.pid = Some(getpid().as_raw());
-        let text = OciState::try_from(&state)
-            .map_err(|error| chain(&error))
-            .and_then(|state| serde_json::to_vec(&state).map_err(|error| error.to_string()))
+        state.set_pid(Some(getpid().as_raw()));
+        let text = serde_json::to_vec(&state)
             .map_err(|error| format!("cannot tell startContainer hooks the state: {error}"))?;
         let streams: io::Result<Vec<_>> = self.hooks.iter().map(|_| Streams::new(&text)).collect();
         let streams =
@@ -188,6 +193,7 @@ mod tests {
         .unwrap();
         let taken = StartHooks::take(&mut spec, "web", "/host/bundle").unwrap();
         assert_eq!(spec.hooks(), &None);
+        let taken = taken.unwrap();
         taken.prepare().unwrap();
         taken
     }

@@ -1,6 +1,6 @@
-//! The limit of swap, where libcontainer's way with it is not runc's.
+//! The limit of swap, where libcgroups' way with it is not runc's.
 //!
-//! The OCI's number is the sum of memory and swap, and cgroup v2's is swap alone. libcontainer writes
+//! The OCI's number is the sum of memory and swap, and cgroup v2's is swap alone. libcgroups writes
 //! no zero, takes a zero that means "not given" for a limit, and refuses to lift the limit of swap
 //! without a limit of memory.
 
@@ -11,12 +11,12 @@ use oci_spec::runtime::LinuxResources;
 
 use super::cgroup::Cgroup;
 
-/// What is written besides what libcontainer writes.
+/// What is written besides what libcgroups writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Swap(Option<&'static str>);
 
 impl Swap {
-    /// The resources as libcontainer understands them, and what is left to write.
+    /// The resources as libcgroups understands them, and what is left to write.
     pub(crate) fn take_out(resources: &LinuxResources) -> (LinuxResources, Self) {
         let mut rest = resources.clone();
         let Some(mut memory) = rest.memory().as_ref().copied() else { return (rest, Self(None)) };
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_libcontainer_does_not_write_is_taken_out_and_nothing_else() {
+    fn what_libcgroups_does_not_write_is_taken_out_and_nothing_else() {
         let table = [
             (json!({"limit": 5, "swap": 5}), json!({"limit": 5, "swap": 5}), Some("0")),
             (json!({"limit": 5, "swap": 9}), json!({"limit": 5, "swap": 9}), None),

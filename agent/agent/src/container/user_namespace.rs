@@ -1,9 +1,7 @@
 //! A new user namespace with its mappings.
 //!
-//! libcontainer writes more than one mapping only through the programs
-//! `newuidmap` and `newgidmap`, which a guest does not have. So the maker has a
-//! child enter a new user namespace, writes the mappings of that child itself,
-//! and has libcontainer join the namespace by its path.
+//! The maker has a child enter a new user namespace and writes the mappings of that child; what is
+//! made then joins the namespace by its path.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -50,7 +48,7 @@ pub(crate) fn prepare(spec: &mut Spec, with_network: bool) -> io::Result<Option<
         .path(format!("/proc/{pid}/ns/user"))
         .build()
         .map_err(io::Error::other)?;
-    // The mappings are written; to libcontainer they belong to another's namespace.
+    // The mappings are written.
     linux.set_namespaces(Some(namespaces)).set_uid_mappings(None).set_gid_mappings(None);
     spec.set_linux(Some(linux));
     Ok(Some(Holder { pid, _link: ours }))

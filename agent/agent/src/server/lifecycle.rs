@@ -13,17 +13,13 @@ use super::names::{describe, stream_name};
 use super::poller::Token;
 use super::process::{ContainerEntry, Exec, State};
 use super::{ReplyTo, Server};
-use crate::container::{
-    self, Cgroup, ErrorLine, Kind, Members, MemoryEvents, Order, host_user, notify_start, start_maker,
-};
+use crate::container::{self, Cgroup, Kind, Members, MemoryEvents, Order, host_user, start_maker};
 use crate::report::{self, Received, Report};
 use crate::stdio::{ChildStdio, Endpoint, make_pipes};
 use crate::{log, marks, removal, sys};
 
 /// Name of the directory, in a process's, with the socket on which it says how it is.
 const NOTIFY_DIRECTORY: &str = "notify";
-/// So many error lines of libcontainer tell what went wrong; later ones only echo it.
-const MOST_LINES: usize = 16;
 
 const ENDED_EARLY: &str = "the process ended while it was made";
 
@@ -117,22 +113,7 @@ impl Server {
     fn reported(&mut self, id: u64, report: Report, descriptor: Option<OwnedFd>) {
         let Some(process) = self.processes.get_mut(&id) else { return };
         match report {
-            Report::Trace(line) => {
-                let ErrorLine { message, error, details } = &line;
-                let id = &process.reference.container;
-                log::info(format_args!("{id:?}: {message} ({error}; {details})"));
-                if process.trace.len() < MOST_LINES {
-                    process.trace.push(line);
-                }
-            }
             Report::Failed(error) => self.failed(id, error),
-            Report::GaveUp(error) => {
-                process.gave_up = Some(error);
-                // Its other processes may wait for one another; they end with the container.
-                if process.is_init() {
-                    self.reports_ended(id);
-                }
-            }
             Report::Made { pid } => {
                 process.pid = Some(pid);
                 if let Some(side) = descriptor
@@ -253,20 +234,14 @@ impl Server {
         }
     }
 
-    /// The reported failure: in the agent's own words, or libcontainer's explained by its error lines.
+    /// What was reported, or that nothing was.
     fn failure_of(&mut self, id: u64) -> ErrorReply {
-        let told = |message: String| ErrorReply { kind: ErrorKind::Failed, stage: Stage::Create, message };
-        let Some(process) = self.processes.get_mut(&id) else { return told(ENDED_EARLY.to_owned()) };
-        let lines = std::mem::take(&mut process.trace);
-        if let Some(failure) = process.failure.take() {
-            return failure;
-        }
-        let gave_up = process.gave_up.take();
-        let entry = self.containers.get(&process.reference.container);
-        match gave_up.zip(entry) {
-            Some((error, entry)) => told(container::explain(&error, &lines, &entry.plan.spec)),
-            None => told(ENDED_EARLY.to_owned()),
-        }
+        let reported = self.processes.get_mut(&id).and_then(|process| process.failure.take());
+        reported.unwrap_or_else(|| ErrorReply {
+            kind: ErrorKind::Failed,
+            stage: Stage::Create,
+            message: ENDED_EARLY.to_owned(),
+        })
     }
 
     /// Forgets a process that could not be made, with its container when it was the init.
@@ -304,7 +279,9 @@ impl Server {
     pub(super) fn start_now(&mut self, id: u64, reply: ReplyTo) {
         let Some(process) = self.processes.get_mut(&id) else { return };
         process.state = State::Starting { reply };
-        if let Err(cause) = notify_start(&process.directory) {
+        let near = process.report.as_ref().map(OwnedFd::as_fd);
+        let started = near.map_or_else(|| Err(io::ErrorKind::NotConnected.into()), report::start);
+        if let Err(cause) = started {
             process.state = State::Created;
             let message = format!("cannot start {:?}: {cause}", process.reference.container);
             self.reply_error(reply, ErrorReply { kind: ErrorKind::Failed, stage: Stage::Exec, message });

@@ -16,7 +16,7 @@ use oci_spec::runtime::Process;
 use vmrun_proto::{ContainerPlan, ErrorReply, ProcessIo, ProcessRef, StreamKind};
 
 use super::ReplyTo;
-use crate::container::{Cgroup, ErrorLine, MemoryEvents};
+use crate::container::{Cgroup, MemoryEvents};
 use crate::name_service::NameService;
 use crate::stdio::{Endpoints, kinds};
 
@@ -62,10 +62,6 @@ pub(crate) struct ManagedProcess {
     pub(crate) directory: PathBuf,
     /// Open until the program runs, or the process cannot be made.
     pub(crate) report: Option<OwnedFd>,
-    /// The first error lines of libcontainer.
-    pub(crate) trace: Vec<ErrorLine>,
-    /// What libcontainer's failure says.
-    pub(crate) gave_up: Option<String>,
     /// First failure that was reported.
     pub(crate) failure: Option<ErrorReply>,
     pub(crate) pid: Option<i32>,
@@ -135,8 +131,6 @@ impl ManagedProcess {
             notify: None,
             directory,
             report: None,
-            trace: Vec::new(),
-            gave_up: None,
             failure: None,
             pid: None,
             state,
