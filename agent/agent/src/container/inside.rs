@@ -1,7 +1,5 @@
 //! What is done in a container's own mounts, when they have become its root.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -9,6 +7,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use oci_spec::runtime::Spec;
 
+use super::create::Root;
 use super::dev::{self, Staged};
 use super::working_directory;
 
@@ -62,19 +61,13 @@ fn lies_at(path: &str, at: &str) -> bool {
 /// Does it.
 pub(crate) fn run(tasks: &Tasks) -> Result<(), String> {
     dev::unstage(&tasks.dev)?;
-    // Where it cannot be made, entering it will say so.
-    let _ = tasks.working_directory.as_ref().map(|path| all_directories().create(path));
+    // Where it cannot be made, entering it will say so. No descriptor of the agent's is a way there.
+    let _ = tasks.working_directory.as_ref().map(|path| Root::open(Path::new("/"))?.directory(path));
     tasks.readonly_paths.iter().try_for_each(|path| {
         make_readonly(path).map_err(|error| {
             format!("cannot make {} of readonlyPaths read-only: {}", path.display(), error.desc())
         })
     })
-}
-
-fn all_directories() -> DirBuilder {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o755);
-    builder
 }
 
 /// What is missing needs no protection.

@@ -106,7 +106,7 @@ fn machines_process_has_its_root_and_its_descriptors_and_no_more() {
     assert!(others.is_empty(), "{others:?}");
     let limits = fs::read_to_string(format!("/proc/{machine}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["1", "1"]);
     // Its parent's streams, terminal and session are not its own, nor is what the monitor may do the machine's.
     assert_eq!(getsid(Some(Pid::from_raw(machine))).unwrap(), Pid::from_raw(machine));
     let own = descriptors(monitor, &directory);

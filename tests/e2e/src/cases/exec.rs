@@ -295,3 +295,22 @@ fn terminal_in_the_foreground_is_the_users() {
     assert_eq!(terminal.settings(), before);
     end(&container);
 }
+
+/// What is open while a process is made is no way out of its root: neither to a program, nor to a directory.
+#[test]
+fn descriptors_of_the_agent_lead_nowhere() {
+    let bundle = sleeper().set("/linux/sysctl", json!({ "kernel.msgmax": "8192" }));
+    let container = sleeping(&bundle);
+    for number in 3..12 {
+        let out = format!("/proc/self/fd/{number}/../../../../../..");
+        let outcome = exec(&container, &[], &[&format!("{out}/init")]);
+        assert!(matches!(outcome.status.code(), Some(126 | 127)), "{number}: {outcome:?}");
+        exec(&container, &["--cwd", &out], &["true"]).fails_with(1, &["process.cwd"]);
+    }
+    end(&container);
+    for number in 3..12 {
+        let directory = format!("/proc/self/fd/{number}/../../../../../../tmp/made");
+        let cwd = Bundle::shell("true").set("/process/cwd", json!(directory));
+        cwd.set("/linux/sysctl", json!({ "kernel.msgmax": "8192" })).run().fails_with(1, &["process.cwd"]);
+    }
+}

@@ -160,3 +160,12 @@ fn mapping_is_refused_without_root() {
     command.arg(inner.get_program()).args(inner.get_args());
     end_of(&mut command).fails_with(1, &["cannot run", "mounts[7].uidMappings", "only root", "; "]);
 }
+
+/// It may mount no hierarchy there. The root of them all has no limit.
+#[test]
+fn user_namespace_without_one_for_cgroups_sees_its_own_cgroup_and_no_others() {
+    let namespaces = ["pid", "network", "ipc", "uts", "mount", "user"].map(|kind| json!({ "type": kind }));
+    let bundle =
+        in_user_namespace("ls /sys/fs/cgroup/memory.max").set("/linux/namespaces", json!(namespaces));
+    bundle.run().prints("/sys/fs/cgroup/memory.max\n");
+}

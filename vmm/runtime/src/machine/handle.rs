@@ -130,12 +130,15 @@ impl Machine {
         move |why| inner.fail(why)
     }
 
-    /// Ends it, and waits until nothing of it is left.
-    pub(crate) fn stop(&self) {
+    /// Ends it, and waits until nothing of it is left; says whether that is so when the time is over, which a host's file
+    /// system that hangs can prevent.
+    pub(crate) fn stop(&self) -> bool {
         self.inner.child.kill();
-        if self.inner.child.ends_within(crate::process::END_LIMIT) {
+        let is_gone = self.inner.child.ends_within(crate::process::END_LIMIT);
+        if is_gone {
             self.inner.child.status();
         }
+        is_gone
     }
 
     /// The last lines that the guest printed, at most `lines`, oldest first.
@@ -146,7 +149,10 @@ impl Machine {
         // It may have been its last word.
         let _ = self.inner.end();
         let said = self.inner.line().last.as_ref().map(|(_, console)| console.clone()).unwrap_or_default();
-        if said.is_empty() { console::tail(&self.inner.console, lines.into()) } else { said }
+        if said.is_empty() {
+            return console::tail(&self.inner.console, lines.into());
+        }
+        said.into_iter().take(lines.into()).collect()
     }
 
     /// Holds every vCPU: the guest stands still. Its devices go on with what they have. A machine that
@@ -236,7 +242,11 @@ impl Inner {
             match line.hear() {
                 Ok(Some((0, report))) => return Ok(report),
                 Ok(None) => {}
-                Ok(Some(_)) | Err(_) => break,
+                Err(SocketError::Closed) => break,
+                Ok(Some(_)) | Err(_) => {
+                    self.child.kill();
+                    return Err(StartError::Ended("the machine's process spoke out of turn".to_owned()));
+                }
             }
             match self.wait(&line, deadline, &[]) {
                 Ok(Wake::Said | Wake::Again) => {}
@@ -253,10 +263,18 @@ impl Inner {
                 }
             }
         }
-        self.child.kill();
-        self.child.ends_within(LIMIT);
-        let how = self.child.status().map_or_else(|| "does not end".to_owned(), told);
-        Err(StartError::Ended(format!("the machine's process {how} before its guest ran")))
+        // It has closed the conversation, and so is about to end.
+        if !self.child.ends_within(LIMIT) {
+            self.child.kill();
+            return Err(StartError::Ended("the machine's process does not end".to_owned()));
+        }
+        Err(match self.child.status() {
+            Some(Status::Signal(signal)) => StartError::Killed(signal),
+            other => {
+                let how = told(other.unwrap_or(Status::Unknown));
+                StartError::Ended(format!("the machine's process {how} before its guest ran"))
+            }
+        })
     }
 
     fn done(&self, order: &Order, beside: Option<BorrowedFd<'_>>) -> Result<(), OrderError> {
@@ -386,7 +404,7 @@ impl Inner {
             (Some((Ending::Device(why), _)), _) => End::Device(why.clone()),
             (Some((Ending::Failed(why), _)), _) => End::Failed(why.clone()),
             (None, Status::Signal(signal)) => self.noted(End::Killed(signal)),
-            (None, status @ Status::Code(_)) => {
+            (None, status @ (Status::Code(_) | Status::Unknown)) => {
                 self.noted(End::Failed(format!("its process {} without a word", told(status))))
             }
         }
@@ -431,6 +449,7 @@ fn told(status: Status) -> String {
     match status {
         Status::Signal(signal) => format!("was killed by {}", Named(signal)),
         Status::Code(code) => format!("ended with code {code}"),
+        Status::Unknown => "ended, nobody can say how,".to_owned(),
     }
 }
 

@@ -6,9 +6,11 @@
 //!          ─▶ vCPUs' threads, held ─▶ filter of the first thread ─▶ guest runs ─▶ orders until the end
 //! ```
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -87,24 +89,37 @@ impl InsideError {
 /// The whole life of the process; gives its exit code.
 pub(super) fn live(legacy: Legacy<'_>) -> i32 {
     let Legacy { spec, embedded, share, begin, host_port, socket } = legacy;
-    let born = settle(&socket, host_port.as_ref(), &begin)
-        .and_then(|()| tell(&socket, &Report::Hello { version: VERSION }))
-        .and_then(|()| build(spec, embedded, begin, host_port))
-        .and_then(|(built, orders)| confine(built, orders, share));
-    match born {
-        Ok((running, orders)) => {
+    let has_started = Cell::new(false);
+    let lives = || {
+        let born = settle(&socket, host_port.as_ref(), &begin)
+            .and_then(|()| tell(&socket, &Report::Hello { version: VERSION }))
+            .and_then(|()| build(spec, embedded, begin, host_port))
+            .and_then(|(built, orders)| confine(built, orders, share));
+        born.map_err(|error| {
+            // A monitor that is gone needs no reason.
+            let _ = tell(&socket, &error.report());
+        })
+        .map_or(1, |(running, orders)| {
+            has_started.set(true);
             if tell(&socket, &Report::Started).is_ok() {
                 running.release();
                 serve(&socket, running, orders);
             }
             0
-        }
-        Err(error) => {
-            // A monitor that is gone needs no reason.
-            let _ = tell(&socket, &error.report());
-            1
-        }
-    }
+        })
+    };
+    catch_unwind(AssertUnwindSafe(lives)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        let cause = short(format!("the machine's process panicked: {words}"));
+        let report = if has_started.get() {
+            Report::Ended { how: Ending::Failed(cause), console: Vec::new() }
+        } else {
+            Report::NotStarted { cause, fault: Fault::Other }
+        };
+        let _ = tell(&socket, &report);
+        101
+    })
 }
 
 fn tell(socket: &OwnedFd, report: &Report) -> Result<(), InsideError> {
@@ -122,7 +137,8 @@ fn settle(socket: &OwnedFd, host_port: Option<&HostPort>, begin: &Begin) -> Resu
     kept.extend(host_port.map(|port| port.stream.as_raw_fd()));
     kept.extend(begin.descriptors().iter().map(AsRawFd::as_raw_fd));
     fds::close_all_but(&kept).map_err(InsideError::io("close what is the monitor's"))?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(InsideError::io("do without core files"))
+    // Not 0, with which the kernel would still call a program that wants cores (core(5)).
+    setrlimit(Resource::RLIMIT_CORE, 1, 1).map_err(InsideError::io("do without core files"))
 }
 
 /// Builds the machine, with all rights.
@@ -199,6 +215,8 @@ fn serve(socket: &OwnedFd, mut running: Running, mut orders: Orders) {
             let console = last_ones(running.console().tail(TAIL_LINES));
             // Nobody may be left to hear it.
             let _ = tell(socket, &Report::Ended { how: ending(end), console });
+            // There is nothing to be orderly about: a thread that waits for a host's file system is not waited for.
+            std::mem::forget(running);
             return;
         }
         let mut answers: Vec<Answer> = Vec::new();
@@ -209,7 +227,10 @@ fn serve(socket: &OwnedFd, mut running: Running, mut orders: Orders) {
             match socket::hear_with(socket) {
                 Ok(Some((order, beside))) => answers.extend(orders.obey(&mut running, order, beside)),
                 Ok(None) => {}
-                Err(SocketError::Closed) => return,
+                Err(SocketError::Closed) => {
+                    std::mem::forget(running);
+                    return;
+                }
                 Err(error) => {
                     running.failing()(format!("its process cannot take orders: {error}"));
                     continue;

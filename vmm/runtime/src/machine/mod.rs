@@ -25,6 +25,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use vmrun_spec::{HostPort, MachineSpec};
 
 use crate::assets::Embedded;
@@ -102,6 +103,9 @@ pub enum StartError {
     /// It has said nothing.
     #[error("{0}")]
     Ended(String),
+    /// Its process was killed by this signal.
+    #[error("the machine's process was killed by {} before its guest ran", Named(*.0))]
+    Killed(i32),
 }
 
 /// Starts a machine of `spec`, whose guest gets `share` and reaches `host_port`. The caller has one thread.
@@ -119,5 +123,8 @@ pub(crate) fn start(
     let legacy = inside::Legacy { spec, embedded, share, begin, host_port, socket: theirs };
     let child = process::Child::start(move || inside::live(legacy));
     let child = child.map_err(|source| StartError::Process { act: "start", source })?;
+    // Other processes of this user have no business here from now on: what is below its directory in `/proc` is root's.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|errno| StartError::Process { act: "keep other processes out of", source: errno.into() })?;
     Machine::started(child, ours, &spec.console_log)
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use nix::unistd::{ForkResult, fork};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, getppid, pidfd_open, pidfd_send_signal,
-    set_parent_process_death_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid, kill_process, pidfd_open,
+    pidfd_send_signal, set_parent_process_death_signal, waitid, waitpid,
 };
 
 use crate::process::ends_within;
@@ -32,6 +32,8 @@ pub(super) struct Child {
 pub(super) enum Status {
     Signal(i32),
     Code(i32),
+    /// Somebody else has reaped it.
+    Unknown,
 }
 
 impl Child {
@@ -51,7 +53,11 @@ impl Child {
             ForkResult::Parent { child } => {
                 let pid = Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::InvalidData)?;
                 // Not reaped yet, so the pid is still its.
-                Ok(Self { pidfd: pidfd_open(pid, PidfdFlags::empty())?, status: Mutex::default() })
+                let pidfd = pidfd_open(pid, PidfdFlags::empty()).inspect_err(|_| {
+                    let _ = kill_process(pid, Signal::KILL);
+                    let _ = waitpid(Some(pid), WaitOptions::empty());
+                })?;
+                Ok(Self { pidfd, status: Mutex::default() })
             }
         }
     }
@@ -77,8 +83,7 @@ impl Child {
                     (Some(signal), _) => Status::Signal(signal),
                     (None, code) => Status::Code(code.unwrap_or_default()),
                 }),
-                // Somebody else has reaped it.
-                Err(_) => Some(Status::Code(0)),
+                Err(_) => Some(Status::Unknown),
             };
         }
         *known

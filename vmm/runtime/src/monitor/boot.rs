@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use vmrun_plan::SHARE_DIR;
 use vmrun_proto::{READY_PORT, SharedMount};
 use vmrun_spec::HostPort;
@@ -59,7 +58,6 @@ pub(crate) fn boot(
         _ => None,
     };
     let (machine, ready, warm) = restored.map_or_else(|| cold(request, source, embedded, watch), Ok)?;
-    keep_out()?;
     let waited = warm.waited(begun.elapsed());
     Ok((Booting { machine, ready, waited, mounts, later }, warm))
 }
@@ -78,12 +76,14 @@ fn restore(
             step!("machine restored");
             Ok(Some((machine, ready, Warm::Restored(source.used()))))
         }
+        Err(error @ (StartError::Process { .. } | StartError::Refused(_))) => Err(error.into()),
+        // Somebody has done that, or there is no memory left.
+        Err(error @ StartError::Killed(libc::SIGKILL)) => Err(error.into()),
         // A boot may do where the template does not.
-        Err(StartError::Template(why)) => {
-            source.refuse(&why);
+        Err(error) => {
+            source.refuse(&error.to_string());
             Ok(None)
         }
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -118,12 +118,6 @@ fn start(
     mark(Point::MachineBuilt);
     step!("machine runs: {} vCPUs, {} MiB", spec.vcpus, spec.memory_mib);
     Ok(machine)
-}
-
-/// Keeps other processes of this user out of this one: what is below its directory in `/proc` is root's from here on.
-fn keep_out() -> Result<(), MonitorError> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|errno| MonitorError::Io { act: "keep other processes out", source: errno.into() })
 }
 
 /// The connection that the agent will make: our end of it, and the guest's.

@@ -141,7 +141,9 @@ impl MonitorError {
                 "the guest's kernel, or a program with its rights, has broken the rules of the device"
             }
             Self::MachineFailed { .. } => "run `vmrun check`",
-            Self::MachineKilled { signal, .. } => killed_step(*signal),
+            Self::MachineKilled { signal, .. } | Self::Machine(StartError::Killed(signal)) => {
+                killed_step(*signal)
+            }
             Self::Agent { stage, source: AgentError::Refused(reply) } => match reply.kind {
                 ErrorKind::ProgramNotFound => "name a program that is in the container's root file system",
                 ErrorKind::ProgramNotExecutable => {
@@ -189,9 +191,9 @@ impl MonitorError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Signal { signal, .. } | Self::MachineKilled { signal, .. } => {
-                ExitStatus::Signal(*signal).code()
-            }
+            Self::Signal { signal, .. }
+            | Self::MachineKilled { signal, .. }
+            | Self::Machine(StartError::Killed(signal)) => ExitStatus::Signal(*signal).code(),
             Self::Agent { source: AgentError::Refused(reply), .. } => match reply.kind {
                 ErrorKind::ProgramNotFound => 127,
                 ErrorKind::ProgramNotExecutable => 126,

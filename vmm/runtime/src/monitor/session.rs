@@ -116,13 +116,18 @@ pub(crate) fn run(
     }
     let result = result.map_err(|error| session.broken(error));
     // Nothing of the guest may happen any more when others are told of the end, and hooks run.
-    machine.stop();
+    if !machine.stop() {
+        super::warn(&request.log, STILL_THERE);
+    }
     // What the guest does with a container is not the template's fault.
     if result.as_ref().is_err_and(|broken| broken.error.is_likely_again()) && !session.made.get() {
         warm.has_failed();
     }
     result
 }
+
+/// What is told of a machine that a hanging file system of the host's keeps from ending.
+const STILL_THERE: &str = "the machine's process was killed and has not ended: it waits for a file system of the host's, and may write there";
 
 /// What does not change during the container's life.
 pub(super) struct Session<'s> {

@@ -57,7 +57,9 @@ fn open_controlling() -> io::Result<OwnedFd> {
 }
 
 fn mount_console(terminal: &OwnedFd) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    // A FIFO there would be waited for.
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let flags = flags | OFlags::CLOEXEC;
     let place = open(CONSOLE, flags, Mode::from_raw_mode(0o666))?;
     drop(place);
     let flags =

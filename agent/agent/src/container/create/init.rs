@@ -6,12 +6,13 @@ use std::path::Path;
 
 use nix::sched::CloneFlags;
 use nix::unistd::setsid;
-use oci_spec::runtime::{Linux, Mount, Spec};
+use oci_spec::runtime::{Linux, Spec};
 use rustix::fs::Mode;
 use rustix::process::umask;
 use rustix::system::{setdomainname, sethostname};
 use vmrun_proto::{ErrorKind, ErrorReply, Stage};
 
+use super::mounts::is_open_at_first;
 use super::namespaces::Namespaces;
 use super::nodes::Nodes;
 use super::paths::{self, Settings};
@@ -74,7 +75,7 @@ impl Init<'_> {
         if self.creation.joins {
             self.set_up_console()?;
         } else {
-            self.enter_root(spec, linux, &settings)?;
+            self.enter_root(spec, linux, settings)?;
         }
         attributes::set_personality(spec)?;
         if let Some(mask) = process.user().umask() {
@@ -108,40 +109,49 @@ impl Init<'_> {
         sys::loopback_up().map_err(|error| format!("cannot bring loopback up: {}", words(error)))
     }
 
-    fn enter_root(&mut self, spec: &Spec, linux: &Linux, settings: &Settings) -> Result<(), String> {
+    fn enter_root(&mut self, spec: &Spec, linux: &Linux, settings: Settings) -> Result<(), String> {
+        if !self.namespaces.has(CloneFlags::CLONE_NEWNS) {
+            return Err("linux.namespaces: the container has no mount namespace".to_owned());
+        }
         let creation = &self.creation;
         let nodes = if self.namespaces.have_user() { Nodes::Bound } else { Nodes::Made };
-        let root = root::prepare(spec, creation.given, creation.rootfs, nodes)?;
-        root::enter(&root, &self.namespaces)?;
+        let root = root::prepare(spec, creation, nodes)?;
+        root::enter(&root)?;
         drop(root);
         inside::run(&creation.tasks)?;
         root::finish_propagation(linux)?;
         let null = paths::reopen_null()?;
         settings.apply(linux)?;
+        drop(settings);
         self.set_up_console()?;
         if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly) == Some(true) {
             close_root()?;
         }
         paths::make_readonly(linux)?;
         paths::hide(linux, &null)?;
-        self.close_dev(spec)
+        close_tmpfs(spec)
     }
 
     fn set_up_console(&mut self) -> Result<(), String> {
         let Some(socket) = self.creation.console.take() else { return Ok(()) };
         console::set_up(&socket, !self.creation.joins)
     }
+}
 
-    /// A `/dev` that is to be read-only was writable until everything in it was made.
-    fn close_dev(&self, spec: &Spec) -> Result<(), String> {
-        const DEV: &str = "/dev";
-        let is_readonly = |mount: &Mount| mount.destination() == Path::new(DEV) && says_readonly(mount);
-        if !self.namespaces.has(CloneFlags::CLONE_NEWNS) || !spec.mounts().iter().flatten().any(is_readonly) {
-            return Ok(());
+/// What is to be read-only and was writable until all that is in it was made: `/dev`, and every tmpfs. One
+/// that another mount hides stays as it is.
+fn close_tmpfs(spec: &Spec) -> Result<(), String> {
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    for (index, mount) in mounts.iter().enumerate() {
+        let place = mount.destination();
+        let is_hidden = mounts.iter().skip(index + 1).any(|later| later.destination() == place);
+        if is_hidden || !says_readonly(mount) || !is_open_at_first(mount) {
+            continue;
         }
-        inside::remount_readonly(Path::new(DEV))
-            .map_err(|error| format!("cannot make {DEV} read-only: {}", words(error)))
+        inside::remount_readonly(place)
+            .map_err(|error| format!("cannot make {} read-only: {}", place.display(), words(error)))?;
     }
+    Ok(())
 }
 
 fn close_root() -> Result<(), String> {

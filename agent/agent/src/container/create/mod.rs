@@ -40,6 +40,7 @@ use init::Init;
 use namespaces::Namespaces;
 
 pub(super) use capabilities::keep_only as keep_only_capabilities;
+pub(super) use place::Root;
 
 /// What is made.
 pub(super) struct Creation<'a> {
@@ -94,7 +95,8 @@ pub(super) fn create(creation: Creation<'_>) -> Result<Option<Made>, String> {
     let pid = if namespaces.have_user() {
         let (pid_ours, pid_theirs) = pair()?;
         if clone(Some(&cgroup))?.is_none() {
-            drop((ours, pid_ours));
+            // Open until the program runs, the directory would be a way out of the container's root.
+            drop((ours, pid_ours, cgroup));
             go_between(creation, namespaces, theirs, pid_theirs);
         }
         drop((theirs, pid_theirs));
@@ -103,7 +105,7 @@ pub(super) fn create(creation: Creation<'_>) -> Result<Option<Made>, String> {
         namespaces.enter_for_children(creation.spec, None)?;
         let pid = clone(Some(&cgroup))?;
         if pid.is_none() {
-            drop(ours);
+            drop((ours, cgroup));
             Init { creation, namespaces, link: file(theirs) }.run();
         }
         drop(theirs);

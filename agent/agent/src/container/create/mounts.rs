@@ -16,7 +16,6 @@ use rustix::mount::{
 use super::options::{self, Change, Options};
 use super::place::Root;
 use super::words;
-use crate::container::cgroup::{CGROUP_ROOT, cgroup_of_process};
 use crate::container::destinations::is_bind;
 use crate::container::dev;
 use crate::sys;
@@ -35,10 +34,10 @@ const IN_PROC: &[&str] = &[
     "/proc/sys/crypto/fips_enabled",
 ];
 
-/// Mounts all of them; `given` is the configuration whose fields failures name.
-pub(super) fn mount_all(root: &Root, spec: &Spec, given: &Spec) -> Result<(), String> {
+/// Mounts all of them; `given` is the configuration whose fields failures name, `cgroup` the process's.
+pub(super) fn mount_all(root: &Root, spec: &Spec, given: &Spec, cgroup: &Path) -> Result<(), String> {
     spec.mounts().iter().flatten().try_for_each(|mount| {
-        mount_one(root, mount).map_err(|cause| format!("{}: {cause}", describe(mount, given)))
+        mount_one(root, mount, cgroup).map_err(|cause| format!("{}: {cause}", describe(mount, given)))
     })
 }
 
@@ -56,15 +55,19 @@ fn describe(mount: &Mount, given: &Spec) -> String {
     format!("{field}: cannot mount {typ} at {}{options}", destination.display())
 }
 
-fn mount_one(root: &Root, mount: &Mount) -> Result<(), String> {
+/// Whether things are made in it before it becomes read-only, if it is to.
+pub(super) fn is_open_at_first(mount: &Mount) -> bool {
+    mount.destination() == Path::new("/dev") || mount.typ().as_deref() == Some("tmpfs")
+}
+
+fn mount_one(root: &Root, mount: &Mount, cgroup: &Path) -> Result<(), String> {
     let mut options = options::of(mount);
-    if mount.destination() == Path::new("/dev") {
-        // Until all that is in there is made.
+    if is_open_at_first(mount) {
         options.own.set.remove(MountAttrFlags::MOUNT_ATTR_RDONLY);
     }
     let place = mount.destination();
     match mount.typ().as_deref() {
-        Some("cgroup") => hierarchy(root, place, &options),
+        Some("cgroup") => hierarchy(root, place, &options, cgroup),
         Some(typ @ ("proc" | "sysfs")) => {
             may_be_in_proc(typ, place)?;
             new(root, mount, &options).map_err(words)
@@ -106,10 +109,11 @@ fn new_at(root: &Root, place: &Path, (typ, source): (&str, &Path), options: &Opt
     let place = root.directory(place)?;
     let context = fsopen(typ, FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", source)?;
-    for option in &options.data {
+    // As mount(2) takes them, one of them may be several.
+    for option in options.data.iter().flat_map(|option| option.split(',')) {
         match option.split_once('=') {
             Some((key, value)) => fsconfig_set_string(&context, key, value)?,
-            None => fsconfig_set_flag(&context, *option)?,
+            None => fsconfig_set_flag(&context, option)?,
         }
     }
     fsconfig_create(&context)?;
@@ -119,13 +123,14 @@ fn new_at(root: &Root, place: &Path, (typ, source): (&str, &Path), options: &Opt
     put(&made, &place)
 }
 
-/// cgroup v2. Who may not mount it, as in a user namespace without a cgroup namespace, gets the process's own part.
-fn hierarchy(root: &Root, place: &Path, options: &Options<'_>) -> Result<(), String> {
+/// cgroup v2. Who may not mount it, as in a user namespace without a cgroup namespace, gets `own`, the process's part.
+fn hierarchy(root: &Root, place: &Path, options: &Options<'_>, own: &Path) -> Result<(), String> {
     let Err(cause) = new_at(root, place, ("cgroup2", Path::new("cgroup")), options) else { return Ok(()) };
+    if cause.kind() != io::ErrorKind::PermissionDenied {
+        return Err(words(cause));
+    }
     let own = || {
-        let own = cgroup_of_process(i32::try_from(std::process::id()).map_err(io::Error::other)?)?;
-        let own = Path::new(CGROUP_ROOT).join(own.strip_prefix("/").unwrap_or(&own));
-        let tree = open_tree(CWD, &own, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+        let tree = open_tree(CWD, own, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
         change(&tree, options.own, false)?;
         put(&tree, &root.directory(place)?)
     };

@@ -57,7 +57,10 @@ const SILENT: &[&str] = &[
     "bind",
     "defaults",
     "idmap",
+    "iversion",
+    "loud",
     "mand",
+    "noiversion",
     "nomand",
     "private",
     "rbind",
@@ -68,6 +71,7 @@ const SILENT: &[&str] = &[
     "rslave",
     "runbindable",
     "shared",
+    "silent",
     "slave",
     "unbindable",
 ];

@@ -19,7 +19,7 @@ use crate::sys;
 
 const NOTHING: Option<&str> = None;
 
-/// Makes paths read-only, with all that is mounted below. What is missing needs no protection.
+/// Makes paths read-only, but not what is mounted below them, as with runc. What is missing needs no protection.
 pub(super) fn make_readonly(linux: &Linux) -> Result<(), String> {
     linux.readonly_paths().iter().flatten().try_for_each(|path| {
         readonly(Path::new(path)).map_err(|error| {

@@ -11,15 +11,15 @@ use rustix::io::Errno;
 const MOST_TRIES: usize = 128;
 
 /// The root directory.
-pub(super) struct Root(pub(super) OwnedFd);
+pub(in crate::container) struct Root(pub(super) OwnedFd);
 
 impl Root {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(in crate::container) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
     }
 
     /// A directory that is there; it is made, with those above it, if it is missing.
-    pub(super) fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
+    pub(in crate::container) fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
         match self.look_up(path, OFlags::PATH | OFlags::DIRECTORY) {
             Err(Errno::NOENT) => {}
             found => return Ok(found?),

@@ -4,19 +4,18 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::CloneFlags;
-use nix::unistd::{chdir, chroot, fchdir, pivot_root};
+use nix::unistd::{chdir, fchdir, pivot_root};
 use oci_spec::runtime::{Linux, Spec};
 
-use super::namespaces::Namespaces;
 use super::nodes::{self, Nodes};
 use super::place::{self, Root};
-use super::{mounts, words};
+use super::{Creation, mounts, words};
 
 const NOTHING: Option<&str> = None;
 
 /// Mounts everything in `rootfs`, and fills its `/dev`.
-pub(super) fn prepare(spec: &Spec, given: &Spec, rootfs: &Path, nodes: Nodes) -> Result<Root, String> {
+pub(super) fn prepare(spec: &Spec, creation: &Creation<'_>, nodes: Nodes) -> Result<Root, String> {
+    let rootfs = creation.rootfs;
     let linux = spec.linux().as_ref();
     let propagation = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
     set_propagation(propagation, rootfs)
@@ -25,7 +24,7 @@ pub(super) fn prepare(spec: &Spec, given: &Spec, rootfs: &Path, nodes: Nodes) ->
     mount(Some(rootfs), rootfs, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)
         .map_err(|error| about(error.into()))?;
     let root = Root::open(rootfs).map_err(about)?;
-    mounts::mount_all(&root, spec, given)?;
+    mounts::mount_all(&root, spec, creation.given, creation.cgroup.directory())?;
     nodes::furnish(&root, spec, nodes)?;
     Ok(root)
 }
@@ -52,13 +51,9 @@ fn set_propagation(propagation: Option<&str>, rootfs: &Path) -> nix::Result<()> 
     Ok(())
 }
 
-/// Makes it this process's root: of its mount namespace, if it has one.
-pub(super) fn enter(root: &Root, namespaces: &Namespaces) -> Result<(), String> {
-    let about = |error: Errno| format!("cannot change the root: {}", words(error));
-    if namespaces.has(CloneFlags::CLONE_NEWNS) {
-        return pivot(root).map_err(about);
-    }
-    fchdir(&root.0).and_then(|()| chroot(".")).and_then(|()| chdir("/")).map_err(about)
+/// Makes it the root of this process's mount namespace.
+pub(super) fn enter(root: &Root) -> Result<(), String> {
+    pivot(root).map_err(|error| format!("cannot change the root: {}", words(error)))
 }
 
 fn pivot(root: &Root) -> nix::Result<()> {

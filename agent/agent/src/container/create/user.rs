@@ -42,12 +42,13 @@ fn enter(cwd: &Path) -> Result<bool, Errno> {
 
 fn take_groups(process: &Process) -> Result<(), String> {
     let groups = process.user().additional_gids().as_deref().unwrap_or_default();
-    if groups.is_empty() {
-        return Ok(());
-    }
     let groups: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
-    setgroups(&groups)
-        .map_err(|error| format!("process.user.additionalGids: cannot take them: {}", words(error)))
+    match setgroups(&groups) {
+        // A user namespace may forbid it; then there are none to give up.
+        Err(Errno::EPERM) if groups.is_empty() => Ok(()),
+        other => other,
+    }
+    .map_err(|error| format!("process.user.additionalGids: cannot take them: {}", words(error)))
 }
 
 fn take_ids(process: &Process) -> Result<(), String> {
