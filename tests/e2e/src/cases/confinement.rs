@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 use nix::unistd::{Pid, getsid};
 use serde_json::json;
 
+use super::network::Net;
 use crate::support::{Bundle, Run, Scratch, end_of};
 
 /// The capabilities by which files are made as any of their owners.
@@ -48,11 +50,12 @@ fn assert_confined(lines: &BTreeMap<String, String>, capabilities: u64) {
 
 #[test]
 fn threads_that_the_guest_reaches_have_what_their_class_needs() {
-    let bundle = Bundle::shell("echo up; sleep 1000");
+    let net = Net::with_eth0();
+    let bundle = net.joined_by(Bundle::shell("echo up; sleep 1000"));
     let container = Run::of(&bundle).options(&["--vcpus", "2"]).detach();
     container.started.stdout.await_text(0, "up\n");
     let threads = threads(container.started.machine());
-    for name in ["vcpu0", "vcpu1", "vmm-events", "vmm-fs", "vmrun-machine"] {
+    for name in ["vcpu0", "vcpu1", "vmm-events", "vmm-fs", "vmm-net", "vmrun-machine"] {
         assert!(threads.contains_key(name), "{name} is not among {:?}", threads.keys());
     }
     // Each that there is, the first one included.
@@ -72,6 +75,11 @@ fn descriptors(pid: i32, directory: &Path) -> BTreeSet<String> {
         kind.replace(directory, "DIRECTORY").replace(&pid.to_string(), "PID")
     };
     open_files(pid).iter().map(|path| kind(path)).collect()
+}
+
+/// The sockets that a process has open.
+fn sockets(pid: i32) -> BTreeSet<PathBuf> {
+    open_files(pid).into_iter().filter(|path| path.to_string_lossy().starts_with("socket:")).collect()
 }
 
 #[test]
@@ -104,6 +112,14 @@ fn machines_process_has_its_root_and_its_descriptors_and_no_more() {
         .filter(|found| !allowed.contains(&found.as_str()) && !found.starts_with("DIRECTORY/share/"))
         .collect();
     assert!(others.is_empty(), "{others:?}");
+    // A root of the host's would be one like it.
+    for entry in fs::read_dir(format!("/proc/{machine}/fd")).unwrap().flatten() {
+        if fs::read_link(entry.path()).is_ok_and(|link| link == Path::new("/")) {
+            assert_eq!(statfs(&entry.path()).unwrap().filesystem_type(), PROC_SUPER_MAGIC);
+        }
+    }
+    let shared = sockets(machine).intersection(&sockets(monitor)).cloned().collect::<Vec<_>>();
+    assert!(shared.is_empty(), "{shared:?}");
     let limits = fs::read_to_string(format!("/proc/{machine}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["1", "1"]);
