@@ -305,7 +305,7 @@ fn descriptors_of_the_agent_lead_nowhere() {
         let out = format!("/proc/self/fd/{number}/../../../../../..");
         let outcome = exec(&container, &[], &[&format!("{out}/init")]);
         assert!(matches!(outcome.status.code(), Some(126 | 127)), "{number}: {outcome:?}");
-        exec(&container, &["--cwd", &out], &["true"]).fails_with(1, &["process.cwd"]);
+        exec(&container, &["--cwd", &out], &["true"]).fails_with(255, &["process.cwd"]);
     }
     end(&container);
     for number in 3..12 {
