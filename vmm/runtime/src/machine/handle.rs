@@ -97,9 +97,10 @@ impl Machine {
             console: console.to_owned(),
         };
         let machine = Self { inner: Arc::new(inner) };
-        let hello = machine.inner.hear_first()?;
-        if hello != (Report::Hello { version: VERSION }) {
-            return Err(StartError::Ended("the machine's process speaks another version".to_owned()));
+        match machine.inner.hear_first()? {
+            Report::Hello { version: VERSION } => {}
+            Report::NotStarted { cause, .. } => return Err(StartError::Refused(cause)),
+            _ => return Err(StartError::Ended("the machine's process speaks another version".to_owned())),
         }
         match machine.inner.hear_first()? {
             Report::Started => Ok(machine),
