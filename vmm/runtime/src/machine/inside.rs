@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::MsgFlags;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid};
 use rustix::thread::set_name;
@@ -137,11 +137,9 @@ fn settle(socket: &OwnedFd, host_port: Option<&HostPort>, begin: &Begin) -> Resu
     kept.extend(host_port.map(|port| port.stream.as_raw_fd()));
     kept.extend(begin.descriptors().iter().map(AsRawFd::as_raw_fd));
     fds::close_all_but(&kept).map_err(InsideError::io("close what is the monitor's"))?;
-    // With 0 the kernel would still call a program that wants cores (core(5)). Whose limit is 0 may not raise it.
-    let (_, most) =
-        getrlimit(Resource::RLIMIT_CORE).map_err(InsideError::io("look at the limit of core files"))?;
-    let limit = most.min(1);
-    setrlimit(Resource::RLIMIT_CORE, limit, limit).map_err(InsideError::io("do without core files"))
+    // With 0 the kernel would still call a program that wants cores (core(5)). Whose limit is 0 may not be able to raise it.
+    let limit = |bytes| setrlimit(Resource::RLIMIT_CORE, bytes, bytes);
+    limit(1).or_else(|_| limit(0)).map_err(InsideError::io("do without core files"))
 }
 
 /// Builds the machine, with all rights.
