@@ -26,7 +26,7 @@ use crate::status::Status;
 use crate::stdio::RawMode;
 use crate::store::{ExecBase, NewEntry, State};
 use crate::timeline::{Point, mark};
-use crate::verbs::{OciState, end_container, sweep_network};
+use crate::verbs::{OciState, await_machine, end_container, sweep_network};
 use crate::{log, step};
 
 /// How the conversation with the monitor ended.
@@ -255,7 +255,10 @@ fn poststart(new: &NewEntry, request: &MonitorRequest) -> Result<(), Error> {
 /// Deletes a container whose monitor has ended, with the hooks for that if it ever had a state.
 fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     let state = new.entry().read().ok().flatten();
-    state.iter().for_each(sweep_network);
+    if let Some(state) = &state {
+        await_machine(new.entry(), state);
+        sweep_network(state);
+    }
     // Else somebody has removed it, and its names may be another container's.
     if new.entry().is_current()?
         && let Some(left) = host_cgroup::remove(request.state.own_cgroup())?

@@ -29,6 +29,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use vmrun_spec::{HostPort, MachineSpec};
 
 use crate::assets::Embedded;
+use crate::process::{END_LIMIT, ProcessHandle, ProcessIdentity};
 use crate::templates::Template;
 pub(crate) use handle::{Machine, Named, SaveError};
 pub(crate) use message::Stamped;
@@ -37,6 +38,28 @@ pub(crate) use message::Stamped;
 pub(crate) fn is_one(pid: i32) -> bool {
     let name = std::fs::read(format!("/proc/{pid}/comm"));
     name.is_ok_and(|name| name.strip_suffix(b"\n") == Some(inside::NAME.to_bytes()))
+}
+
+/// Waits for the end of the machine whose root directory is `share`, when its monitor is gone: the kernel ends it, and it
+/// has interfaces and files open until then.
+pub(crate) fn await_end(share: &Path) {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    for pid in pids.filter(|pid| is_one(*pid)) {
+        let Ok(identity) = ProcessIdentity::of(pid) else { continue };
+        let is_its = match std::fs::read_link(format!("/proc/{pid}/root")) {
+            Ok(root) => root == share,
+            // One that ends has lost it, and may be this one.
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if !is_its {
+            continue;
+        }
+        if let Ok(Some(handle)) = ProcessHandle::open(identity) {
+            // Whoever cannot be waited for is a matter of the host's.
+            let _ = handle.ends_within(END_LIMIT);
+        }
+    }
 }
 
 /// What its guest begins with.

@@ -6,6 +6,7 @@ use crate::control::{self, ControlError, ControlRequest};
 use crate::error::Error;
 use crate::hooks::{self, Surroundings};
 use crate::host_cgroup;
+use crate::machine;
 use crate::process::{END_LIMIT, ProcessHandle};
 use crate::status::{Act, Status};
 use crate::store::{Entry, State, Store, StoreError};
@@ -52,6 +53,7 @@ pub(super) fn put_away(entry: &Entry, state: &State) -> Result<Vec<hooks::HookEr
         step!("the monitor, process {}, still lives: ending it", state.monitor.pid);
         end_container(entry, state)?;
     }
+    await_machine(entry, state);
     sweep_network(state);
     // Else somebody has removed it meanwhile, and its names may be another container's.
     if entry.is_current()? {
@@ -68,6 +70,13 @@ pub(super) fn put_away(entry: &Entry, state: &State) -> Result<Vec<hooks::HookEr
     }
     let shown = OciState { status: Status::Stopped, pid: 0, ..OciState::of(state) };
     Ok(hooks::run_each(&state.poststop, &shown, &Surroundings::callers(&state.bundle)))
+}
+
+/// A monitor that was killed has not waited for its machine's end.
+pub(crate) fn await_machine(entry: &Entry, state: &State) {
+    if state.status != Status::Stopped {
+        machine::await_end(&entry.directory().join(vmrun_plan::SHARE_DIR));
+    }
 }
 
 /// A monitor that was killed has left its filters at interfaces that outlive it. Another one in the

@@ -12,7 +12,7 @@ mod state;
 mod update;
 
 pub use delete::{DeleteOptions, delete};
-pub(crate) use delete::{end_container, sweep_network};
+pub(crate) use delete::{await_machine, end_container, sweep_network};
 pub use kill::{KillTarget, SignalError, kill, parse_signal};
 pub use list::list;
 pub use logs::logs;
