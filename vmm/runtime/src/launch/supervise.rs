@@ -255,10 +255,7 @@ fn poststart(new: &NewEntry, request: &MonitorRequest) -> Result<(), Error> {
 /// Deletes a container whose monitor has ended, with the hooks for that if it ever had a state.
 fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     let state = new.entry().read().ok().flatten();
-    if let Some(state) = &state {
-        await_machine(new.entry(), state);
-        sweep_network(state);
-    }
+    state.iter().for_each(sweep_network);
     // Else somebody has removed it, and its names may be another container's.
     if new.entry().is_current()?
         && let Some(left) = host_cgroup::remove(request.state.own_cgroup())?
@@ -280,6 +277,12 @@ fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorR
     if keep {
         new.keep();
     } else {
+        // A monitor that has reported has waited for its machine.
+        if !matches!(outcome, Outcome::Reported(_))
+            && let Ok(Some(state)) = new.entry().read()
+        {
+            await_machine(new.entry(), &state);
+        }
         put_away(new, request)?;
     }
     match outcome {
