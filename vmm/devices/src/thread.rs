@@ -29,7 +29,7 @@ pub enum ThreadFailure {
 
 impl ThreadFailure {
     /// What a caught panic said.
-    pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
+    pub fn panicked(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<&str>().copied();
         let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         Self::Panicked(text.unwrap_or("it did not say why").replace('\n', " "))

@@ -43,4 +43,6 @@ pub use snapshot::{Extent, MachineState, SavedPages, SnapshotError};
 pub use stamps::Stamp;
 /// For the threads beside the machine's, and its process.
 pub use vmrun_devices::heap::one_for_all_threads as one_heap_for_all_threads;
-pub use vmrun_devices::{Call, ConfineError, ThreadClass, confine_process, confine_this_thread};
+pub use vmrun_devices::{
+    Call, ConfineError, ThreadClass, ThreadFailure, confine_process, confine_this_thread,
+};

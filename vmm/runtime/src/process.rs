@@ -45,10 +45,15 @@ pub(crate) struct ProcessHandle {
 impl ProcessHandle {
     /// `None` when the process is gone.
     pub(crate) fn open(process: ProcessIdentity) -> io::Result<Option<Self>> {
-        let Some(pid) = Pid::from_raw(process.pid) else { return Ok(None) };
+        // Only now is the pid pinned, so the identity is checked after.
+        Ok(Self::pin(process.pid)?.filter(|_| process.is_alive()))
+    }
+
+    /// Whichever process has the pid now, also one of which some threads have ended; `None` when there is none.
+    pub(crate) fn pin(pid: i32) -> io::Result<Option<Self>> {
+        let Some(pid) = Pid::from_raw(pid) else { return Ok(None) };
         match pidfd_open(pid, PidfdFlags::empty()) {
-            // Only now is the pid pinned, so the identity is checked after.
-            Ok(pidfd) => Ok(process.is_alive().then_some(Self { pidfd })),
+            Ok(pidfd) => Ok(Some(Self { pidfd })),
             Err(rustix::io::Errno::SRCH) => Ok(None),
             Err(errno) => Err(errno.into()),
         }

@@ -14,7 +14,7 @@ use vmrun_netlink::route::link::{
 use vmrun_netlink::{Change as Message, Netlink};
 use vmrun_proto::{Address, Interface, Network, NetworkDevice, Route};
 
-use super::difference::{Change, difference};
+use super::difference::{Change, difference, kept};
 use super::wait::{FLAGS_AT, Heard, INDEX_AT, Listener};
 use super::{messages, netfilter, nic, settings};
 
@@ -55,7 +55,7 @@ impl Hand {
         let (old, new) = (&with_loopback(old), &with_loopback(new));
         if old.settings != new.settings {
             // What is written for all interfaces is written to those that are there.
-            for interface in old.interfaces.iter().filter_map(|one| same(new, one)) {
+            for interface in old.interfaces.iter().filter_map(|one| kept(old, new, one)) {
                 result = result.and(settings::apply(interface, &settings::unlike(&interface.settings)));
             }
         }
@@ -433,10 +433,6 @@ fn judged(change: Change<'_>, said: io::Result<()>) -> Result<(), String> {
         | Change::RemoveInterface(interface) => (said, format!("change {}", interface.name)),
     };
     said.map_err(|error| format!("cannot {what}: {}", words(&error)))
-}
-
-fn same<'n>(network: &'n Network, interface: &Interface) -> Option<&'n Interface> {
-    network.interfaces.iter().find(|one| one.name == interface.name && one.device == interface.device)
 }
 
 fn is_there(reached: &Network, interface: &Interface) -> bool {

@@ -148,9 +148,8 @@ fn stay(before: &[Address], after: &[Address]) -> Vec<bool> {
     let place_of = |address: &Address| after.iter().position(|other| is_set_by(address, other));
     let stays = |(index, address): (usize, &Address)| {
         let Some(place) = place_of(address) else { return false };
-        let ahead = after.iter().take(place).filter(|other| are_of_one_network(other, address));
-        let before_it = before.iter().take(index).collect::<Vec<_>>();
-        ahead.into_iter().all(|other| before_it.iter().any(|one| is_set_by(one, other)))
+        let mut ahead = after.iter().take(place).filter(|other| are_of_one_network(other, address));
+        ahead.all(|other| before.iter().take(index).any(|one| is_set_by(one, other)))
     };
     before.iter().enumerate().map(stays).collect()
 }
@@ -163,7 +162,11 @@ fn are_of_one_network(one: &Address, other: &Address) -> bool {
 
 /// The same interface of the other network, whatever it has become. Under another name, or carried by
 /// another device, it is another one; so is one on another that is another one.
-fn kept<'n>(network: &Network, other: &'n Network, interface: &Interface) -> Option<&'n Interface> {
+pub(super) fn kept<'n>(
+    network: &Network,
+    other: &'n Network,
+    interface: &Interface,
+) -> Option<&'n Interface> {
     let same =
         other.interfaces.iter().find(|one| one.name == interface.name && one.device == interface.device);
     let NetworkDevice::Vlan { parent, .. } = &interface.device else { return same };
@@ -179,10 +182,13 @@ fn without_addresses(interface: &Interface) -> Interface {
 
 /// Whether an address becomes the other one when that is set (`NLM_F_REPLACE`), so that it need not go first:
 /// `inet_rtm_newaddr` and `inet6_addr_modify` change times, metric and origin of one that is there, the latter its
-/// flags and its peer, too.
+/// flags and its peer, too, which it never takes away.
 fn is_set_by(address: &Address, other: &Address) -> bool {
-    let (flags, peer) =
-        if address.address.is_ipv6() { (other.flags, other.peer) } else { (address.flags, address.peer) };
+    let (flags, peer) = if address.address.is_ipv6() {
+        (other.flags, other.peer.or(address.peer))
+    } else {
+        (address.flags, address.peer)
+    };
     let Address { priority, preferred_s, valid_s, protocol, .. } = *other;
     Address { flags, peer, priority, preferred_s, valid_s, protocol, ..address.clone() } == *other
 }
@@ -399,6 +405,17 @@ mod tests {
             difference(&old, &new)[0],
             Change::RemoveAddress(&old.interfaces[0], &old.interfaces[0].addresses[0])
         );
+    }
+
+    #[test]
+    fn peer_of_an_ipv6_address_is_set_and_taken_away_with_the_address() {
+        let (without, mut with) =
+            (one_interface(&["fd00::1"], Vec::new()), one_interface(&["fd00::1"], Vec::new()));
+        with.interfaces[0].addresses[0].peer = Some(ip("fd00::2"));
+        let set = Change::AddAddress(&with.interfaces[0], &with.interfaces[0].addresses[0]);
+        assert_eq!(difference(&without, &with), [set]);
+        let removed = Change::RemoveAddress(&with.interfaces[0], &with.interfaces[0].addresses[0]);
+        assert_eq!(difference(&with, &without)[0], removed);
     }
 
     #[test]

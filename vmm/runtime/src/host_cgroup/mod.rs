@@ -17,14 +17,13 @@ use std::fmt;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use serde::{Deserialize, Serialize};
 use vmrun_spec::{HostCgroup, HostLimit};
 
 use crate::error::chain;
-use crate::machine;
 use crate::systemd::{self, Scope, SystemdError};
 use crate::{log, step};
 
@@ -40,9 +39,6 @@ const HIERARCHY: &str = "/sys/fs/cgroup";
 /// A process that has just ended may count a moment longer.
 const REMOVAL_TRIES: u32 = 25;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
-
-/// How long a machine's process may take to go with its monitor: the kernel frees the guest's memory meanwhile.
-const MACHINE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the cgroup cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -361,23 +357,13 @@ fn is_forbidden(error: &io::Error) -> bool {
 }
 
 fn remove_directory(path: &Path) -> io::Result<()> {
-    let begun = Instant::now();
-    let mut tries = 1;
-    loop {
-        let removed = remove_below(path);
-        let is_busy = removed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy);
-        let goes_on = tries < REMOVAL_TRIES || (begun.elapsed() < MACHINE_LIMIT && has_a_machine(path));
-        if !(is_busy && goes_on) {
-            return removed;
+    for _ in 1..REMOVAL_TRIES {
+        match remove_below(path) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => thread::sleep(REMOVAL_PAUSE),
+            other => return other,
         }
-        tries += 1;
-        thread::sleep(REMOVAL_PAUSE);
     }
-}
-
-/// Its monitor is gone, and the kernel ends it.
-fn has_a_machine(cgroup: &Path) -> bool {
-    processes(cgroup).into_iter().any(machine::is_one)
+    remove_below(path)
 }
 
 #[cfg(test)]

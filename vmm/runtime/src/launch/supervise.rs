@@ -87,7 +87,7 @@ pub(crate) fn supervise(
         Err(error) => {
             guard.end();
             // What could not be removed must not hide why the container was not made.
-            if let Err(left) = put_away(new, request) {
+            if let Err(left) = put_away(new, request, false) {
                 log::warn(&chain(&left));
             }
             Err(error)
@@ -252,8 +252,12 @@ fn poststart(new: &NewEntry, request: &MonitorRequest) -> Result<(), Error> {
     Ok(())
 }
 
-/// Deletes a container whose monitor has ended, with the hooks for that if it ever had a state.
-fn put_away(new: NewEntry, request: &MonitorRequest) -> Result<(), Error> {
+/// Deletes a container whose monitor has ended, with the hooks for that if it ever had a state. One that has reported
+/// has waited for its machine.
+fn put_away(new: NewEntry, request: &MonitorRequest, has_reported: bool) -> Result<(), Error> {
+    if !has_reported {
+        await_machine(new.entry());
+    }
     let state = new.entry().read().ok().flatten();
     state.iter().for_each(sweep_network);
     // Else somebody has removed it, and its names may be another container's.
@@ -277,13 +281,7 @@ fn finish(outcome: Outcome, ended: ExitStatus, new: NewEntry, request: &MonitorR
     if keep {
         new.keep();
     } else {
-        // A monitor that has reported has waited for its machine.
-        if !matches!(outcome, Outcome::Reported(_))
-            && let Ok(Some(state)) = new.entry().read()
-        {
-            await_machine(new.entry(), &state);
-        }
-        put_away(new, request)?;
+        put_away(new, request, matches!(outcome, Outcome::Reported(_)))?;
     }
     match outcome {
         Outcome::Reported(MonitorMessage::Failed(report)) => Err(Error::Reported(report)),

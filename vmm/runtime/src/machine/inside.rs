@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid};
 use rustix::thread::set_name;
 use vmrun_machine::{
     BootError, BootImages, Built, ConfineError, MachineEnd, MachineError, OWNER, Running, SAVER,
-    confine_process, confine_this_thread,
+    ThreadFailure, confine_process, confine_this_thread,
 };
 use vmrun_spec::{HostPort, Image, MachineSpec};
 
@@ -42,7 +43,7 @@ pub(super) const NAME: &std::ffi::CStr = c"vmrun-machine";
 const TAIL_LINES: usize = 20;
 
 /// What the process has from the monitor.
-pub(super) struct Legacy<'m> {
+pub(super) struct Inherited<'m> {
     pub(super) spec: &'m MachineSpec,
     pub(super) embedded: Embedded,
     /// The directory that the guest gets, and that becomes the process's root.
@@ -87,8 +88,8 @@ impl InsideError {
 }
 
 /// The whole life of the process; gives its exit code.
-pub(super) fn live(legacy: Legacy<'_>) -> i32 {
-    let Legacy { spec, embedded, share, begin, host_port, socket } = legacy;
+pub(super) fn live(inherited: Inherited<'_>) -> i32 {
+    let Inherited { spec, embedded, share, begin, host_port, socket } = inherited;
     let has_started = Cell::new(false);
     let lives = || {
         let born = settle(&socket, host_port.as_ref(), &begin)
@@ -109,13 +110,12 @@ pub(super) fn live(legacy: Legacy<'_>) -> i32 {
         })
     };
     catch_unwind(AssertUnwindSafe(lives)).unwrap_or_else(|panic| {
-        let words = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        let cause = short(format!("the machine's process panicked: {words}"));
+        let failure = ThreadFailure::panicked(&*panic);
         let report = if has_started.get() {
-            Report::Ended { how: Ending::Failed(cause), console: Vec::new() }
+            Report::Ended { how: Ending::Failed(short(failure.to_string())), console: Vec::new() }
         } else {
-            Report::NotStarted { cause, fault: Fault::Other }
+            let cause = format!("the machine's process failed: {failure}; {}", general_step(&failure));
+            Report::NotStarted { cause: short(cause), fault: Fault::Other }
         };
         let _ = tell(&socket, &report);
         101
@@ -207,8 +207,10 @@ struct Ready {
     checkpoint: bool,
 }
 
-/// Obeys until the machine has ended, or the monitor.
-fn serve(socket: &OwnedFd, mut running: Running, mut orders: Orders) {
+/// Obeys until the machine has ended, or the monitor. The machine ends with the process: a thread that waits for a file
+/// system of the host's is not waited for.
+fn serve(socket: &OwnedFd, running: Running, mut orders: Orders) {
+    let mut running = ManuallyDrop::new(running);
     loop {
         let Ok(ready) = wait(socket, &running, &orders) else { return };
         if ready.machine {
@@ -216,8 +218,6 @@ fn serve(socket: &OwnedFd, mut running: Running, mut orders: Orders) {
             let console = last_ones(running.console().tail(TAIL_LINES));
             // Nobody may be left to hear it.
             let _ = tell(socket, &Report::Ended { how: ending(end), console });
-            // There is nothing to be orderly about: a thread that waits for a host's file system is not waited for.
-            std::mem::forget(running);
             return;
         }
         let mut answers: Vec<Answer> = Vec::new();
@@ -228,10 +228,7 @@ fn serve(socket: &OwnedFd, mut running: Running, mut orders: Orders) {
             match socket::hear_with(socket) {
                 Ok(Some((order, beside))) => answers.extend(orders.obey(&mut running, order, beside)),
                 Ok(None) => {}
-                Err(SocketError::Closed) => {
-                    std::mem::forget(running);
-                    return;
-                }
+                Err(SocketError::Closed) => return,
                 Err(error) => {
                     running.failing()(format!("its process cannot take orders: {error}"));
                     continue;

@@ -20,7 +20,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -29,37 +29,34 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use vmrun_spec::{HostPort, MachineSpec};
 
 use crate::assets::Embedded;
-use crate::process::{END_LIMIT, ProcessHandle, ProcessIdentity};
+use crate::process::{END_LIMIT, ProcessHandle};
 use crate::templates::Template;
 pub(crate) use handle::{Machine, Named, SaveError};
 pub(crate) use message::Stamped;
 
-/// Whether this process is one, by its name.
-pub(crate) fn is_one(pid: i32) -> bool {
-    let name = std::fs::read(format!("/proc/{pid}/comm"));
-    name.is_ok_and(|name| name.strip_suffix(b"\n") == Some(inside::NAME.to_bytes()))
-}
+/// What is told of one that a hanging file system of the host's keeps from ending.
+pub(crate) const STILL_THERE: &str = "the machine's process was killed and has not ended: it waits for a file system of the host's, and may write there; see the host's kernel log";
 
 /// Waits for the end of the machine whose root directory is `share`, when its monitor is gone: the kernel ends it, and it
-/// has interfaces and files open until then.
-pub(crate) fn await_end(share: &Path) {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return };
+/// has interfaces and files open until then. False if it has not ended when the time is over.
+pub(crate) fn await_end(share: &Path) -> bool {
+    let Ok(entries) = fs::read_dir("/proc") else { return true };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    for pid in pids.filter(|pid| is_one(*pid)) {
-        let Ok(identity) = ProcessIdentity::of(pid) else { continue };
-        let is_its = match std::fs::read_link(format!("/proc/{pid}/root")) {
-            Ok(root) => root == share,
-            // One that ends has lost it, and may be this one.
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        if !is_its {
-            continue;
-        }
-        if let Ok(Some(handle)) = ProcessHandle::open(identity) {
-            // Whoever cannot be waited for is a matter of the host's.
-            let _ = handle.ends_within(END_LIMIT);
-        }
-    }
+    // One that cannot be waited for is not this user's.
+    let machines =
+        pids.filter(|pid| is_one(*pid)).filter_map(|pid| Some((pid, ProcessHandle::pin(pid).ok()??)));
+    let mut its = machines.filter(|(pid, _)| match fs::read_link(format!("/proc/{pid}/root")) {
+        Ok(root) => root == share,
+        // One that ends has lost it, and may be this one.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    });
+    its.all(|(_, machine)| machine.ends_within(END_LIMIT).unwrap_or(true))
+}
+
+/// Whether this process is a machine's, by its name.
+fn is_one(pid: i32) -> bool {
+    let name = fs::read(format!("/proc/{pid}/comm"));
+    name.is_ok_and(|name| name.strip_suffix(b"\n") == Some(inside::NAME.to_bytes()))
 }
 
 /// What its guest begins with.
@@ -143,8 +140,8 @@ pub(crate) fn start(
     vmrun_machine::one_heap_for_all_threads();
     let failed = |source| StartError::Process { act: "talk to", source };
     let (ours, theirs) = socket::pair().map_err(failed)?;
-    let legacy = inside::Legacy { spec, embedded, share, begin, host_port, socket: theirs };
-    let child = process::Child::start(move || inside::live(legacy));
+    let inherited = inside::Inherited { spec, embedded, share, begin, host_port, socket: theirs };
+    let child = process::Child::start(move || inside::live(inherited));
     let child = child.map_err(|source| StartError::Process { act: "start", source })?;
     // Other processes of this user have no business here from now on: what is below its directory in `/proc` is root's.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)

@@ -34,7 +34,7 @@ use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
 use crate::hooks::{self, Surroundings};
 use crate::launch::network;
-use crate::machine::Machine;
+use crate::machine::{Machine, STILL_THERE};
 use crate::process::ProcessIdentity;
 use crate::signals::{self, Signals};
 use crate::status::Status;
@@ -125,9 +125,6 @@ pub(crate) fn run(
     }
     result
 }
-
-/// What is told of a machine that a hanging file system of the host's keeps from ending.
-const STILL_THERE: &str = "the machine's process was killed and has not ended: it waits for a file system of the host's, and may write there";
 
 /// What does not change during the container's life.
 pub(super) struct Session<'s> {

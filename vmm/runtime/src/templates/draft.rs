@@ -101,7 +101,7 @@ impl Draft {
         self.templates.path.join(&self.name)
     }
 
-    /// What it is that there is no room for it.
+    /// There is no room for it.
     pub(super) fn no_room(&self) -> TemplateError {
         no_room(&self.templates, &self.shape)
     }

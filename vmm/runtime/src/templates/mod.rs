@@ -100,7 +100,7 @@ pub enum TemplateError {
     #[error("the guest does not stop at its checkpoint: it {0}")]
     NoCheckpoint(String),
     /// Another process removes what was left of others, at this moment or for as long as it is stopped.
-    #[error("another vmrun tidies the templates in {} up", .0.display())]
+    #[error("another vmrun is cleaning up the templates in {}", .0.display())]
     Busy(PathBuf),
     /// It would push all others out.
     #[error("a machine with {0} MiB of memory is too large for a template")]

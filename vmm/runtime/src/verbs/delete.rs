@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use vmrun_plan::SHARE_DIR;
+
 use crate::control::{self, ControlError, ControlRequest};
 use crate::error::Error;
 use crate::hooks::{self, Surroundings};
@@ -53,7 +55,9 @@ pub(super) fn put_away(entry: &Entry, state: &State) -> Result<Vec<hooks::HookEr
         step!("the monitor, process {}, still lives: ending it", state.monitor.pid);
         end_container(entry, state)?;
     }
-    await_machine(entry, state);
+    if state.status != Status::Stopped {
+        await_machine(entry);
+    }
     sweep_network(state);
     // Else somebody has removed it meanwhile, and its names may be another container's.
     if entry.is_current()? {
@@ -73,9 +77,9 @@ pub(super) fn put_away(entry: &Entry, state: &State) -> Result<Vec<hooks::HookEr
 }
 
 /// A monitor that was killed has not waited for its machine's end.
-pub(crate) fn await_machine(entry: &Entry, state: &State) {
-    if state.status != Status::Stopped {
-        machine::await_end(&entry.directory().join(vmrun_plan::SHARE_DIR));
+pub(crate) fn await_machine(entry: &Entry) {
+    if !machine::await_end(&entry.directory().join(SHARE_DIR)) {
+        log::warn(machine::STILL_THERE);
     }
 }
 
