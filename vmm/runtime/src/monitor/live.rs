@@ -130,6 +130,7 @@ impl<'s> Live<'s> {
         self.agent
             .call(Request::Start { container }, START, watch)
             .map_err(|error| self.session.explain(STARTING, error))?;
+        self.session.warm.has_started(self.session.machine);
         // Nobody but an engine, which lets its containers run in the background, will look there.
         self.to_show = self.session.request.detached;
         Ok(())
