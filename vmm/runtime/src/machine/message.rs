@@ -48,6 +48,8 @@ pub(super) enum Order {
     Stamps,
     /// What the guest has printed last.
     Tail { lines: u8 },
+    /// The balloon comes, by which the guest gives memory back.
+    PlugBalloon,
 }
 
 /// What [`vmrun_spec::Frames`] the descriptor is.
