@@ -1,6 +1,5 @@
 //! A machine that is ready to run.
 
-use std::fs::File;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
@@ -19,7 +18,7 @@ use crate::io_apic::IoApic;
 use crate::io_bus::IoBus;
 use crate::mapped::MappedPages;
 use crate::running::Running;
-use crate::snapshot::{self, Checkpoint, MachineState, Savers, SnapshotError};
+use crate::snapshot::{Checkpoint, Savers, Snapshot, SnapshotError};
 use crate::stamps::Stamps;
 use crate::vcpu::{Entry, VcpuThread, guest_cpuid, set_boot_state, set_firmware_state, write_tables};
 use crate::{check, kvm, layout, memory};
@@ -97,21 +96,14 @@ impl Built {
         Ok(machine.finish(spec))
     }
 
-    /// Builds a machine that goes on where another of the same specification was saved. `pages` has that one's
-    /// memory, but for what `kernel` is alike.
+    /// Builds a machine that goes on where another of the same specification was saved.
     pub fn restored(
         spec: &MachineSpec,
-        state: &MachineState,
-        pages: &File,
-        kernel: &[MappedPages],
+        snapshot: Snapshot<'_>,
         host_port: Option<HostPort>,
     ) -> Result<Self, MachineError> {
-        let load = |memory: &Memory| {
-            for pages in kernel {
-                pages.place(memory).map_err(|_| SnapshotError::Foreign("its kernel"))?;
-            }
-            Ok(snapshot::place(memory, &state.memory, pages)?)
-        };
+        let state = snapshot.state;
+        let load = |memory: &Memory| Ok(snapshot.place(memory)?);
         let (mut machine, ()) = Self::assemble(spec, host_port, load)?;
         let clock = kvm_clock_data { flags: 0, ..state.clock };
         let set = machine.vm.set_clock(&clock).map_err(KvmError::call("set the guest's clock"));

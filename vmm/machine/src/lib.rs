@@ -37,9 +37,9 @@ pub use devices::DeviceCounters;
 pub use end::MachineEnd;
 pub use error::{BootError, DeviceError, KvmError, MachineError, MemoryError, PlugError, SpecError};
 pub use mapped::MappedPages;
-pub use owner::{OWNER, SAVER};
+pub use owner::{OWNER, RECORDER, SAVER};
 pub use running::{Console, Running};
-pub use snapshot::{Extent, MachineState, SavedPages, SnapshotError};
+pub use snapshot::{Extent, MachineState, PageRun, SavedPages, Snapshot, SnapshotError};
 pub use stamps::Stamp;
 /// For the threads beside the machine's, and its process.
 pub use vmrun_devices::heap::one_for_all_threads as one_heap_for_all_threads;

@@ -80,6 +80,16 @@ pub(crate) fn map_file_at(target: *mut u8, length: usize, file: &File, offset: u
     Ok(())
 }
 
+/// Makes the `length` bytes of guest memory at `target`, whole pages, this process's own, as if somebody had written to each of
+/// them what is there (`MADV_POPULATE_WRITE`, Linux 5.14).
+pub(crate) fn populate(target: *mut u8, length: usize) -> io::Result<()> {
+    // SAFETY: the range is guest memory that stays mapped until the process ends; no byte of it changes.
+    match unsafe { libc::madvise(target.cast(), length, libc::MADV_POPULATE_WRITE) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Where in the file `program` the `length` bytes lie that this process has mapped at `start`.
 fn offset_in(program: &File, start: usize, length: usize) -> io::Result<u64> {
     let inode = program.metadata()?.ino();

@@ -17,6 +17,10 @@ pub const OWNER: ThreadClass = ThreadClass::owner(&[net::CALLS, net::TAP, WIRING
 /// The owner of one that is to be saved: it reads all of it, and writes that to files that are open.
 pub const SAVER: ThreadClass = ThreadClass::owner(&[net::CALLS, net::TAP, WIRING, SAVING]);
 
+/// The owner of one whose working set is to be recorded: it reads which pages there are, from a file that is open.
+pub const RECORDER: ThreadClass =
+    ThreadClass::owner(&[net::CALLS, net::TAP, WIRING, &[Call::Any(libc::SYS_pread64)]]);
+
 /// `KVM_IRQFD` and `KVM_IOEVENTFD`.
 const WIRING: &[Call] = &[Call::OneOf(
     SYS_ioctl,

@@ -1,5 +1,8 @@
 //! A machine that runs.
 
+use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +15,7 @@ use crate::devices::{DeviceCounters, Devices};
 use crate::end::{EndSignal, MachineEnd};
 use crate::error::{KvmError, PlugError};
 use crate::io_bus::IoBus;
-use crate::snapshot::{self, Checkpoint, MachineState, SavedPages, Savers, SnapshotError};
+use crate::snapshot::{self, Checkpoint, MachineState, PageRun, SavedPages, Savers, SnapshotError};
 use crate::stamps::{Stamp, Stamps};
 use crate::vcpu::VcpuThread;
 
@@ -97,6 +100,12 @@ impl Running {
         let clock = vm.get_clock().map_err(KvmError::call("tell the guest's clock"))?;
         let memory = snapshot::save(memory, pages)?;
         Ok(MachineState { cpuid, vcpus, clock, io_apic: self.bus.io_apic_state(), devices, memory })
+    }
+
+    /// Which pages of `saved` ([`crate::Snapshot::ranges`]) have been written since the machine was restored; `pagemap` is
+    /// `/proc/self/pagemap` of this process.
+    pub fn working_set(&self, saved: &[Range<u64>], pagemap: &File) -> io::Result<Vec<PageRun>> {
+        snapshot::record(&self.held.1, saved, pagemap)
     }
 
     /// Lets the guest go on behind the checkpoint, or not stop there at all.

@@ -124,6 +124,31 @@ fn first_start_makes_a_template_and_each_shape_has_its_own() {
     assert!(!none.exists());
 }
 
+/// What the monitor tells of a start that records which pages it has written.
+const RECORDED: &str = "working set: ";
+
+#[test]
+fn first_warm_start_records_which_pages_it_writes_and_the_next_ones_use_that() {
+    let scratch = Scratch::new();
+    let templates = scratch.join("templates");
+    let bundle = Bundle::shell("echo ran");
+    let records = || {
+        let outcome = run(&bundle, &templates).option("--debug").finish();
+        assert_eq!(outcome.exits(0).out(), "ran\n", "{}", outcome.err());
+        outcome.err().contains(RECORDED)
+    };
+    assert_eq!([records(), records(), records()], [false, true, false]);
+    let set = entries(&templates)[0].join("working-set");
+    let length = fs::metadata(&set).unwrap().len();
+    assert!((100..20_000).contains(&length), "{length}");
+    // One that is no good costs nothing but another record.
+    fs::OpenOptions::new().write(true).open(&set).unwrap().write_all_at(&[0xff; 8], length - 8).unwrap();
+    assert_eq!([records(), records()], [true, false]);
+    let listed = template(&templates, &["list", "--quiet"]).ok();
+    template(&templates, &["remove", listed.trim()]).exits(0);
+    assert_eq!(entries(&templates), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn template_that_is_no_good_is_told_of_once_and_replaced() {
     let scratch = Scratch::new();

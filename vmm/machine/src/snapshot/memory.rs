@@ -10,9 +10,8 @@ use vm_memory::{Address, GuestAddress, GuestMemory, GuestMemoryRegion};
 use vmrun_devices::Memory;
 
 use super::SnapshotError;
+use super::pagemap::{self, PAGE, PageEntry};
 use crate::mapped::{self, MappedPages};
-
-const PAGE: usize = 4096;
 
 /// Pages that are alike in a new machine and lie between two that are not: so many are saved with them, since each
 /// extent is a mapping of its own.
@@ -73,14 +72,14 @@ pub(crate) fn save(memory: &Memory, pages: &SavedPages<'_>) -> Result<Vec<Extent
 
 /// Which pages of the mapping at `host`, which is at `start` for the guest, are not as in a new machine.
 fn own_pages(start: u64, host: *const u8, length: usize, pages: &SavedPages<'_>) -> io::Result<Vec<bool>> {
-    let there = touched(host.addr(), length, pages.pagemap)?;
+    let there = pagemap::entries(host.addr(), length, pages.pagemap)?;
     let fresh = |address: u64| {
         pages.kernel.iter().find_map(|pages| {
             let at = usize::try_from(address.checked_sub(pages.address)?).ok()?;
             pages.bytes.get(at..at.checked_add(PAGE)?)
         })
     };
-    let own = there.iter().enumerate().map(|(number, &there)| {
+    let own = there.iter().copied().map(PageEntry::is_there).enumerate().map(|(number, there)| {
         let at = number * PAGE;
         let fresh = fresh(start + at as u64);
         if fresh.is_none() && !there {
@@ -92,17 +91,6 @@ fn own_pages(start: u64, host: *const u8, length: usize, pages: &SavedPages<'_>)
         fresh.map_or_else(|| page != ZEROES, |fresh| page != fresh)
     });
     Ok(own.collect())
-}
-
-/// Which pages of this process from `address` on have ever been written or read, in memory or in swap space
-/// (Documentation/admin-guide/mm/pagemap.rst).
-fn touched(address: usize, length: usize, pagemap: &File) -> io::Result<Vec<bool>> {
-    const ENTRY: usize = 8;
-    const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
-    let mut entries = vec![0; length.div_ceil(PAGE) * ENTRY];
-    pagemap.read_exact_at(&mut entries, (address / PAGE * ENTRY) as u64)?;
-    let entry = |bytes: &[u8]| bytes.try_into().map_or(u64::MAX, u64::from_ne_bytes);
-    Ok(entries.chunks_exact(ENTRY).map(|bytes| entry(bytes) & PRESENT_OR_SWAPPED != 0).collect())
 }
 
 const ZEROES: [u8; PAGE] = [0; PAGE];

@@ -3,7 +3,7 @@
 //! ```text
 //!   Built::stop_at(port) ─▶ Running ── the guest writes to the port ─▶ all stands still
 //!                                            save: MachineState + pages in a file ─▶ it goes on
-//!   Built::restored(state, file) ─▶ Running ── the guest goes on behind that write
+//!   Built::restored(snapshot) ─▶ Running ── the guest goes on behind that write
 //! ```
 //!
 //! The checkpoint is where nothing is under way: no connection, no open file, no request. What is
@@ -13,21 +13,31 @@
 
 mod checkpoint;
 mod memory;
+mod pagemap;
 mod vcpu;
+mod working_set;
 
+use std::fs::File;
 use std::io;
+use std::ops::Range;
 
 use kvm_bindings::{kvm_clock_data, kvm_cpuid_entry2};
 use serde::{Deserialize, Serialize};
+use vmrun_devices::Memory;
 use vmrun_devices::virtio::{StateError, TransportState};
 
 use crate::error::KvmError;
 use crate::io_apic::IoApicState;
+use crate::mapped::MappedPages;
 
 pub(crate) use checkpoint::{Checkpoint, Savers};
+use memory::place;
+pub(crate) use memory::save;
 pub use memory::{Extent, SavedPages};
-pub(crate) use memory::{place, save};
 pub(crate) use vcpu::VcpuState;
+pub use working_set::PageRun;
+use working_set::copy_ahead;
+pub(crate) use working_set::record;
 
 /// A machine besides the content of its memory.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,6 +71,39 @@ impl MachineState {
     /// How long the file with the pages has to be, bytes; none where the sum is no number.
     pub fn memory_bytes(&self) -> Option<u64> {
         self.memory.iter().try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes))
+    }
+}
+
+/// All of a saved machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot<'a> {
+    /// What it is.
+    pub state: &'a MachineState,
+    /// Its pages.
+    pub pages: &'a File,
+    /// Those that it had from the kernel's file.
+    pub kernel: &'a [MappedPages],
+    /// Those that are copied before the guest runs.
+    pub working_set: &'a [PageRun],
+}
+
+impl Snapshot<'_> {
+    /// Puts its pages into the memory of a new machine.
+    pub(crate) fn place(&self, memory: &Memory) -> Result<(), SnapshotError> {
+        for pages in self.kernel {
+            pages.place(memory).map_err(|_| SnapshotError::Foreign("its kernel"))?;
+        }
+        place(memory, &self.state.memory, self.pages)?;
+        copy_ahead(memory, self.working_set);
+        Ok(())
+    }
+
+    /// Where in the guest's memory they are, in guest physical addresses.
+    pub fn ranges(&self) -> Vec<Range<u64>> {
+        let range = |address: u64, bytes: u64| address..address.saturating_add(bytes);
+        let kernel = self.kernel.iter().map(|pages| range(pages.address, pages.bytes.len() as u64));
+        let saved = self.state.memory.iter().map(|extent| range(extent.address, extent.bytes));
+        kernel.chain(saved).collect()
     }
 }
 

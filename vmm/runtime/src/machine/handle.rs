@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::MsgFlags;
-use vmrun_machine::MachineState;
+use vmrun_machine::{MachineState, PageRun};
 use vmrun_spec::{Frames, NetSpec};
 
 use super::message::{Counted, Ending, Fault, FramesKind, Order, Report, Stamped, VERSION};
@@ -205,6 +205,15 @@ impl Machine {
         match self.inner.order(&Order::Stamps, None, LIMIT, &[]) {
             Ok(Report::Stamps(stamps)) => stamps,
             _ => Vec::new(),
+        }
+    }
+
+    /// Which of the template's pages the guest has written by now; an error says why that is not known.
+    pub(crate) fn working_set(&self) -> Result<Vec<PageRun>, OrderError> {
+        match self.inner.order(&Order::WorkingSet, None, LIMIT, &[])? {
+            Report::WorkingSet(set) => Ok(set),
+            Report::Refused { cause } => Err(OrderError::Refused(cause)),
+            other => Err(self.inner.broken(&format!("answered an order with {other:?}"))),
         }
     }
 

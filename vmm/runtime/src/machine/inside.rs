@@ -21,13 +21,13 @@ use nix::sys::socket::MsgFlags;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid};
 use rustix::thread::set_name;
 use vmrun_machine::{
-    BootError, BootImages, Built, ConfineError, MachineEnd, MachineError, OWNER, Running, SAVER,
-    ThreadFailure, confine_process, confine_this_thread,
+    BootError, BootImages, Built, ConfineError, MachineEnd, MachineError, Running, Snapshot, ThreadFailure,
+    confine_process, confine_this_thread,
 };
 use vmrun_spec::{HostPort, Image, MachineSpec};
 
 use super::message::{Ending, Fault, Report, VERSION, last_ones, short};
-use super::orders::{Answer, Orders};
+use super::orders::{Answer, Orders, Recorder};
 use super::socket::{self, SocketError};
 use super::{Begin, Saved};
 use crate::assets::{self, AssetError, Embedded};
@@ -151,13 +151,23 @@ fn build(
 ) -> Result<(Built, Orders), InsideError> {
     let kernel_pages = checkpoint::kernel_pages(spec, embedded);
     // Opened before other processes are kept out, and so a user who is not root.
-    let pagemap = matches!(begin, Begin::Boot(Some(_))).then(checkpoint::open_pagemap);
+    let pagemap = begin.needs_pagemap().then(checkpoint::open_pagemap);
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(InsideError::io("keep other processes out"))?;
     let saved = match begin {
         Begin::Restore(template) => {
-            let built = Built::restored(spec, &template.state, &template.memory, kernel_pages, host_port)?;
-            return Ok((built, Orders::default()));
+            let working_set = template.working_set.as_deref().unwrap_or_default();
+            let snapshot = Snapshot {
+                state: &template.state,
+                pages: &template.memory,
+                kernel: kernel_pages,
+                working_set,
+            };
+            let built = Built::restored(spec, snapshot, host_port)?;
+            // Without it this start records nothing.
+            let pagemap = pagemap.and_then(Result::ok);
+            let recorder = pagemap.map(|pagemap| Recorder { pagemap, saved: snapshot.ranges() });
+            return Ok((built, Orders::of_recorder(recorder)));
         }
         Begin::Boot(saved) => saved,
     };
@@ -196,7 +206,7 @@ fn confine(built: Built, orders: Orders, share: &Path) -> Result<(Running, Order
     confine_process(&share)?;
     drop(share);
     let running = built.hold()?;
-    confine_this_thread(if orders.may_save() { SAVER } else { OWNER })?;
+    confine_this_thread(orders.class())?;
     Ok((running, orders))
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use vmrun_machine::PageRun;
 use vmrun_spec::NetSpec;
 
 /// Of the conversation. The monitor talks to a process of another version about nothing.
@@ -50,6 +51,8 @@ pub(super) enum Order {
     Tail { lines: u8 },
     /// The balloon comes, by which the guest gives memory back.
     PlugBalloon,
+    /// Which of the template's pages the guest has written by now; once, where that is to be recorded.
+    WorkingSet,
 }
 
 /// What [`vmrun_spec::Frames`] the descriptor is.
@@ -94,6 +97,7 @@ pub(super) enum Report {
     Counters(Vec<Counted>),
     Stamps(Vec<Stamped>),
     Tail(Vec<String>),
+    WorkingSet(Vec<PageRun>),
 }
 
 /// Whose fault it is that a machine does not start.

@@ -86,6 +86,14 @@ impl Begin {
             Self::Restore(template) => vec![template.memory.as_fd()],
         }
     }
+
+    /// Whether the process is to tell which of its pages there are.
+    fn needs_pagemap(&self) -> bool {
+        match self {
+            Self::Boot(saved) => saved.is_some(),
+            Self::Restore(template) => template.working_set.is_none(),
+        }
+    }
 }
 
 /// How a machine has ended, as far as its owner knows.

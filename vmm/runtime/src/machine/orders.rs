@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use vmrun_machine::{
-    DeviceCounters, MappedPages, OWNER, PlugError, Running, SavedPages, SnapshotError, Stamp,
-    confine_this_thread,
+    DeviceCounters, MappedPages, OWNER, PlugError, RECORDER, Running, SAVER, SavedPages, SnapshotError,
+    Stamp, ThreadClass, confine_this_thread,
 };
 use vmrun_spec::{DeviceSpec, Frames, Handles, NetSpec};
 
@@ -25,6 +26,7 @@ pub(super) type Answer = (u64, Report);
 #[derive(Default)]
 pub(super) struct Orders {
     saver: Option<Saver>,
+    recorder: Option<Recorder>,
     /// The order to save that waits for the guest.
     waiting: Option<u64>,
 }
@@ -38,18 +40,35 @@ struct Saver {
     pagemap: Result<File, String>,
 }
 
+/// Of a machine whose working set is to be recorded.
+pub(super) struct Recorder {
+    /// Which pages there are.
+    pub(super) pagemap: File,
+    /// Which of them were saved, in guest physical addresses.
+    pub(super) saved: Vec<Range<u64>>,
+}
+
 impl Orders {
+    pub(super) fn of_recorder(recorder: Option<Recorder>) -> Self {
+        Self { recorder, ..Self::default() }
+    }
+
     pub(super) fn of_saver(
         memory: File,
         state: File,
         kernel: &'static [MappedPages],
         pagemap: Result<File, String>,
     ) -> Self {
-        Self { saver: Some(Saver { memory, state, kernel, pagemap }), waiting: None }
+        Self { saver: Some(Saver { memory, state, kernel, pagemap }), ..Self::default() }
     }
 
-    pub(super) fn may_save(&self) -> bool {
-        self.saver.is_some()
+    /// What the thread needs that obeys.
+    pub(super) fn class(&self) -> ThreadClass {
+        match (&self.saver, &self.recorder) {
+            (Some(_), _) => SAVER,
+            (None, Some(_)) => RECORDER,
+            (None, None) => OWNER,
+        }
     }
 
     pub(super) fn awaits_checkpoint(&self) -> bool {
@@ -95,6 +114,7 @@ impl Orders {
             Order::Counters => Report::Counters(running.counters().into_iter().map(counted).collect()),
             Order::Stamps => Report::Stamps(running.stamps().iter().map(stamped).collect()),
             Order::Tail { lines } => Report::Tail(last_ones(running.console().tail(lines.into()))),
+            Order::WorkingSet => self.working_set(running),
         };
         vec![(number, report)]
     }
@@ -114,6 +134,21 @@ impl Orders {
             Err(error) => refused(&error),
         };
         given_up.into_iter().chain([(number, report)]).collect()
+    }
+}
+
+impl Orders {
+    /// From here on nothing is recorded, and the thread needs less.
+    fn working_set(&mut self, running: &Running) -> Report {
+        let Some(Recorder { pagemap, saved }) = self.recorder.take() else {
+            return Report::Refused { cause: "it has nothing to record".to_owned() };
+        };
+        let recorded = running.working_set(&saved, &pagemap);
+        drop(pagemap);
+        if let Err(error) = confine_this_thread(OWNER) {
+            return refused(&error);
+        }
+        recorded.map_or_else(|error| refused(&error), Report::WorkingSet)
     }
 }
 

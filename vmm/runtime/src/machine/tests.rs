@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use vmrun_machine::PageRun;
 use vmrun_spec::{Frames, NetSpec};
 
 use super::handle::{Machine, OrderError, SaveError};
@@ -55,6 +56,7 @@ fn orders_are_on_the_wire_as_they_were() {
     golden("order-stamps", Order::Stamps);
     golden("order-tail", Order::Tail { lines: 20 });
     golden("order-plug-balloon", Order::PlugBalloon);
+    golden("order-working-set", Order::WorkingSet);
 }
 
 #[test]
@@ -79,6 +81,7 @@ fn reports_are_on_the_wire_as_they_were() {
     );
     golden("report-stamps", Report::Stamps(vec![Stamped { code: None, at_ns: 5 }]));
     golden("report-tail", Report::Tail(vec!["line".to_owned()]));
+    golden("report-working-set", Report::WorkingSet(vec![PageRun { first: 7, count: 2 }]));
 }
 
 /// A process that is a machine's for as long as `life` lasts.

@@ -45,7 +45,7 @@ pub(crate) fn boot(
     mark(Point::TreeBuilt);
     step!("tree built: {} and {} volumes", plan.host.rootfs.display(), plan.host.volumes.len());
     let source = request.templates.as_ref();
-    let source = source.and_then(|place| warm::Source::of(place, &plan.machine, embedded, &request.log));
+    let source = source.and_then(|place| warm::Source::of(place, plan, embedded, &request.log));
     let begun = Instant::now();
     let found = source.map(|source| source.find().map(|template| (source, template)));
     let (source, template) = match found {
@@ -71,10 +71,11 @@ fn restore(
 ) -> Result<Option<(Machine, UnixStream, Warm)>, MonitorError> {
     mark(Point::ImagesFound);
     let (ready, host_port) = agents_port()?;
+    let to_record = template.working_set.is_none();
     match start(request, embedded, Begin::Restore(template), host_port) {
         Ok(machine) => {
             step!("machine restored");
-            Ok(Some((machine, ready, Warm::Restored(source.used()))))
+            Ok(Some((machine, ready, Warm::Restored(source.used(to_record)))))
         }
         Err(error @ (StartError::Process { .. } | StartError::Refused(_))) => Err(error.into()),
         // Somebody has done that, or there is no memory left.

@@ -134,6 +134,7 @@ impl<'s> Live<'s> {
         self.agent
             .call(Request::Start { container }, START, watch)
             .map_err(|error| self.session.explain(STARTING, error))?;
+        self.session.warm.has_started(self.session.machine);
         // Nobody but an engine, which lets its containers run in the background, will look there.
         self.to_show = self.session.request.detached;
         if self.agent.speaks(BALLOON_VERSION) && !self.session.request.plan.host.keeps_memory {

@@ -133,7 +133,7 @@ pub(super) struct Session<'s> {
     pub(super) machine: &'s Machine,
     pub(super) cards: &'s Arc<Cards>,
     mounts: &'s [SharedMount],
-    warm: &'s Warm,
+    pub(super) warm: &'s Warm,
     /// The container has been made.
     made: Cell<bool>,
     launcher: &'s Launcher,

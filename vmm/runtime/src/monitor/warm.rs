@@ -14,15 +14,18 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use vmrun_plan::SandboxPlan;
 use vmrun_proto::Request;
-use vmrun_spec::MachineSpec;
+use vmrun_spec::NetworkNamespace;
 
 use crate::assets::Embedded;
 use crate::error::chain;
 use crate::log::Log;
 use crate::machine::{Machine, Saved};
 use crate::step;
-use crate::templates::{Draft, Shape, Template, TemplateError, TemplatePlace, Templates, checkpoint};
+use crate::templates::{
+    Draft, Shape, StartKind, Template, TemplateError, TemplatePlace, Templates, checkpoint,
+};
 
 /// How long the writing of a template may last when all else is done.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
@@ -43,6 +46,9 @@ pub(crate) enum Warm {
 pub(crate) struct Used {
     place: TemplatePlace,
     name: String,
+    /// Which working set it is used with; none where that is still to be recorded.
+    kind: StartKind,
+    to_record: bool,
     log: Log,
 }
 
@@ -55,19 +61,24 @@ pub(super) struct Told;
 pub(super) struct Source<'s> {
     place: &'s TemplatePlace,
     shape: Shape,
+    kind: StartKind,
     log: &'s Log,
 }
 
 impl<'s> Source<'s> {
-    /// Of a machine of `spec`; nothing where its shape cannot be told.
+    /// Of the machine of `plan`; nothing where its shape cannot be told.
     pub(super) fn of(
         place: &'s TemplatePlace,
-        spec: &MachineSpec,
+        plan: &SandboxPlan,
         embedded: Embedded,
         log: &'s Log,
     ) -> Option<Self> {
-        match Shape::of(spec, embedded) {
-            Ok(shape) => Some(Self { place, shape, log }),
+        let kind = match (&plan.host.network, &plan.host.user_network) {
+            (NetworkNamespace::New | NetworkNamespace::Callers, None) => StartKind::Alone,
+            (NetworkNamespace::Named(_), _) | (_, Some(_)) => StartKind::Networked,
+        };
+        match Shape::of(&plan.machine, embedded) {
+            Ok(shape) => Some(Self { place, shape, kind, log }),
             Err(error) => {
                 super::warn(log, &format!("cannot tell which template fits: {error}; the guest boots"));
                 None
@@ -79,7 +90,7 @@ impl<'s> Source<'s> {
     /// that there are no templates to be had, and has been told.
     pub(super) fn find(&self) -> Result<Option<Template>, Told> {
         let Some(templates) = self.open()? else { return Ok(None) };
-        Ok(templates.find(&self.shape).unwrap_or_else(|error| {
+        Ok(templates.find(&self.shape, self.kind).unwrap_or_else(|error| {
             self.discard(&templates, &chain(&error));
             None
         }))
@@ -104,13 +115,15 @@ impl<'s> Source<'s> {
         }
     }
 
-    pub(super) fn used(&self) -> Used {
-        Used { place: self.place.clone(), name: self.shape.name(), log: self.log.clone() }
+    /// To be kept by who goes on from the template; its working set is to be recorded, or it has one.
+    pub(super) fn used(&self, to_record: bool) -> Used {
+        let (place, name, log) = (self.place.clone(), self.shape.name(), self.log.clone());
+        Used { place, name, kind: self.kind, to_record, log }
     }
 
     /// Begins a template: what is to be known of it, and what goes to the machine's process.
     pub(super) fn begin(self) -> Option<(Beginning, Saved)> {
-        let Self { place, shape, log } = self;
+        let Self { place, shape, log, .. } = self;
         let draft = Templates::make(&place.path).and_then(|templates| Draft::begin(templates, shape));
         let begun = draft.and_then(|draft| {
             let (state, saved) = checkpoint::files(&draft)?;
@@ -160,6 +173,15 @@ impl Warm {
         }
     }
 
+    /// The program runs: what its start took is recorded, if it is the first one from its template.
+    pub(super) fn has_started(&self, machine: &Machine) {
+        if let Self::Restored(used) = self
+            && used.to_record
+        {
+            used.record(machine);
+        }
+    }
+
     /// The guest has come to nothing, by its own fault.
     pub(super) fn has_failed(&self) {
         if let Self::Restored(used) = self {
@@ -178,6 +200,22 @@ impl Warm {
 }
 
 impl Used {
+    /// A start that records nothing leaves it to the next one.
+    fn record(&self, machine: &Machine) {
+        let set = match machine.working_set() {
+            Ok(set) => set,
+            Err(error) => return step!("the working set is not known: {error}"),
+        };
+        let pages: u64 = set.iter().map(|run| u64::from(run.count)).sum();
+        step!("working set: {pages} pages in {} runs", set.len());
+        let kept = Templates::open(&self.place.path).and_then(|templates| {
+            templates.map_or(Ok(()), |it| it.keep_working_set(&self.name, self.kind, set))
+        });
+        if let Err(error) = kept {
+            step!("the working set is not kept: {}", chain(&error));
+        }
+    }
+
     /// The next start boots.
     fn distrust(&self) {
         let removed = Templates::open(&self.place.path)

@@ -6,7 +6,7 @@ use vmrun_machine::MachineState;
 use vmrun_plan::{CONSOLE_LOG, Options, SHARE_DIR, VSOCK_SOCKET};
 use vmrun_spec::{Image, MachineSpec};
 
-use super::{Draft, Shape, TemplateError, Templates, checkpoint};
+use super::{Draft, Shape, StartKind, TemplateError, Templates, checkpoint};
 use crate::assets::{self, AssetOptions, Embedded};
 use crate::error::Error;
 use crate::machine::{self, Begin};
@@ -39,7 +39,7 @@ pub fn build(directory: &Path, options: &BuildOptions, embedded: Embedded) -> Re
     })?;
     let name = shape.name();
     let templates = Templates::make(directory)?;
-    if matches!(templates.find(&shape), Ok(Some(_))) {
+    if matches!(templates.find(&shape, StartKind::Alone), Ok(Some(_))) {
         return Ok(name);
     }
     templates.remove(&name)?;

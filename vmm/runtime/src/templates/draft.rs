@@ -91,7 +91,7 @@ impl Draft {
         fdatasync(&self.memory)?;
         let memory = FileIdentity::of(&self.memory)?;
         let file = File::from(make_file(&self.entry, STATE)?);
-        file::write(&file, &Saved { shape: self.shape.clone(), memory, state })?;
+        file::write(&file, file::STATE, &Saved { shape: self.shape.clone(), memory, state })?;
         fdatasync(&file)?;
         Ok(fsync(&self.entry)?)
     }
@@ -154,7 +154,8 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-fn make_file(entry: &OwnedFd, name: &str) -> Result<OwnedFd, rustix::io::Errno> {
+/// Makes a file of a template, which is nobody else's.
+pub(super) fn make_file(entry: &OwnedFd, name: &str) -> Result<OwnedFd, rustix::io::Errno> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     openat(entry, name, flags, Mode::RUSR | Mode::WUSR)
 }

@@ -1,13 +1,14 @@
-//! The file of a template that says what it is.
+//! The files of a template that are not pages.
 //!
 //! ```text
-//!   "vmrunTPL"  format u32  CRC-32 of the rest u32  length of the rest u64, little-endian; then `Saved` in postcard
+//!   magic  format u32  CRC-32 of the rest u32  length of the rest u64, little-endian; then its content in postcard
 //! ```
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 
 use rustix::fs::fstat;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vmrun_machine::MachineState;
 
@@ -16,7 +17,16 @@ use super::Shape;
 /// Raised with every change of what is behind the header.
 pub(super) const FORMAT: u32 = 1;
 
-const MAGIC: [u8; 8] = *b"vmrunTPL";
+/// What a file with a [`Saved`] begins with.
+pub(super) const STATE: Magic = Magic(*b"vmrunTPL");
+
+/// What one with a working set begins with.
+pub(super) const WORKING_SET: Magic = Magic(*b"vmrunWST");
+
+/// The first bytes of a file say what is in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Magic([u8; 8]);
+
 const HEADER_BYTES: usize = 24;
 
 /// More is no template: a vCPU takes some 7 KiB.
@@ -60,10 +70,10 @@ impl FileIdentity {
     }
 }
 
-pub(super) fn write(mut file: &File, saved: &Saved) -> io::Result<()> {
-    let payload = postcard::to_stdvec(saved).map_err(io::Error::other)?;
+pub(super) fn write<T: Serialize>(mut file: &File, Magic(magic): Magic, content: &T) -> io::Result<()> {
+    let payload = postcard::to_stdvec(content).map_err(io::Error::other)?;
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
-    bytes.extend(MAGIC);
+    bytes.extend(magic);
     bytes.extend(FORMAT.to_le_bytes());
     bytes.extend(crc32fast::hash(&payload).to_le_bytes());
     bytes.extend((payload.len() as u64).to_le_bytes());
@@ -72,20 +82,20 @@ pub(super) fn write(mut file: &File, saved: &Saved) -> io::Result<()> {
 }
 
 /// What a file says, or what is wrong with it.
-pub(super) fn read(file: &File) -> Result<Saved, &'static str> {
+pub(super) fn read<T: DeserializeOwned>(file: &File, magic: Magic) -> Result<T, &'static str> {
     const DAMAGED: &str = "is damaged";
     let mut bytes = Vec::new();
     file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(|_| "cannot be read")?;
-    decode(&bytes).ok_or(DAMAGED)
+    decode(&bytes, magic).ok_or(DAMAGED)
 }
 
-fn decode(bytes: &[u8]) -> Option<Saved> {
+fn decode<T: DeserializeOwned>(bytes: &[u8], expected: Magic) -> Option<T> {
     let (header, payload) = bytes.split_at_checked(HEADER_BYTES)?;
     let (magic, header) = header.split_first_chunk()?;
     let (format, header) = header.split_first_chunk()?;
     let (crc, header) = header.split_first_chunk()?;
     let (length, _) = header.split_first_chunk()?;
-    let fits = *magic == MAGIC
+    let fits = *magic == expected.0
         && u32::from_le_bytes(*format) == FORMAT
         && u64::from_le_bytes(*length) == payload.len() as u64
         && u32::from_le_bytes(*crc) == crc32fast::hash(payload);
@@ -101,13 +111,14 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_are_no_template_and_never_panic(payload in prop::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert!(decode(&payload).is_none());
-            let mut bytes = MAGIC.to_vec();
+            prop_assert!(decode::<Saved>(&payload, STATE).is_none());
+            let mut bytes = STATE.0.to_vec();
             bytes.extend(FORMAT.to_le_bytes());
             bytes.extend(crc32fast::hash(&payload).to_le_bytes());
             bytes.extend((payload.len() as u64).to_le_bytes());
             bytes.extend(payload);
-            let _ = decode(&bytes);
+            let _ = decode::<Saved>(&bytes, STATE);
+            prop_assert!(decode::<Vec<u8>>(&bytes, WORKING_SET).is_none());
         }
     }
 }

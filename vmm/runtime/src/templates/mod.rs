@@ -4,6 +4,7 @@
 //! ```text
 //!   DIR/0123456789abcdef/state    what the machine is, and of which shape
 //!                        memory   its pages, mapped copy-on-write
+//!                        working-set, working-set-networked   which of them a start writes
 //!       .new-RANDOM/              one that is being written; whoever writes it holds a lock on it
 //! ```
 //!
@@ -17,6 +18,7 @@ mod draft;
 mod file;
 mod place;
 mod shape;
+mod working_set;
 
 use std::fs::File;
 use std::io;
@@ -28,7 +30,7 @@ use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock,
     fstat, futimens, openat, renameat, statat, unlinkat,
 };
-use vmrun_machine::{MachineError, MachineState};
+use vmrun_machine::{MachineError, MachineState, PageRun};
 use vmrun_plan::{CONSOLE_LOG, SHARE_DIR, VSOCK_SOCKET};
 
 use crate::machine::StartError;
@@ -39,12 +41,14 @@ pub(crate) use file::FileIdentity;
 pub use place::{TemplatePlace, default_directory};
 pub(crate) use shape::Shape;
 pub use shape::host as host_kernel;
+pub(crate) use working_set::StartKind;
 
 const STATE: &str = "state";
 const MEMORY: &str = "memory";
 
 /// All files that there may be in its directory: the last ones of a machine that is made for a template alone.
-const FILES: [&str; 4] = [STATE, MEMORY, CONSOLE_LOG, VSOCK_SOCKET];
+const FILES: [&str; 6] =
+    [STATE, MEMORY, StartKind::Alone.file(), StartKind::Networked.file(), CONSOLE_LOG, VSOCK_SOCKET];
 
 /// What is written, and what is on its way out, begins like this.
 const DRAFT: &str = ".new-";
@@ -134,6 +138,8 @@ pub struct Templates {
 pub(crate) struct Template {
     pub(crate) state: MachineState,
     pub(crate) memory: File,
+    /// The pages that a start from it writes; none where that is still to be recorded.
+    pub(crate) working_set: Option<Vec<PageRun>>,
 }
 
 /// What is to be known of a template without using it.
@@ -183,11 +189,11 @@ impl Templates {
         Ok(Self { path: path.to_owned(), directory: place::open(path)? })
     }
 
-    /// The template of this shape, if there is one.
+    /// The template of this shape, if there is one, for such a start.
     ///
     /// # Errors
     /// There is one that is not to be used.
-    pub(crate) fn find(&self, shape: &Shape) -> Result<Option<Template>, TemplateError> {
+    pub(crate) fn find(&self, shape: &Shape, kind: StartKind) -> Result<Option<Template>, TemplateError> {
         let name = shape.name();
         let path = self.path.join(&name);
         let entry = match self.open_entry(&name) {
@@ -196,7 +202,7 @@ impl Templates {
             Err(errno) => return Err(TemplateError::io("open the template", &path)(errno)),
         };
         place::only_ours(&entry, FileType::Directory, &path)?;
-        let found = self.open_whole(&entry, &path, shape);
+        let found = Self::open_whole(&entry, &path, shape, kind);
         // One that is removed at this moment is none.
         if found.is_err() && !self.is_current(&name, &entry) {
             return Ok(None);
@@ -210,7 +216,12 @@ impl Templates {
         now.is_ok_and(|now| fstat(entry).is_ok_and(|seen| seen.st_ino == now.st_ino))
     }
 
-    fn open_whole(&self, entry: &OwnedFd, path: &Path, shape: &Shape) -> Result<Template, TemplateError> {
+    fn open_whole(
+        entry: &OwnedFd,
+        path: &Path,
+        shape: &Shape,
+        kind: StartKind,
+    ) -> Result<Template, TemplateError> {
         let saved = Self::read_state(entry, path)?;
         let damaged = |problem| TemplateError::Damaged { path: path.to_owned(), problem };
         if saved.shape != *shape {
@@ -223,7 +234,8 @@ impl Templates {
         }
         // Says that it is of use. A directory that this user may only read stays as it is.
         let _ = futimens(entry, &Timestamps { last_access: now(), last_modification: untouched() });
-        Ok(Template { state: saved.state, memory })
+        let working_set = working_set::read(entry, kind, &identity, path);
+        Ok(Template { state: saved.state, memory, working_set })
     }
 
     fn open_entry(&self, name: &str) -> Result<OwnedFd, rustix::io::Errno> {
@@ -233,7 +245,8 @@ impl Templates {
 
     fn read_state(entry: &OwnedFd, path: &Path) -> Result<file::Saved, TemplateError> {
         let state = open_file(entry, STATE, path)?;
-        file::read(&state).map_err(|problem| TemplateError::Damaged { path: path.to_owned(), problem })
+        file::read(&state, file::STATE)
+            .map_err(|problem| TemplateError::Damaged { path: path.to_owned(), problem })
     }
 
     /// All of them, the one that was used last first.

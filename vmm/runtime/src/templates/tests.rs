@@ -48,13 +48,13 @@ fn published_template_is_found_by_its_shape_and_no_other() {
     let (_above, path) = place();
     assert!(Templates::open(&path).unwrap().is_none());
     publish(&path, &shape(1));
-    let found = open(&path).find(&shape(1)).unwrap().unwrap();
+    let found = open(&path).find(&shape(1), StartKind::Alone).unwrap().unwrap();
     assert_eq!((found.state.memory_bytes(), found.memory.metadata().unwrap().len()), (Some(4096), 4096));
-    assert!(open(&path).find(&shape(2)).unwrap().is_none());
+    assert!(open(&path).find(&shape(2), StartKind::Alone).unwrap().is_none());
     let other = MachineSpec { cmdline: vec!["loglevel=7".to_owned()], ..spec(1) };
-    assert!(open(&path).find(&Shape::of(&other, EMBEDDED).unwrap()).unwrap().is_none());
+    assert!(open(&path).find(&Shape::of(&other, EMBEDDED).unwrap(), StartKind::Alone).unwrap().is_none());
     let newer = Embedded { digest: 8, ..EMBEDDED };
-    assert!(open(&path).find(&Shape::of(&spec(1), newer).unwrap()).unwrap().is_none());
+    assert!(open(&path).find(&Shape::of(&spec(1), newer).unwrap(), StartKind::Alone).unwrap().is_none());
     // Whoever comes second keeps what is there.
     publish(&path, &shape(1));
     assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
@@ -97,7 +97,7 @@ fn template_that_was_changed_is_refused() {
         let (_above, path) = place();
         publish(&path, &shape(1));
         change(&path.join(shape(1).name()));
-        let error = open(&path).find(&shape(1)).unwrap_err();
+        let error = open(&path).find(&shape(1), StartKind::Alone).unwrap_err();
         assert!(matches!(error, TemplateError::Damaged { .. }), "{what}: {error}");
     }
 }
@@ -107,7 +107,7 @@ fn template_of_another_shape_under_this_name_is_refused() {
     let (_above, path) = place();
     publish(&path, &shape(2));
     fs::rename(path.join(shape(2).name()), path.join(shape(1).name())).unwrap();
-    let error = open(&path).find(&shape(1)).unwrap_err().to_string();
+    let error = open(&path).find(&shape(1), StartKind::Alone).unwrap_err().to_string();
     assert!(error.ends_with("is of another kernel, vmrun or size"), "{error}");
 }
 
@@ -119,7 +119,7 @@ fn what_others_can_write_to_is_not_used() {
     let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     for (what, closed) in [(entry.join(STATE), 0o600), (entry.join(MEMORY), 0o600), (entry, 0o700)] {
         set(&what, closed | 0o020);
-        let error = open(&path).find(&shape(1)).unwrap_err();
+        let error = open(&path).find(&shape(1), StartKind::Alone).unwrap_err();
         assert!(matches!(error, TemplateError::Untrusted { .. }), "{error}");
         set(&what, closed);
     }
@@ -153,7 +153,7 @@ fn draft_that_is_written_is_nobody_elses_to_remove() {
     assert_eq!(open(&path).prune(0).unwrap(), Vec::<String>::new());
     draft.memory().write_all_at(&[7; 4096], 0).unwrap();
     draft.publish(MachineState::nothing(4096)).unwrap();
-    assert!(open(&path).find(&shape(1)).unwrap().is_some());
+    assert!(open(&path).find(&shape(1), StartKind::Alone).unwrap().is_some());
 }
 
 #[test]
@@ -180,4 +180,75 @@ fn templates_are_listed_removed_and_pruned_by_their_use() {
     assert!(!templates.remove(&shape(3).name()).unwrap());
     assert!(!templates.remove("../templates").unwrap());
     assert_eq!(templates.list("", None).unwrap().len(), 1);
+}
+
+const SET: [PageRun; 2] = [PageRun { first: 3, count: 2 }, PageRun { first: 9, count: 1 }];
+
+/// The working set that a start of this kind goes on with.
+fn working_set(path: &Path, kind: StartKind) -> Option<Vec<PageRun>> {
+    open(path).find(&shape(1), kind).unwrap().unwrap().working_set
+}
+
+#[test]
+fn first_working_set_of_a_kind_is_kept_and_goes_with_its_template() {
+    let (_above, path) = place();
+    publish(&path, &shape(1));
+    let name = shape(1).name();
+    assert_eq!(working_set(&path, StartKind::Alone), None);
+    open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).unwrap();
+    open(&path).keep_working_set(&name, StartKind::Alone, Vec::new()).unwrap();
+    assert_eq!(working_set(&path, StartKind::Alone).as_deref(), Some(&SET[..]));
+    assert_eq!(working_set(&path, StartKind::Networked), None);
+    open(&path).keep_working_set(&name, StartKind::Networked, Vec::new()).unwrap();
+    assert_eq!(working_set(&path, StartKind::Networked), Some(Vec::new()));
+    // Nothing else is beside it.
+    assert_eq!(fs::read_dir(path.join(&name)).unwrap().count(), 4);
+    assert!(open(&path).remove(&name).unwrap());
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    assert!(open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).is_err());
+}
+
+#[test]
+fn working_set_that_is_no_good_is_recorded_anew() {
+    let changes: [(&str, Change<'_>); 5] = [
+        ("a byte", &|file| {
+            let opened = fs::OpenOptions::new().write(true).open(file).unwrap();
+            opened.write_all_at(&[0xff], 25).unwrap();
+        }),
+        ("its end", &|file| {
+            fs::OpenOptions::new().write(true).open(file).unwrap().set_len(9).unwrap();
+        }),
+        ("its rights", &|file| fs::set_permissions(file, Permissions::from_mode(0o602)).unwrap()),
+        ("a link", &|file| {
+            fs::rename(file, file.with_file_name("moved")).unwrap();
+            symlink("moved", file).unwrap();
+        }),
+        ("a state in its place", &|file| {
+            fs::copy(file.with_file_name(STATE), file).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let (_above, path) = place();
+        publish(&path, &shape(1));
+        let name = shape(1).name();
+        open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).unwrap();
+        change(&path.join(&name).join(StartKind::Alone.file()));
+        assert_eq!(working_set(&path, StartKind::Alone), None, "{what}");
+        open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).unwrap();
+        assert_eq!(working_set(&path, StartKind::Alone).as_deref(), Some(&SET[..]), "{what}");
+    }
+}
+
+#[test]
+fn working_set_of_another_template_is_not_used() {
+    let (_above, path) = place();
+    publish(&path, &shape(1));
+    let name = shape(1).name();
+    open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).unwrap();
+    let kept = path.join("kept");
+    fs::rename(path.join(&name).join(StartKind::Alone.file()), &kept).unwrap();
+    assert!(open(&path).remove(&name).unwrap());
+    publish(&path, &shape(1));
+    fs::rename(&kept, path.join(&name).join(StartKind::Alone.file())).unwrap();
+    assert_eq!(working_set(&path, StartKind::Alone), None);
 }

@@ -1,0 +1,91 @@
+//! The working set of starts, beside the template that they go on from: what the first of them has recorded.
+//!
+//! It is a help and no more: whatever is wrong with it, the start goes on without. What it can do at worst is to have some
+//! pages copied in vain, and it is believed as far as the template is.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use vmrun_machine::PageRun;
+
+use super::draft::make_file;
+use super::{FileIdentity, MEMORY, TemplateError, Templates, file, open_file};
+
+/// Which starts are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StartKind {
+    /// Those with nothing but loopback.
+    Alone,
+    /// Those with network interfaces, or with a network namespace that may have some.
+    Networked,
+}
+
+impl StartKind {
+    pub(super) const fn file(self) -> &'static str {
+        match self {
+            Self::Alone => "working-set",
+            Self::Networked => "working-set-networked",
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    /// The template's pages.
+    memory: FileIdentity,
+    runs: Vec<PageRun>,
+}
+
+/// The one that is kept, if it is of these pages. One that is no good goes, so that another can be.
+pub(super) fn read(
+    entry: &OwnedFd,
+    kind: StartKind,
+    memory: &FileIdentity,
+    path: &Path,
+) -> Option<Vec<PageRun>> {
+    let opened =
+        match openat(entry, kind.file(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) => return None,
+            _ => open_file(entry, kind.file(), path),
+        };
+    let kept = opened.ok().and_then(|file| file::read::<Kept>(&file, file::WORKING_SET).ok());
+    match kept {
+        Some(kept) if kept.memory == *memory => Some(kept.runs),
+        _ => {
+            // Where that is not possible each start goes on without.
+            let _ = unlinkat(entry, kind.file(), AtFlags::empty());
+            None
+        }
+    }
+}
+
+impl Templates {
+    /// Keeps the working set of a start from the template `name`, unless another start was first.
+    pub(crate) fn keep_working_set(
+        &self,
+        name: &str,
+        kind: StartKind,
+        runs: Vec<PageRun>,
+    ) -> Result<(), TemplateError> {
+        let path = self.path.join(name);
+        let failed = |act| TemplateError::io(act, &path);
+        let entry = self.open_entry(name).map_err(failed("open the template"))?;
+        let memory =
+            FileIdentity::of(&open_file(&entry, MEMORY, &path)?).map_err(failed("look at the template"))?;
+        // Whoever reads it half written removes it, and another start records it.
+        let file = match make_file(&entry, kind.file()) {
+            Err(Errno::EXIST) => return Ok(()),
+            made => File::from(made.map_err(failed("keep a working set in"))?),
+        };
+        let written = file::write(&file, file::WORKING_SET, &Kept { memory, runs });
+        written.map_err(|source| TemplateError::Io {
+            act: "keep a working set in",
+            path: path.clone(),
+            source,
+        })
+    }
+}
