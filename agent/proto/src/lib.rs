@@ -55,7 +55,7 @@ pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
 
 /// Version of the contract. It grows when a message is added that an older peer
 /// must not be sent; fields with defaults do not change it.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// Context id of the host on every virtio-vsock link (virtio 1.2, §5.10.4).
 pub const HOST_CID: u32 = 2;

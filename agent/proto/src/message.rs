@@ -171,6 +171,13 @@ pub enum Request {
         /// Since 1970.
         realtime_ns: i64,
     },
+    /// The machine has a balloon now, by which the guest's kernel gives back what it has free: have it look for that.
+    Balloon {
+        /// The name of its platform device.
+        device: String,
+        /// What the driver of its window is told: size, address, interrupt, number.
+        announcement: String,
+    },
 }
 
 /// What the agent sends on a control connection.

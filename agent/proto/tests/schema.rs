@@ -258,6 +258,8 @@ fn requests() {
     request("clock", Request::Clock { adjust_ns: -5_000_000 });
     let entropy = (0..32).collect();
     request("new-generation", Request::NewGeneration { entropy, realtime_ns: 1_790_000_000_000_000_000 });
+    let announcement = "4K@0xd0018000:1:24".into();
+    request("balloon", Request::Balloon { device: "virtio-mmio.24".into(), announcement });
     request("update", Request::Update { container: "web".into(), resources });
 }
 

@@ -15,6 +15,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("benches/src/poweroff_init.rs", "ends the machine, as the first and last act of an /init"),
     ("tests/e2e/src/support/terminal.rs", "owns a descriptor that came over a socket"),
     ("vmm/devices/src/heap.rs", "sets a number of the allocator's"),
+    ("vmm/devices/src/virtio/balloon/pages.rs", "gives pages of guest memory back to the host"),
     ("vmm/devices/src/virtio/net/tap.rs", "frames between a tap and guest memory; ioctls of a tap"),
     ("vmm/machine/examples/boot.rs", "poll, in a program for development"),
     ("vmm/machine/src/end.rs", "lends an event's descriptor out for polling"),

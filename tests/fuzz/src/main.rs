@@ -12,12 +12,13 @@ use vmrun_proto::{Answer, Envelope, FrameReader, Hello, Message, Question};
 type Target = fn(&[u8]);
 
 /// Who is asked, and by whom: a guest, a guest's agent, another process, a user.
-const TARGETS: [(&str, Target); 8] = [
+const TARGETS: [(&str, Target); 9] = [
     ("mmio", fuzz::mmio),
     ("queue", fuzz::queue),
     ("net", fuzz::net),
     ("fs", fuzz::fs),
     ("vsock", fuzz::vsock),
+    ("balloon", fuzz::balloon),
     ("frames", frames),
     ("control", vmrun_runtime::fuzz::control),
     ("config", vmrun_plan::fuzz::config),

@@ -23,6 +23,11 @@ pub fn fs(program: &[u8]) {
     virtio::fs::fuzz(program);
 }
 
+/// Reports of free pages.
+pub fn balloon(program: &[u8]) {
+    virtio::balloon::fuzz(program);
+}
+
 /// Packets of a guest, and what the host's ends do.
 pub fn vsock(program: &[u8]) {
     virtio::vsock::fuzz(program);

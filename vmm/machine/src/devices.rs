@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
+use vmrun_devices::virtio::balloon::Balloon;
 use vmrun_devices::virtio::fs::Fs;
 use vmrun_devices::virtio::mmio::MmioTransport;
 use vmrun_devices::virtio::net::Net;
@@ -10,7 +11,7 @@ use vmrun_devices::virtio::rng::Rng;
 use vmrun_devices::virtio::vsock::Vsock;
 use vmrun_devices::virtio::{StateError, TransportState, VirtioDevice};
 use vmrun_devices::{EventLoop, FailureSink, LoopHandle, Memory, MmioBus};
-use vmrun_spec::{DeviceChange, DeviceSpec, Handles, HostPort, MachineSpec, NicSlot};
+use vmrun_spec::{BalloonSlot, DeviceChange, DeviceSpec, Handles, HostPort, MachineSpec, NicSlot};
 
 use crate::board::{Board, Place};
 use crate::boot::Window;
@@ -56,6 +57,7 @@ impl Maker {
         Ok(match spec {
             DeviceSpec::Vsock(spec) => Box::new(Vsock::new(spec, handles.host_port, events)?),
             DeviceSpec::Rng => Box::new(Rng::new(events)),
+            DeviceSpec::Balloon => Box::new(Balloon::new(events)),
             DeviceSpec::Fs(spec) => Box::new(Fs::new(spec, failures)?),
             DeviceSpec::Net(spec) => Box::new(Net::new(spec, handles.frames.ok_or(NO_FRAMES)?, failures)?),
         })
@@ -83,7 +85,8 @@ impl Devices {
             failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")));
         })?;
         let fixed = (0..).zip(layout::FIRST_IRQ..).take(spec.devices.len());
-        let slots = NicSlot::all().map(|slot| (slot.window(), NicSlot::IRQ));
+        let slots = NicSlot::all().map(NicSlot::window).chain([BalloonSlot::WINDOW]);
+        let slots = slots.map(|window| (window, NicSlot::IRQ));
         let (board, bus) = Board::new(Arc::clone(vm), memory.clone(), failures.clone(), slots.chain(fixed))?;
         let maker = Maker { events: events.handle(), failures };
         let devices = Self { board, maker, _events: events };
@@ -144,6 +147,18 @@ impl Devices {
             .map_err(|source| PlugError::Device { slot, source })
     }
 
+    /// Puts the balloon into its slot.
+    pub(crate) fn plug_balloon(&self) -> Result<(), PlugError> {
+        let entry = self.balloon()?.enter();
+        if !entry.is_empty() {
+            return Err(PlugError::Occupied(NicSlot::COUNT));
+        }
+        self.maker
+            .make(&DeviceSpec::Balloon, Handles::default())
+            .and_then(|device| self.board.put(entry, device))
+            .map_err(|source| PlugError::Device { slot: NicSlot::COUNT, source })
+    }
+
     /// Takes the device out of a slot, and waits until it is gone.
     pub(crate) fn unplug(&self, slot: u8) -> Result<(), PlugError> {
         let entry = self.place(slot)?.enter();
@@ -175,8 +190,14 @@ impl Devices {
             .collect()
     }
 
+    /// Behind the slots.
     fn fixed(&self) -> &[Place] {
-        self.board.places().get(usize::from(NicSlot::COUNT)..).unwrap_or_default()
+        self.board.places().get(usize::from(NicSlot::COUNT) + 1..).unwrap_or_default()
+    }
+
+    fn balloon(&self) -> Result<&Place, PlugError> {
+        let place = self.board.places().get(usize::from(NicSlot::COUNT));
+        place.ok_or_else(|| vmrun_spec::NoSuchSlot(NicSlot::COUNT).into())
     }
 
     fn place(&self, slot: u8) -> Result<&Place, PlugError> {

@@ -160,6 +160,12 @@ impl Running {
         self.devices.plug(slot, device, handles)
     }
 
+    /// Puts the balloon into its slot (`vmrun_spec::BalloonSlot`), by which the guest gives back what it has free. The
+    /// guest does not see it by itself, either.
+    pub fn plug_balloon(&self) -> Result<(), PlugError> {
+        self.devices.plug_balloon()
+    }
+
     /// Takes the device out of a slot. When this returns its thread has ended and its descriptors are
     /// closed, whether or not the guest has unbound its driver: it is the guest's own affair when that finds
     /// nothing any more.

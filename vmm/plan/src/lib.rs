@@ -20,6 +20,7 @@ mod destination;
 mod devices;
 mod exec;
 mod file_systems;
+mod free_memory;
 mod guest;
 mod hooks;
 mod host_limits;
@@ -247,6 +248,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             },
             user_network: options.user_network.clone(),
             network_rates,
+            keeps_memory: free_memory::is_kept(bundle)?,
             cpus,
         },
     })

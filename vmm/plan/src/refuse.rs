@@ -6,6 +6,7 @@ use oci_spec::runtime::{
 };
 
 use crate::boot_request::{INITRD_ANNOTATION, KERNEL_ANNOTATION};
+use crate::free_memory::FREE_MEMORY_ANNOTATION;
 use crate::network_rates::{RX_RATE_ANNOTATION, TX_RATE_ANNOTATION};
 use crate::resources::check_resources;
 use crate::size::{MEMORY_ANNOTATION, VCPUS_ANNOTATION};
@@ -166,6 +167,7 @@ fn annotations(spec: &Spec) -> Result<(), PlanError> {
         RX_RATE_ANNOTATION,
         TX_RATE_ANNOTATION,
         VOLUME_CACHE_ANNOTATION,
+        FREE_MEMORY_ANNOTATION,
     ];
     let mut ours: Vec<_> = spec
         .annotations()

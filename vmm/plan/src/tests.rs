@@ -159,6 +159,7 @@ fn each_refusal_names_its_field() {
             json!({"annotations": {"dev.vmrun.volume.cache": "off"}}),
             "annotations[\"dev.vmrun.volume.cache\"]",
         ),
+        (json!({"annotations": {"dev.vmrun.memory.free": "off"}}), "annotations[\"dev.vmrun.memory.free\"]"),
         (json!({"annotations": {"dev.vmrun.network.rate": "1"}}), "annotations[\"dev.vmrun.network.rate\"]"),
         (
             json!({"annotations": {"dev.vmrun.network.rx-rate": "fast"}}),

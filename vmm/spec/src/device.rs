@@ -19,6 +19,8 @@ pub enum DeviceSpec {
     Fs(ShareSpec),
     /// A network interface.
     Net(NetSpec),
+    /// Reports of what the guest has free.
+    Balloon,
 }
 
 /// What may be changed of a device while its driver has it.

@@ -40,6 +40,9 @@ pub struct HostPlan {
     /// What each of its network interfaces may carry.
     #[serde(default)]
     pub network_rates: NetworkRates,
+    /// What the guest has free does not go back to the host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_memory: bool,
     /// The processors that the monitor may use; none for all that the caller may.
     #[serde(default)]
     pub cpus: BTreeSet<u32>,

@@ -20,5 +20,5 @@ pub use host::{
 pub use launch::{FailureReport, LauncherMessage, MonitorMessage};
 pub use machine::{Image, MachineSpec};
 pub use network::{PortProtocol, PublishedPort, UserNetwork};
-pub use slot::{NicSlot, NoSuchSlot};
+pub use slot::{BalloonSlot, NicSlot, NoSuchSlot};
 pub use timeline::{Lane, Mark, Phase, Timeline};

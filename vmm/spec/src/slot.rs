@@ -54,14 +54,41 @@ impl NicSlot {
 
     /// Its platform device's name in the guest, under `/sys/bus/platform/devices`.
     pub fn device(self) -> String {
-        format!("virtio-mmio.{}", self.window())
+        device(self.window())
     }
 
     /// What the guest's driver has to be told of it, once: size, address, interrupt, number.
     pub fn announcement(self) -> String {
-        let address = Self::WINDOWS + (u64::from(self.window()) << 12);
-        format!("4K@{address:#x}:{}:{}", Self::IRQ, self.window())
+        announcement(self.window())
     }
+}
+
+/// The window behind those of the network interfaces: for the balloon, which comes when the program has run for a while.
+#[derive(Clone, Copy, Debug)]
+pub struct BalloonSlot;
+
+impl BalloonSlot {
+    /// The number of the window. Its interrupt is [`NicSlot::IRQ`], too.
+    pub const WINDOW: u8 = NicSlot::FIRST_WINDOW + NicSlot::COUNT;
+
+    /// As [`NicSlot::device`].
+    pub fn device() -> String {
+        device(Self::WINDOW)
+    }
+
+    /// As [`NicSlot::announcement`].
+    pub fn announcement() -> String {
+        announcement(Self::WINDOW)
+    }
+}
+
+fn device(window: u8) -> String {
+    format!("virtio-mmio.{window}")
+}
+
+fn announcement(window: u8) -> String {
+    let address = NicSlot::WINDOWS + (u64::from(window) << 12);
+    format!("4K@{address:#x}:{}:{window}", NicSlot::IRQ)
 }
 
 impl TryFrom<u8> for NicSlot {
@@ -95,6 +122,8 @@ mod tests {
         let slot = NicSlot::new(7).unwrap();
         assert_eq!(slot.device(), "virtio-mmio.23");
         assert_eq!(slot.announcement(), "4K@0xd0017000:1:23");
+        assert_eq!(BalloonSlot::device(), "virtio-mmio.24");
+        assert_eq!(BalloonSlot::announcement(), "4K@0xd0018000:1:24");
         assert_eq!(NicSlot::all().count(), 8);
         assert_eq!(NicSlot::try_from(8), Err(NoSuchSlot(8)));
     }

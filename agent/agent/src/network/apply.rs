@@ -16,7 +16,8 @@ use vmrun_proto::{Address, Interface, Network, NetworkDevice, Route};
 
 use super::difference::{Change, difference, kept};
 use super::wait::{FLAGS_AT, Heard, INDEX_AT, Listener};
-use super::{messages, netfilter, nic, settings};
+use super::{messages, netfilter, settings};
+use crate::late_device;
 
 /// `IPV6_MIN_MTU`
 const LEAST_IPV6_MTU: u32 = 1280;
@@ -191,7 +192,8 @@ impl Hand {
     /// Has a card's interface appear in the container's namespace, under its name there.
     fn fetch(&mut self, device: &str, announcement: &str, interface: &Interface) -> Result<(), String> {
         let about = |error: String| format!("{}: {error}", interface.name);
-        let virtio = nic::bind(device, announcement).map_err(about)?;
+        let virtio = late_device::bind(device, announcement)
+            .map_err(|error| about(format!("cannot bind the network card at {device}: {error}")))?;
         let (index, name) = self.card(&virtio).map_err(|error| {
             about(format!("the network card at {device} has not become an interface: {}", words(&error)))
         })?;
@@ -340,7 +342,7 @@ impl Hand {
         match &interface.device {
             NetworkDevice::Loopback => return Ok(()),
             NetworkDevice::Card { device, .. } => {
-                return unless(Errno::ENODEV, nic::unbind(device))
+                return unless(Errno::ENODEV, late_device::unbind(device))
                     .map_err(|error| format!("cannot take {} away: {}", interface.name, words(&error)));
             }
             NetworkDevice::Vlan { .. } => {}

@@ -9,7 +9,6 @@ mod apply;
 mod difference;
 mod messages;
 mod netfilter;
-mod nic;
 mod settings;
 mod wait;
 

@@ -15,7 +15,7 @@ use super::names::describe;
 use super::process::{ContainerEntry, Exec, ManagedProcess, State};
 use super::{ReplyTo, Server};
 use crate::container::{Members, describe_processes, figures};
-use crate::{clock, generation, marks, network, sys};
+use crate::{clock, free_memory, generation, marks, network, sys};
 
 /// Where the agent keeps what belongs to processes: numbered, since ids of the
 /// host are no file names.
@@ -68,6 +68,11 @@ impl Server {
                     crate::die(&format_args!("cannot become another guest than the saved one: {error}"));
                 }
                 Ok(Some(Reply::Ok))
+            }
+            Request::Balloon { device, announcement } => {
+                free_memory::give_back(&device, &announcement).map(|()| Some(Reply::Ok)).map_err(|cause| {
+                    refused(ErrorKind::Failed, format!("cannot give memory back to the host: {cause}"))
+                })
             }
             Request::Clock { adjust_ns } => clock::adjust(adjust_ns, self.nobody_has_run())
                 .map(|realtime_ns| Some(Reply::Clock { realtime_ns }))

@@ -21,6 +21,7 @@ mod locks;
 mod look;
 mod machine;
 mod measure;
+mod memory;
 mod mounts;
 mod name_servers;
 mod namespaces;

@@ -1,5 +1,6 @@
 //! Virtio: what all devices share, the mmio transport, and a folder a device.
 
+pub mod balloon;
 mod config_space;
 mod counters;
 mod device;

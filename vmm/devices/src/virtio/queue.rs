@@ -62,6 +62,13 @@ impl ActiveQueue {
         self.number
     }
 
+    /// The same as another number.
+    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg_attr(feature = "fuzzing", allow(dead_code))]
+    pub(crate) fn numbered(self, number: u16) -> Self {
+        Self { number, ..self }
+    }
+
     /// Where it lies and how far it has come.
     pub(crate) fn save(&self) -> SavedQueue {
         SavedQueue::of(&self.queue.state())

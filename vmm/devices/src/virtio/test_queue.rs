@@ -106,6 +106,11 @@ pub(crate) fn queue_with_chains(memory: &Memory, chains: &[&[Buffer]]) -> TestQu
     TestQueue { queue, memory: memory.clone(), used, failures, counters }
 }
 
+/// The same, as the device's queue with this number.
+pub(crate) fn queue_numbered(number: u16, test: TestQueue) -> TestQueue {
+    TestQueue { queue: test.queue.numbered(number), ..test }
+}
+
 impl TestQueue {
     /// What a device with this one queue gets.
     pub(crate) fn activation(self) -> Activation {

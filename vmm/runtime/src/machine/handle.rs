@@ -177,6 +177,11 @@ impl Machine {
         self.inner.done(&Order::Plug { slot, device, frames }, Some(beside.as_fd()))
     }
 
+    /// Puts the balloon into its slot; somebody in the guest has to announce it there.
+    pub(crate) fn plug_balloon(&self) -> Result<(), OrderError> {
+        self.inner.done(&Order::PlugBalloon, None)
+    }
+
     /// Takes the device out of a slot. When this returns its descriptors are closed there.
     pub(crate) fn unplug(&self, slot: u8) -> Result<(), OrderError> {
         self.inner.done(&Order::Unplug { slot }, None)

@@ -49,6 +49,8 @@ pub(super) enum Order {
     Stamps,
     /// What the guest has printed last.
     Tail { lines: u8 },
+    /// The balloon comes, by which the guest gives memory back.
+    PlugBalloon,
     /// Which of the template's pages the guest has written by now; once, where that is to be recorded.
     WorkingSet,
 }

@@ -31,7 +31,7 @@ use vmrun_spec::{HostPort, MachineSpec};
 use crate::assets::Embedded;
 use crate::process::{END_LIMIT, ProcessHandle};
 use crate::templates::Template;
-pub(crate) use handle::{Machine, Named, SaveError};
+pub(crate) use handle::{Machine, Named, OrderError, SaveError};
 pub(crate) use message::Stamped;
 
 /// What is told of one that a hanging file system of the host's keeps from ending.

@@ -108,6 +108,7 @@ impl Orders {
             },
             Order::PassCheckpoint => return self.pass(running, number),
             Order::Plug { slot, device, frames } => plug(running, slot, device, frames, beside),
+            Order::PlugBalloon => said(running.plug_balloon()),
             Order::Unplug { slot } => said(running.unplug(slot)),
             Order::SetLink { slot, up } => said(running.set_link(slot, up)),
             Order::Counters => Report::Counters(running.counters().into_iter().map(counted).collect()),

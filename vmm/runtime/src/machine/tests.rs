@@ -55,6 +55,7 @@ fn orders_are_on_the_wire_as_they_were() {
     golden("order-counters", Order::Counters);
     golden("order-stamps", Order::Stamps);
     golden("order-tail", Order::Tail { lines: 20 });
+    golden("order-plug-balloon", Order::PlugBalloon);
     golden("order-working-set", Order::WorkingSet);
 }
 

@@ -2,7 +2,7 @@
 //! signals that this process gets and the verbs, until the program has ended.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -10,6 +10,7 @@ use oci_spec::runtime::LinuxResources;
 use vmrun_proto::{Event, ExitStatus, ProcessInfo, ProcessRef, Reply, Request};
 use vmrun_spec::FailureReport;
 
+use super::balloon::{self, BALLOON_VERSION, Balloon};
 use super::clock::{self, Comparison};
 use super::control_server::{Caller, Watcher};
 use super::failure::{Broken, MonitorError};
@@ -23,6 +24,7 @@ use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::control::{ControlReply, ControlRequest};
 use crate::error::chain;
 use crate::figures::Figures;
+use crate::machine::OrderError;
 use crate::signals;
 use crate::status::Status;
 use crate::step;
@@ -57,6 +59,7 @@ pub(super) struct Live<'s> {
     memory: OutOfMemory,
     /// None for a guest whose agent sets no clock.
     clock: Option<Comparison>,
+    balloon: Balloon,
     /// The processes are still to be shown in the monitor's mount namespace.
     to_show: bool,
 }
@@ -98,6 +101,7 @@ impl<'s> Live<'s> {
             watchers: Vec::new(),
             memory: OutOfMemory::default(),
             clock,
+            balloon: Balloon::default(),
             to_show: false,
         })
     }
@@ -133,6 +137,9 @@ impl<'s> Live<'s> {
         self.session.warm.has_started(self.session.machine);
         // Nobody but an engine, which lets its containers run in the background, will look there.
         self.to_show = self.session.request.detached;
+        if self.agent.speaks(BALLOON_VERSION) && !self.session.request.plan.host.keeps_memory {
+            self.balloon.begin(Instant::now());
+        }
         Ok(())
     }
 
@@ -155,6 +162,9 @@ impl<'s> Live<'s> {
                 proc_view::start(self.session.request);
             }
             let ready = self.poll()?;
+            if self.held.is_none() && self.balloon.is_due(Instant::now()) {
+                self.plug_balloon()?;
+            }
             if ready.agent {
                 self.agent.receive().map_err(|error| self.session.explain(RUNNING, error))?;
             }
@@ -217,12 +227,16 @@ impl<'s> Live<'s> {
     fn poll(&self) -> Result<Ready, MonitorError> {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut control = readable(self.prepared.control.as_fd());
-        let mut limit = PollTimeout::NONE;
-        if let Some(rest) = self.prepared.control.rest() {
+        let rest = self.prepared.control.rest();
+        if rest.is_some() {
             control.set_events(PollFlags::empty());
-            // Not before it is over.
-            limit = PollTimeout::try_from(rest.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
         }
+        // A guest that stands still gives nothing back.
+        let due = self.balloon.rest(Instant::now()).filter(|_| self.held.is_none());
+        let limit = rest.into_iter().chain(due).min().map_or(PollTimeout::NONE, |rest| {
+            // Not before it is over.
+            PollTimeout::try_from(rest.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX)
+        });
         let mut fds = vec![
             readable(self.agent.as_fd()),
             readable(self.session.signals.as_fd()),
@@ -243,6 +257,23 @@ impl<'s> Live<'s> {
         let [agent, signals, control, machine] = [0, 1, 2, 3].map(is_ready);
         let (clock, network) = (clock.is_some() && is_ready(4), is_ready(4 + usize::from(clock.is_some())));
         Ok(Ready { agent, signals, control, machine, clock, network })
+    }
+
+    /// A guest that takes no balloon, being another's kernel, keeps its memory.
+    fn plug_balloon(&mut self) -> Result<(), MonitorError> {
+        match self.session.machine.plug_balloon() {
+            Ok(()) => {}
+            Err(OrderError::Refused(why)) => {
+                self.session.warn(&format!("the guest keeps the memory that it has free: {why}"));
+                return Ok(());
+            }
+            // That it has ended is heard of elsewhere.
+            Err(OrderError::Ended | OrderError::Interrupted) => return Ok(()),
+        }
+        if let ControlReply::Failed(report) = self.ask(balloon::request(), LOOK)? {
+            step!("the guest keeps the memory that it has free: {}", report.message);
+        }
+        Ok(())
     }
 
     fn network_changed(&mut self) -> Result<(), MonitorError> {

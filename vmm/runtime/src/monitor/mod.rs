@@ -11,6 +11,7 @@
 //! answers the verbs that come between the program's end and its own.
 
 mod attributes;
+mod balloon;
 mod boot;
 mod callers_ids;
 mod clock;

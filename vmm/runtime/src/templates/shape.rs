@@ -105,6 +105,7 @@ fn device(spec: &DeviceSpec) -> String {
     match spec {
         DeviceSpec::Vsock(vsock) => format!("vsock {}", vsock.cid),
         DeviceSpec::Rng => "rng".to_owned(),
+        DeviceSpec::Balloon => "balloon".to_owned(),
         DeviceSpec::Fs(share) => format!("fs {}", share.tag),
         DeviceSpec::Net(net) => format!("net {:?} {:?}", net.mac, net.mtu),
     }

@@ -1,4 +1,4 @@
-//! Network cards that the host plugs into slots of the machine. The guest's kernel is told of a slot
+//! Devices that the host plugs into slots of the machine: network cards, the balloon. The guest's kernel is told of a slot
 //! when something is in it for the first time, and looks into it again when its driver is bound anew.
 
 use std::fs::{self, OpenOptions};
@@ -9,21 +9,20 @@ const DEVICES: &str = "/sys/bus/platform/devices";
 const DRIVER: &str = "/sys/bus/platform/drivers/virtio-mmio";
 const ANNOUNCEMENTS: &str = "/sys/module/virtio_mmio/parameters/device";
 
-/// Has the kernel look into a slot: the card there becomes an interface in the namespace of this
+/// Has the kernel look into a slot; a network card there becomes an interface in the namespace of this
 /// thread. The answer is its virtio device.
-pub(super) fn bind(device: &str, announcement: &str) -> Result<String, String> {
+pub(crate) fn bind(device: &str, announcement: &str) -> io::Result<String> {
     let directory = Path::new(DEVICES).join(device);
     let looked = if directory.exists() {
         put(&Path::new(DRIVER).join("bind"), device)
     } else {
         put(Path::new(ANNOUNCEMENTS), announcement)
     };
-    let bound = looked.and_then(|()| virtio_of(&directory));
-    bound.map_err(|error| format!("cannot bind the network card at {device}: {error}"))
+    looked.and_then(|()| virtio_of(&directory))
 }
 
-/// Takes the driver off a slot: the card's interface is gone, wherever it is.
-pub(super) fn unbind(device: &str) -> io::Result<()> {
+/// Takes the driver off a slot: a network card's interface is gone, wherever it is.
+pub(crate) fn unbind(device: &str) -> io::Result<()> {
     put(&Path::new(DRIVER).join("unbind"), device)
 }
 
