@@ -46,3 +46,4 @@ mod templates;
 mod terminal;
 mod user_network;
 mod wall;
+mod watching;
