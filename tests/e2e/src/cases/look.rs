@@ -55,7 +55,10 @@ fn events_tell_the_figures_of_the_container() {
     assert_eq!(data["memory"]["usage"]["limit"], json!(64 << 20), "{data}");
     assert!(data["memory"]["usage"]["usage"].as_u64().unwrap() > 0, "{data}");
     assert!(data["cpu"]["usage"]["total"].as_u64().unwrap() > 0, "{data}");
-    assert!(data["blkio"].is_object(), "{data}");
+    for of in ["cpu", "memory", "blkio"] {
+        let psi = &data[of]["psi"];
+        assert!(psi["some"]["total"].is_u64() && psi["full"]["avg10"].is_f64(), "{data}");
+    }
     end(&container);
 }
 
