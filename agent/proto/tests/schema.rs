@@ -82,6 +82,7 @@ fn figures() -> ContainerFigures {
         pids_limit: Some(6),
         huge_pages: Default::default(),
         io: vec![DeviceFigures { major: 254, minor: 0, counts: one("rbytes") }],
+        pressure: Default::default(),
         interfaces: Vec::new(),
     }
 }
