@@ -238,6 +238,25 @@ fn disk_that_is_full_is_told_to_the_program() {
 }
 
 #[test]
+fn write_that_has_room_for_a_part_says_how_much() {
+    let scratch = Scratch::new();
+    let small = Mounted::new(&["-t", "tmpfs", "-o", "size=256k", "tmpfs"], &scratch.join("small"));
+    let program = "import os
+fd = os.open('/data/file', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+written = os.write(fd, b'x' * (1 << 20))
+print(0 < written < 1 << 20, os.fstat(fd).st_size == written)
+try:
+    os.write(fd, b'y')
+except OSError as error:
+    print(os.strerror(error.errno))
+os.unlink('/data/file')";
+    let bundle = Bundle::python(program).bind(small.path(), "/data", &[]);
+    bundle.on_both(|outcome| {
+        outcome.prints("True True\nNo space left on device\n");
+    });
+}
+
+#[test]
 fn propagation_of_the_root_is_as_given() {
     for (propagation, expected) in [("private", "private\n"), ("rslave", "private\n")] {
         let script = "awk '$5 == \"/\" { print ($7 == \"-\") ? \"private\" : $7 }' /proc/self/mountinfo";

@@ -549,6 +549,16 @@ def programs():
 
 
 @check
+def reading_that_leaves_no_time():
+    write('kept')
+    for flags in os.O_NOATIME, 0:
+        os.utime('kept', (1, 1))
+        fd = os.open('kept', os.O_RDONLY | flags)
+        yield os.read(fd, 1), os.fstat(fd).st_atime == 1
+        os.close(fd)
+
+
+@check
 def descriptions_that_are_shared():
     fd = opened('shared-offset')
     os.write(fd, b'0123456789')

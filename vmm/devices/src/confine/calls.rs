@@ -108,10 +108,13 @@ pub(super) const EVENT_LOOP: &[Call] = &[
     Call::Any(libc::SYS_timerfd_settime),
 ];
 
-/// Threads that wait for locks of open files, and the one that starts them. `clone3` is answered with
+/// Threads that wait for locks of open files or for these to reach the disk, and the one that starts them. `clone3` is answered with
 /// `ENOSYS` by a filter of its own: its flags are where no filter sees them.
 pub(super) const LOCKS: &[Call] = &[
     Call::Any(libc::SYS_flock),
+    Call::Any(libc::SYS_fsync),
+    Call::Any(libc::SYS_fdatasync),
+    Call::Any(libc::SYS_syncfs),
     Call::OneOf(libc::SYS_fcntl, 1, OPEN_FILES),
     Call::Signals(&[INTERRUPTS]),
     Call::Any(libc::SYS_clone3),

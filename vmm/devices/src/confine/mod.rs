@@ -52,7 +52,7 @@ impl ThreadClass {
         Self { capabilities: capabilities::of_files(authority), ..Self::FILE_SERVER }
     }
 
-    /// Waiting for locks, and starting threads that do.
+    /// Waiting for locks and for the disk, and starting threads that do.
     pub(crate) const LOCKS: Self = Self::without_capabilities(calls::LOCKS);
 
     /// This class, whose threads name files below `tree` only.

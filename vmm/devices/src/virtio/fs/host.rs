@@ -17,6 +17,9 @@ use super::ids::{Handle, Node};
 use super::nameless::{Nameless, is_nameless};
 use super::uncached::Uncached;
 
+/// So much of a file is copied by one request, bytes: some milliseconds.
+const MOST_COPIED: u64 = 16 << 20;
+
 /// How the guest is told of files.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Manner {
@@ -160,7 +163,7 @@ impl Host {
         Ok(self.told(parent, name, self.named.lookup(ctx, parent, name)?))
     }
 
-    fn in_directory<T>(
+    pub(super) fn in_directory<T>(
         &self,
         ctx: Context,
         node: Node,
@@ -224,6 +227,8 @@ impl Host {
         length: u64,
         flags: u64,
     ) -> io::Result<usize> {
+        // The guest's kernel asks for all at once, and everybody would wait for it. Who copies goes on after a part.
+        let length = length.min(MOST_COPIED);
         if !is_nameless(from) && !is_nameless(to) {
             return self.named.copyfilerange(
                 ctx,
@@ -252,7 +257,6 @@ impl Host {
         fn release(&self, node: Node, flags: u32, handle: Handle, flush: bool, flock_release: bool,
             lock_owner: Option<u64>) -> io::Result<()>;
         fn flush(&self, node: Node, handle: Handle, lock_owner: u64) -> io::Result<()>;
-        fn fsync(&self, node: Node, datasync: bool, handle: Handle) -> io::Result<()>;
         fn fallocate(&self, node: Node, handle: Handle, mode: u32, offset: u64, length: u64) -> io::Result<()>;
         fn lseek(&self, node: Node, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
         fn setxattr(&self, node: Node, name: &CStr, value: &[u8], flags: u32,

@@ -21,10 +21,12 @@ mod request;
 mod requests;
 mod server;
 mod statx;
+mod syncs;
 mod thread;
 mod tmpfile;
 mod tree;
 mod uncached;
+mod write;
 
 use std::ffi::CString;
 use std::path::PathBuf;

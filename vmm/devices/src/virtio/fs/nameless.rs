@@ -23,8 +23,8 @@ use rustix::fs::{
     XattrFlags,
 };
 use rustix::fs::{
-    fallocate, fchmod, fchown, fdatasync, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, fsync,
-    ftruncate, futimens, linkat, openat, seek,
+    fallocate, fchmod, fchown, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, ftruncate, futimens,
+    linkat, openat, seek,
 };
 use virtiofsd::filesystem::{
     Context, Entry, FileSystem, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid, SetxattrFlags,
@@ -336,16 +336,6 @@ impl FileSystem for Nameless {
         let appends = !delayed && flags & libc::O_APPEND.cast_unsigned() != 0;
         let how = appends.then_some(WritevFlags::RWF_APPEND);
         from.write_to_file_at(&file, usize::try_from(size).unwrap_or(0), offset, how)
-    }
-
-    fn fsync(&self, _ctx: Context, _node: Node, datasync: bool, handle: Handle) -> io::Result<()> {
-        let file = self.handle(handle)?;
-        if datasync {
-            fdatasync(&file)?;
-        } else {
-            fsync(&file)?;
-        }
-        Ok(())
     }
 
     fn fallocate(

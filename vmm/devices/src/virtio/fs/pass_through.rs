@@ -40,6 +40,8 @@ fn open(directory: &Path, guest_fd_limit: u64) -> io::Result<PassthroughFs> {
         readdirplus: true,
         // A write clears set-user-id bits, as it does on a local file system.
         killpriv_v2: true,
+        // The guest's kernel has looked whose file it is.
+        clean_noatime: false,
         allow_direct_io: true,
         allow_mmap: true,
         guest_fd_limit,

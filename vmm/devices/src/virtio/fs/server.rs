@@ -25,8 +25,10 @@ use super::patience::Patience;
 use super::request::{Request, Staging};
 use super::requests::Requests;
 use super::statx::StatxRequest;
+use super::syncs::{SyncRequest, Syncs};
 use super::tmpfile::TmpfileRequest;
 use super::tree::SharedTree;
+use super::write::WriteRequest;
 use super::{FsError, NAME};
 use crate::failure::FailureSink;
 use crate::virtio::counters::Counters;
@@ -53,6 +55,7 @@ pub(super) struct FileServer {
     server: Server<SharedTree>,
     host: Arc<Host>,
     locks: Arc<Locks>,
+    syncs: Syncs,
     requests: Requests,
     directory: PathBuf,
 }
@@ -79,8 +82,16 @@ impl FileServer {
         let host = Arc::new(Host::new(named, nameless, manner).map_err(failed)?);
         let failed = move |failure| failures.report(NAME, &failure);
         let locks = Arc::new(Locks::new(usize::try_from(for_locks).unwrap_or(usize::MAX), failed)?);
+        let syncs = Syncs::new(Arc::clone(locks.event()));
         let server = Server::new(SharedTree::new(Arc::clone(&host), Arc::clone(&locks)));
-        Ok(Self { server, host, locks, requests: Requests::default(), directory: directory.to_owned() })
+        Ok(Self {
+            server,
+            host,
+            locks,
+            syncs,
+            requests: Requests::default(),
+            directory: directory.to_owned(),
+        })
     }
 
     /// What it counts.
@@ -121,7 +132,7 @@ impl FileServer {
         let watch =
             |event, token| epoll.ctl(ControlOperation::Add, event, EpollEvent::new(EventSet::IN, token));
         watch(stop.as_raw_fd(), STOP)?;
-        watch(self.locks.event(), LOCKS)?;
+        watch(self.locks.event().as_raw_fd(), LOCKS)?;
         watch(queues[0].kick().as_raw_fd(), 0)?;
         watch(queues[1].kick().as_raw_fd(), 1)?;
         let mut ready = [EpollEvent::default(); 4];
@@ -214,6 +225,12 @@ impl FileServer {
         if let Some(request) = TmpfileRequest::read(&header, &reader) {
             return Some(request.reply(&self.host, writer));
         }
+        if let Some(request) = WriteRequest::read(&header, &reader) {
+            return Some(request.reply(&self.host, writer));
+        }
+        if let Some(request) = SyncRequest::read(&header, &reader) {
+            return self.handle_sync(header.unique, &request, writer, place, session);
+        }
         let spare = writer.clone();
         Some(match self.server.handle_message(reader, writer, NO_BACKEND).map(u32::try_from) {
             Ok(Ok(length)) => length,
@@ -252,6 +269,32 @@ impl FileServer {
         }
     }
 
+    /// What brings files to the disk is done by another thread, if it can be, and answered when it is.
+    fn handle_sync(
+        &self,
+        unique: u64,
+        request: &SyncRequest,
+        writer: Writer<'_>,
+        place: impl FnOnce() -> Option<Place>,
+        session: &mut Session,
+    ) -> Option<u32> {
+        if request.is_the_agents() {
+            return Some(reply_nothing(writer, unique, Answer::Now(Ok(()))));
+        }
+        let result = match (request.job(&self.host), place()) {
+            (Ok(job), Some(place)) => match self.syncs.begin(job, |jobs| self.locks.start_syncing(jobs)) {
+                Ok(number) => {
+                    session.syncing.insert(number, Waiting { unique, place });
+                    return None;
+                }
+                Err(job) => job.run(),
+            },
+            (Ok(job), None) => job.run(),
+            (Err(error), _) => Err(error),
+        };
+        Some(reply_nothing(writer, unique, Answer::Now(result)))
+    }
+
     /// Replies to the requests whose waits are over.
     fn reply_to_waiting(
         &self,
@@ -259,11 +302,13 @@ impl FileServer {
         session: &mut Session,
     ) -> Result<(), QueueError> {
         while let Some((ticket, result)) = self.locks.take_ended() {
-            let Some(Waiting { unique, place }) = session.waiting.remove(&ticket) else { continue };
-            let queue = &mut queues[place.queue];
-            let length = place.reply(queue.memory(), unique, &result);
-            queue.push_used(place.head, length)?;
-            queue.notify()?;
+            let waiting = session.waiting.remove(&ticket);
+            waiting.map_or(Ok(()), |waiting| waiting.reply(queues, &result))?;
+        }
+        while let Some((number, result)) = self.syncs.take_done() {
+            // Those of a guest that has begun anew are nobody's.
+            let waiting = session.syncing.remove(&number);
+            waiting.map_or(Ok(()), |waiting| waiting.reply(queues, &result))?;
         }
         Ok(())
     }
@@ -274,17 +319,28 @@ impl FileServer {
 struct Session {
     /// Requests that wait for locks.
     waiting: HashMap<Ticket, Waiting>,
+    /// Those that wait for the disk, by the number of the job.
+    syncing: HashMap<u64, Waiting>,
     /// Numbers of requests whose processes have a signal.
     interrupted: Vec<u64>,
     /// How many requests there were.
     served: u64,
 }
 
-/// A request that waits for a lock.
+/// A request that waits.
 #[derive(Debug)]
 struct Waiting {
     unique: u64,
     place: Place,
+}
+
+impl Waiting {
+    fn reply(&self, queues: &mut [ActiveQueue; 2], result: &io::Result<()>) -> Result<(), QueueError> {
+        let queue = &mut queues[self.place.queue];
+        let length = self.place.reply(queue.memory(), self.unique, result);
+        queue.push_used(self.place.head, length)?;
+        queue.notify()
+    }
 }
 
 impl Session {

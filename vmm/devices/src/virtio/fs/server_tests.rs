@@ -99,6 +99,36 @@ pub(crate) fn run(program: &[u8]) {
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2, "something lies beside the share");
 }
 
+/// A request of process `pid` for the whole file system to reach the disk: its header, and 8 bytes of nothing.
+fn syncfs_request(pid: u32) -> Vec<u8> {
+    let header = [48, Opcode::Syncfs as u32, 5, 0, 1, 0, 0, 0, pid, 0, 0, 0];
+    header.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+#[test]
+fn who_asks_for_the_disk_is_answered_when_it_has_all_and_the_agent_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = FileServer::open(directory.path(), Manner::default(), Failures::default().sink()).unwrap();
+    serve_here(directory.path());
+    let memory = memory();
+    let chain = [(BUFFERS, 48, 0), (BUFFERS + 0x1000, 0x1000, WRITE)];
+    let answer = || memory.read_obj::<[u32; 4]>(GuestAddress(BUFFERS + 0x1000)).unwrap();
+    let mut session = Session::default();
+    for (pid, is_later) in [(1, false), (2, true), (0, true)] {
+        memory.write_obj([0u32; 4], GuestAddress(BUFFERS + 0x1000)).unwrap();
+        memory.write_slice(&syncfs_request(pid), GuestAddress(BUFFERS)).unwrap();
+        let mut queues = [queue_with(&memory, &[]).queue, queue_with(&memory, &chain).queue];
+        let mut staging = Staging::new(&memory).unwrap();
+        server.serve_one(&mut queues[1], &mut staging, 1, &mut session).unwrap();
+        assert_eq!(session.syncing.len(), usize::from(is_later), "{pid}");
+        while !session.syncing.is_empty() {
+            server.reply_to_waiting(&mut queues, &mut session).unwrap();
+            thread::yield_now();
+        }
+        assert_eq!(answer(), [16, 0, 5, 0], "{pid}");
+    }
+}
+
 #[test]
 fn request_gets_its_reply() {
     let directory = tempfile::tempdir().unwrap();

@@ -27,10 +27,6 @@ use super::listing::{Listings, Page};
 use super::locks::Locks;
 use super::page_cache::PageCache;
 
-/// The agent's pid in the guest, which no program in a container can have: the agent has mounted the
-/// file system, and pids are told as they are for whoever did.
-const FIRST_PROCESS: libc::pid_t = 1;
-
 /// A directory of the host, passed through but for what the guest may cache, how it lists, and locks.
 pub(super) struct SharedTree {
     host: Arc<Host>,
@@ -100,13 +96,6 @@ impl FileSystem for SharedTree {
         self.listings.clear();
         self.host.clear();
         self.host.destroy();
-    }
-
-    /// A program that asks for it gets its data onto the host's disk. The guest's first process asks at
-    /// the end, for what the guest has to reach the host: that has been written when this comes, and
-    /// survives the guest in the host's page cache, as what programs on the host leave behind does.
-    fn syncfs(&self, ctx: Context, node: Node) -> io::Result<()> {
-        if ctx.pid == FIRST_PROCESS { Ok(()) } else { self.host.syncfs(ctx, node) }
     }
 
     fn forget(&self, ctx: Context, node: Node, count: u64) {
@@ -259,7 +248,6 @@ impl FileSystem for SharedTree {
             fn write<R: ZeroCopyReader>(&self, ctx: Context, node: Node, handle: Handle, from: R, size: u32,
                 offset: u64, lock_owner: Option<u64>, delayed: bool, kill_priv: bool,
                 flags: u32) -> io::Result<usize>;
-            fn fsync(&self, ctx: Context, node: Node, datasync: bool, handle: Handle) -> io::Result<()>;
             fn fallocate(&self, ctx: Context, node: Node, handle: Handle, mode: u32, offset: u64,
                 length: u64) -> io::Result<()>;
             fn statfs(&self, ctx: Context, node: Node) -> io::Result<libc::statvfs64>;
@@ -269,7 +257,6 @@ impl FileSystem for SharedTree {
             fn listxattr(&self, ctx: Context, node: Node, size: u32) -> io::Result<ListxattrReply>;
             fn removexattr(&self, ctx: Context, node: Node, name: &CStr) -> io::Result<()>;
             fn opendir(&self, ctx: Context, node: Node, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
-            fn fsyncdir(&self, ctx: Context, node: Node, datasync: bool, handle: Handle) -> io::Result<()>;
             fn access(&self, ctx: Context, node: Node, mask: u32) -> io::Result<()>;
             fn lseek(&self, ctx: Context, node: Node, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
             fn copyfilerange(&self, ctx: Context, from: Node, from_handle: Handle, from_offset: u64, to: Node,

@@ -217,17 +217,3 @@ fn devices_pipes_and_sockets_of_the_host_are_never_opened() {
         host.tree.create(context(), ROOT_ID, c"fifo", 0o666, false, flags, 0, no_extensions()).map(drop);
     assert_eq!(created.err().and_then(|error| error.raw_os_error()), Some(libc::EBADF));
 }
-
-#[test]
-fn only_the_guests_first_process_asks_for_less_than_the_hosts_disk() {
-    let host = Host::new();
-    // Nothing of it can be opened, so what reaches the host's side fails.
-    let node = special_files(&host)[0];
-    let asks =
-        |pid| host.tree.syncfs(Context { pid, ..context() }, node).map_err(|error| error.raw_os_error());
-    assert_eq!(asks(FIRST_PROCESS), Ok(()));
-    for pid in [0, 2, -1] {
-        assert_eq!(asks(pid), Err(Some(libc::EBADF)));
-    }
-    assert!(host.tree.syncfs(context(), ROOT_ID).is_ok());
-}

@@ -17,12 +17,12 @@ mod table;
 mod waiters;
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtiofsd::filesystem::Context;
 use virtiofsd::fuse::{FileLock, LK_FLOCK, LkIn};
+use vmm_sys_util::eventfd::EventFd;
 
 use self::host::{Description, Reopener, Wanted, id_of, try_flock};
 use self::outside::{LK_OUTSIDE, Outside};
@@ -34,6 +34,7 @@ use self::waiters::Waiters;
 use super::handle_file::with_file;
 use super::host::Host;
 use super::ids::{Handle, Node};
+use super::syncs::Shared;
 use crate::thread::ThreadFailure;
 
 /// Requests that may wait at the same time: each takes a place of the request queue's 512, where others
@@ -326,9 +327,14 @@ impl Locks {
         let _ = self.waiters.cancel(ticket);
     }
 
-    /// Readable while [`Self::take_ended`] has something.
-    pub(super) fn event(&self) -> RawFd {
-        self.waiters.event().as_raw_fd()
+    /// Readable while [`Self::take_ended`] has something; or [`super::syncs::Syncs::take_done`].
+    pub(super) fn event(&self) -> &Arc<EventFd> {
+        self.waiters.event()
+    }
+
+    /// Starts a thread that does these.
+    pub(super) fn start_syncing(&self, jobs: Arc<Shared>) {
+        self.waiters.sync(jobs);
     }
 
     /// A wait that is over.

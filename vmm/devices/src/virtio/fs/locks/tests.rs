@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -393,6 +394,6 @@ fn signal_between_two_waits_for_one_lock_ends_the_second() {
 fn await_event(locks: &Locks) {
     let epoll = Epoll::new().unwrap();
     let event = EpollEvent::new(EventSet::IN, 0);
-    epoll.ctl(ControlOperation::Add, locks.event(), event).unwrap();
+    epoll.ctl(ControlOperation::Add, locks.event().as_raw_fd(), event).unwrap();
     epoll.wait(-1, &mut [EpollEvent::default()]).unwrap();
 }

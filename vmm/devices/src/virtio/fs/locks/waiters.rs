@@ -1,4 +1,4 @@
-//! Threads that wait for locks of the host.
+//! Threads that wait for locks of the host, and start those that wait for its disks.
 //!
 //! ```text
 //!   file server ── wait, cancel ─▶ dispatcher ── starts ─▶ waiter: in fcntl or flock
@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, Builder, JoinHandle, ThreadId};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
+use super::super::syncs::Shared;
 use super::host::Wanted;
 use super::table::Ticket;
 use crate::confine::ThreadClass;
@@ -39,6 +40,8 @@ enum Order {
     Cancel(Ticket),
     /// This thread, which has waited for that, is about to end. The next may wait for it already.
     Ended(Ticket, ThreadId),
+    /// A thread for these.
+    Sync(Arc<Shared>),
     End,
 }
 
@@ -65,6 +68,7 @@ impl std::fmt::Debug for Order {
             Self::Wait(ticket, wanted) => write!(f, "Wait({ticket}, {wanted:?})"),
             Self::Cancel(ticket) => write!(f, "Cancel({ticket})"),
             Self::Ended(ticket, thread) => write!(f, "Ended({ticket}, {thread:?})"),
+            Self::Sync(_) => f.write_str("Sync"),
             Self::End => f.write_str("End"),
         }
     }
@@ -85,8 +89,15 @@ impl Waiters {
         Ok(Self { orders, ended: Mutex::new(ended), event, _dispatcher: worker })
     }
 
+    /// Starts a thread that does what takes as long as a disk. It ends by itself.
+    pub(super) fn sync(&self, jobs: Arc<Shared>) {
+        if let Err(SendError(Order::Sync(jobs))) = self.orders.send(Order::Sync(jobs)) {
+            jobs.without_a_thread();
+        }
+    }
+
     /// Readable while waits have ended that nobody took.
-    pub(super) fn event(&self) -> &EventFd {
+    pub(super) fn event(&self) -> &Arc<EventFd> {
         &self.event
     }
 
@@ -189,6 +200,7 @@ impl Dispatcher {
                         self.join(ticket);
                     }
                 }
+                Order::Sync(jobs) => start_syncing(&jobs),
                 Order::End => break,
             }
         }
@@ -230,6 +242,16 @@ impl Dispatcher {
         if let Some(running) = self.running.get(&ticket) {
             running.end();
         }
+    }
+}
+
+/// Nobody joins it: its call may take as long as the host's disk is away.
+fn start_syncing(jobs: &Arc<Shared>) {
+    let works = Arc::clone(jobs);
+    let started =
+        Builder::new().name("vmm-sync".to_owned()).stack_size(STACK_BYTES).spawn(move || works.work());
+    if started.is_err() {
+        jobs.without_a_thread();
     }
 }
 
