@@ -166,6 +166,15 @@ fn update_changes_the_limits_that_are_given() {
     container.verb("update", &["-r", file.to_str().unwrap()]).prints("");
     let last = limits();
     assert!(last.starts_with("83886080\n60\n50000 100000\n59\n"), "{last}");
+    let beyond = json!({ "unified": { "cpu.max": "900000 100000", "memory.max": "1G" } });
+    let beyond = scratch.file("beyond.json", beyond.to_string());
+    let told = [
+        "warning: ",
+        "the time of 9 CPUs, and the machine has 1 CPU",
+        "1024 MiB of memory, and the machine has 129 MiB",
+    ];
+    container.verb("update", &["-r", beyond.to_str().unwrap()]).prints_with_errors("", &told);
+    assert!(limits().starts_with("1073741824\n60\n900000 100000\n"));
     let wrong = scratch.file("wrong.json", "{\"pids\": 7}");
     container.verb("update", &["-r", wrong.to_str().unwrap()]).fails_with(1, &["cannot update", "resources"]);
     container.verb("update", &["--cpu-rt-period", "1"]).fails_with(1, &["cannot update", "--cpu-rt-period"]);

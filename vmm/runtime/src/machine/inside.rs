@@ -156,7 +156,7 @@ fn build(
         .map_err(InsideError::io("keep other processes out"))?;
     let saved = match begin {
         Begin::Restore(template) => {
-            let working_set = template.working_set.as_deref().unwrap_or_default();
+            let working_set = &template.working_set.runs;
             let snapshot = Snapshot {
                 state: &template.state,
                 pages: &template.memory,

@@ -65,7 +65,7 @@ pub(crate) enum Begin {
     /// Its kernel; where it is to be saved, it stops at the checkpoint.
     Boot(Option<Saved>),
     /// What was saved.
-    Restore(Template),
+    Restore(Box<Template>),
 }
 
 /// The files that a saved machine goes to.
@@ -91,7 +91,7 @@ impl Begin {
     fn needs_pagemap(&self) -> bool {
         match self {
             Self::Boot(saved) => saved.is_some(),
-            Self::Restore(template) => template.working_set.is_none(),
+            Self::Restore(template) => template.working_set.is_to_be_recorded(),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::agent_client::Watch;
 use crate::assets::Embedded;
 use crate::machine::{self, Begin, Machine, StartError};
 use crate::step;
-use crate::templates::Template;
+use crate::templates::{Template, WorkingSet};
 use crate::timeline::{Point, mark};
 
 /// A machine that runs, and the connection on which its agent will report.
@@ -71,11 +71,11 @@ fn restore(
 ) -> Result<Option<(Machine, UnixStream, Warm)>, MonitorError> {
     mark(Point::ImagesFound);
     let (ready, host_port) = agents_port()?;
-    let to_record = template.working_set.is_none();
-    match start(request, embedded, Begin::Restore(template), host_port) {
+    let working_set = WorkingSet { runs: Vec::new(), ..template.working_set };
+    match start(request, embedded, Begin::Restore(Box::new(template)), host_port) {
         Ok(machine) => {
             step!("machine restored");
-            Ok(Some((machine, ready, Warm::Restored(source.used(to_record)))))
+            Ok(Some((machine, ready, Warm::Restored(source.used(working_set)))))
         }
         Err(error @ (StartError::Process { .. } | StartError::Refused(_))) => Err(error.into()),
         // Somebody has done that, or there is no memory left.

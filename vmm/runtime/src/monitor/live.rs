@@ -28,6 +28,7 @@ use crate::machine::OrderError;
 use crate::signals;
 use crate::status::Status;
 use crate::step;
+use crate::templates::StartKind;
 
 const START: Wait = Wait { what: "the agent to start the program", limit: Duration::from_secs(60) };
 const SIGNAL: Wait = Wait { what: "the agent to send a signal", limit: Duration::from_secs(10) };
@@ -134,7 +135,8 @@ impl<'s> Live<'s> {
         self.agent
             .call(Request::Start { container }, START, watch)
             .map_err(|error| self.session.explain(STARTING, error))?;
-        self.session.warm.has_started(self.session.machine);
+        let kind = if self.session.cards.is_empty() { StartKind::Alone } else { StartKind::Networked };
+        self.session.warm.has_started(self.session.machine, kind);
         // Nobody but an engine, which lets its containers run in the background, will look there.
         self.to_show = self.session.request.detached;
         if self.agent.speaks(BALLOON_VERSION) && !self.session.request.plan.host.keeps_memory {

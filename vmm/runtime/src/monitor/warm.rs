@@ -24,7 +24,7 @@ use crate::log::Log;
 use crate::machine::{Machine, Saved};
 use crate::step;
 use crate::templates::{
-    Draft, Shape, StartKind, Template, TemplateError, TemplatePlace, Templates, checkpoint,
+    Draft, Shape, StartKind, Template, TemplateError, TemplatePlace, Templates, WorkingSet, checkpoint,
 };
 
 /// How long the writing of a template may last when all else is done.
@@ -46,9 +46,8 @@ pub(crate) enum Warm {
 pub(crate) struct Used {
     place: TemplatePlace,
     name: String,
-    /// Which working set it is used with; none where that is still to be recorded.
-    kind: StartKind,
-    to_record: bool,
+    /// What it lacks, which may be recorded.
+    working_set: WorkingSet,
     log: Log,
 }
 
@@ -74,6 +73,8 @@ impl<'s> Source<'s> {
         log: &'s Log,
     ) -> Option<Self> {
         let kind = match (&plan.host.network, &plan.host.user_network) {
+            // Hooks may set it up.
+            (NetworkNamespace::New, None) if plan.host.hooks.precede_creation() => StartKind::Networked,
             (NetworkNamespace::New | NetworkNamespace::Callers, None) => StartKind::Alone,
             (NetworkNamespace::Named(_), _) | (_, Some(_)) => StartKind::Networked,
         };
@@ -115,10 +116,9 @@ impl<'s> Source<'s> {
         }
     }
 
-    /// To be kept by who goes on from the template; its working set is to be recorded, or it has one.
-    pub(super) fn used(&self, to_record: bool) -> Used {
-        let (place, name, log) = (self.place.clone(), self.shape.name(), self.log.clone());
-        Used { place, name, kind: self.kind, to_record, log }
+    /// To be kept by who goes on from the template, for which there is this working set.
+    pub(super) fn used(&self, working_set: WorkingSet) -> Used {
+        Used { place: self.place.clone(), name: self.shape.name(), working_set, log: self.log.clone() }
     }
 
     /// Begins a template: what is to be known of it, and what goes to the machine's process.
@@ -173,12 +173,12 @@ impl Warm {
         }
     }
 
-    /// The program runs: what its start took is recorded, if it is the first one from its template.
-    pub(super) fn has_started(&self, machine: &Machine) {
+    /// The program runs: what its start took is recorded, if it is the first one of its kind from the template.
+    pub(super) fn has_started(&self, machine: &Machine, kind: StartKind) {
         if let Self::Restored(used) = self
-            && used.to_record
+            && used.working_set.lacks(kind)
         {
-            used.record(machine);
+            used.record(machine, kind);
         }
     }
 
@@ -201,16 +201,15 @@ impl Warm {
 
 impl Used {
     /// A start that records nothing leaves it to the next one.
-    fn record(&self, machine: &Machine) {
+    fn record(&self, machine: &Machine, kind: StartKind) {
         let set = match machine.working_set() {
             Ok(set) => set,
             Err(error) => return step!("the working set is not known: {error}"),
         };
         let pages: u64 = set.iter().map(|run| u64::from(run.count)).sum();
         step!("working set: {pages} pages in {} runs", set.len());
-        let kept = Templates::open(&self.place.path).and_then(|templates| {
-            templates.map_or(Ok(()), |it| it.keep_working_set(&self.name, self.kind, set))
-        });
+        let kept = Templates::open(&self.place.path)
+            .and_then(|templates| templates.map_or(Ok(()), |it| it.keep_working_set(&self.name, kind, set)));
         if let Err(error) = kept {
             step!("the working set is not kept: {}", chain(&error));
         }

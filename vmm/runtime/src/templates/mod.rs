@@ -30,7 +30,7 @@ use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock,
     fstat, futimens, openat, renameat, statat, unlinkat,
 };
-use vmrun_machine::{MachineError, MachineState, PageRun};
+use vmrun_machine::{MachineError, MachineState};
 use vmrun_plan::{CONSOLE_LOG, SHARE_DIR, VSOCK_SOCKET};
 
 use crate::machine::StartError;
@@ -41,7 +41,7 @@ pub(crate) use file::FileIdentity;
 pub use place::{TemplatePlace, default_directory};
 pub(crate) use shape::Shape;
 pub use shape::host as host_kernel;
-pub(crate) use working_set::StartKind;
+pub(crate) use working_set::{StartKind, WorkingSet};
 
 const STATE: &str = "state";
 const MEMORY: &str = "memory";
@@ -138,8 +138,8 @@ pub struct Templates {
 pub(crate) struct Template {
     pub(crate) state: MachineState,
     pub(crate) memory: File,
-    /// The pages that a start from it writes; none where that is still to be recorded.
-    pub(crate) working_set: Option<Vec<PageRun>>,
+    /// The pages that a start from it writes.
+    pub(crate) working_set: WorkingSet,
 }
 
 /// What is to be known of a template without using it.
@@ -234,7 +234,7 @@ impl Templates {
         }
         // Says that it is of use. A directory that this user may only read stays as it is.
         let _ = futimens(entry, &Timestamps { last_access: now(), last_modification: untouched() });
-        let working_set = working_set::read(entry, kind, &identity, path);
+        let working_set = working_set::find(entry, kind, &identity, path);
         Ok(Template { state: saved.state, memory, working_set })
     }
 

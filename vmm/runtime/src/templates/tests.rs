@@ -1,6 +1,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 
+use vmrun_machine::PageRun;
 use vmrun_spec::{DeviceSpec, Image, MachineSpec};
 
 use super::*;
@@ -184,9 +185,11 @@ fn templates_are_listed_removed_and_pruned_by_their_use() {
 
 const SET: [PageRun; 2] = [PageRun { first: 3, count: 2 }, PageRun { first: 9, count: 1 }];
 
-/// The working set that a start of this kind goes on with.
-fn working_set(path: &Path, kind: StartKind) -> Option<Vec<PageRun>> {
-    open(path).find(&shape(1), kind).unwrap().unwrap().working_set
+/// What a start that looks like one of this kind goes on with, and whether it records a set alone, or with interfaces.
+fn working_set(path: &Path, kind: StartKind) -> (Vec<PageRun>, [bool; 2]) {
+    let found = open(path).find(&shape(1), kind).unwrap().unwrap().working_set;
+    let lacks = [StartKind::Alone, StartKind::Networked].map(|kind| found.lacks(kind));
+    (found.runs, lacks)
 }
 
 #[test]
@@ -194,13 +197,15 @@ fn first_working_set_of_a_kind_is_kept_and_goes_with_its_template() {
     let (_above, path) = place();
     publish(&path, &shape(1));
     let name = shape(1).name();
-    assert_eq!(working_set(&path, StartKind::Alone), None);
+    assert_eq!(working_set(&path, StartKind::Alone), (Vec::new(), [true, false]));
+    assert_eq!(working_set(&path, StartKind::Networked), (Vec::new(), [true, true]));
     open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).unwrap();
     open(&path).keep_working_set(&name, StartKind::Alone, Vec::new()).unwrap();
-    assert_eq!(working_set(&path, StartKind::Alone).as_deref(), Some(&SET[..]));
-    assert_eq!(working_set(&path, StartKind::Networked), None);
-    open(&path).keep_working_set(&name, StartKind::Networked, Vec::new()).unwrap();
-    assert_eq!(working_set(&path, StartKind::Networked), Some(Vec::new()));
+    assert_eq!(working_set(&path, StartKind::Alone), (SET.to_vec(), [false, false]));
+    assert_eq!(working_set(&path, StartKind::Networked), (SET.to_vec(), [false, true]));
+    open(&path).keep_working_set(&name, StartKind::Networked, SET[..1].to_vec()).unwrap();
+    assert_eq!(working_set(&path, StartKind::Networked), (SET[..1].to_vec(), [false, false]));
+    assert_eq!(working_set(&path, StartKind::Alone), (SET.to_vec(), [false, false]));
     // Nothing else is beside it.
     assert_eq!(fs::read_dir(path.join(&name)).unwrap().count(), 4);
     assert!(open(&path).remove(&name).unwrap());
@@ -233,9 +238,9 @@ fn working_set_that_is_no_good_is_recorded_anew() {
         let name = shape(1).name();
         open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).unwrap();
         change(&path.join(&name).join(StartKind::Alone.file()));
-        assert_eq!(working_set(&path, StartKind::Alone), None, "{what}");
+        assert_eq!(working_set(&path, StartKind::Alone), (Vec::new(), [true, false]), "{what}");
         open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).unwrap();
-        assert_eq!(working_set(&path, StartKind::Alone).as_deref(), Some(&SET[..]), "{what}");
+        assert_eq!(working_set(&path, StartKind::Alone), (SET.to_vec(), [false, false]), "{what}");
     }
 }
 
@@ -250,5 +255,5 @@ fn working_set_of_another_template_is_not_used() {
     assert!(open(&path).remove(&name).unwrap());
     publish(&path, &shape(1));
     fs::rename(&kept, path.join(&name).join(StartKind::Alone.file())).unwrap();
-    assert_eq!(working_set(&path, StartKind::Alone), None);
+    assert_eq!(working_set(&path, StartKind::Alone), (Vec::new(), [true, false]));
 }

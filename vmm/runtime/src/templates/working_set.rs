@@ -20,7 +20,7 @@ use super::{FileIdentity, MEMORY, TemplateError, Templates, file, open_file};
 pub(crate) enum StartKind {
     /// Those with nothing but loopback.
     Alone,
-    /// Those with network interfaces, or with a network namespace that may have some.
+    /// Those with network interfaces.
     Networked,
 }
 
@@ -33,6 +33,29 @@ impl StartKind {
     }
 }
 
+/// What a start goes on with, and which sets it may record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WorkingSet {
+    /// Nothing where there is none yet.
+    pub(crate) runs: Vec<PageRun>,
+    pub(crate) lacks_alone: bool,
+    pub(crate) lacks_networked: bool,
+}
+
+impl WorkingSet {
+    /// Whether a start of this kind records one.
+    pub(crate) fn lacks(&self, kind: StartKind) -> bool {
+        match kind {
+            StartKind::Alone => self.lacks_alone,
+            StartKind::Networked => self.lacks_networked,
+        }
+    }
+
+    pub(crate) fn is_to_be_recorded(&self) -> bool {
+        self.lacks_alone || self.lacks_networked
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     /// The template's pages.
@@ -40,13 +63,24 @@ struct Kept {
     runs: Vec<PageRun>,
 }
 
+/// The one for a start that looks like one of this kind. What interfaces there are is known only later, so that one with
+/// interfaces takes the other set for as long as it has none.
+pub(super) fn find(entry: &OwnedFd, kind: StartKind, memory: &FileIdentity, path: &Path) -> WorkingSet {
+    let read = |kind| read(entry, kind, memory, path);
+    let networked = if kind == StartKind::Networked { read(StartKind::Networked) } else { None };
+    if let Some(runs) = networked {
+        return WorkingSet { runs, ..WorkingSet::default() };
+    }
+    let alone = read(StartKind::Alone);
+    WorkingSet {
+        lacks_alone: alone.is_none(),
+        lacks_networked: kind == StartKind::Networked,
+        runs: alone.unwrap_or_default(),
+    }
+}
+
 /// The one that is kept, if it is of these pages. One that is no good goes, so that another can be.
-pub(super) fn read(
-    entry: &OwnedFd,
-    kind: StartKind,
-    memory: &FileIdentity,
-    path: &Path,
-) -> Option<Vec<PageRun>> {
+fn read(entry: &OwnedFd, kind: StartKind, memory: &FileIdentity, path: &Path) -> Option<Vec<PageRun>> {
     let opened =
         match openat(entry, kind.file(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
             Err(Errno::NOENT) => return None,

@@ -24,6 +24,11 @@ impl Cards {
         Self { machine, rates, names: Mutex::default() }
     }
 
+    /// Whether there has been none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// What they have counted by now.
     pub(crate) fn figures(&self) -> Vec<CardFigures> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
