@@ -39,6 +39,7 @@ mod requests;
 mod rootfs;
 mod seccomp;
 mod sharing;
+mod stats;
 mod store;
 mod streams;
 mod subordinate_ids;
