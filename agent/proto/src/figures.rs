@@ -73,9 +73,36 @@ pub struct ContainerFigures {
     pub huge_pages: BTreeMap<String, BTreeMap<String, u64>>,
     /// `io.stat`.
     pub io: Vec<DeviceFigures>,
+    /// `cpu.pressure`, `memory.pressure` and `io.pressure`, by what is before the dot; where the kernel has them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pressure: BTreeMap<String, PressureFigures>,
     /// Its network interfaces but for loopback, in the kernel's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<InterfaceFigures>,
+}
+
+/// For how long tasks have waited for something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PressureFigures {
+    /// One of them at least.
+    pub some: PressureLine,
+    /// All that were not idle, at the same time.
+    pub full: PressureLine,
+}
+
+/// Shares of the time in hundredths of a percent, as the kernel tells them, and the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PressureLine {
+    /// Of the last 10 s.
+    pub avg10: u32,
+    /// Of the last 60 s.
+    pub avg60: u32,
+    /// Of the last 300 s.
+    pub avg300: u32,
+    /// In microseconds.
+    pub total: u64,
 }
 
 /// Figures of one network interface.

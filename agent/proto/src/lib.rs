@@ -39,7 +39,10 @@ mod network;
 mod plan;
 
 pub use checkpoint::{CHECKPOINT_PORT, CHECKPOINT_VARIABLE};
-pub use figures::{ContainerFigures, DeviceFigures, InterfaceFigures, PacketFigures, ProcessInfo};
+pub use figures::{
+    ContainerFigures, DeviceFigures, InterfaceFigures, PacketFigures, PressureFigures, PressureLine,
+    ProcessInfo,
+};
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, read_frame, write_frame};
 pub use marks::{GuestMark, MARK_PORT, MARK_VARIABLE};
 pub use message::{

@@ -82,6 +82,7 @@ fn figures() -> ContainerFigures {
         pids_limit: Some(6),
         huge_pages: Default::default(),
         io: vec![DeviceFigures { major: 254, minor: 0, counts: one("rbytes") }],
+        pressure: Default::default(),
         interfaces: Vec::new(),
     }
 }
@@ -274,6 +275,9 @@ fn replies() {
     let received = PacketFigures { bytes: 1, packets: 2, errors: 3, dropped: 4 };
     let sent = PacketFigures { bytes: 5, packets: 6, errors: 7, dropped: 8 };
     let interfaces = vec![InterfaceFigures { name: "eth0".into(), received, sent }];
+    let some = PressureLine { avg10: 105, avg60: 50, avg300: 1, total: 7000 };
+    let pressure = [("memory".into(), PressureFigures { some, full: PressureLine::default() })].into();
+    reply("figures-pressure", Reply::Figures(Box::new(ContainerFigures { pressure, ..figures() })));
     reply("figures-network", Reply::Figures(Box::new(ContainerFigures { interfaces, ..figures() })));
     let kinds = [
         ("program-not-found", ErrorKind::ProgramNotFound, Stage::Exec),

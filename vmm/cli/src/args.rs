@@ -42,6 +42,7 @@ pub(crate) enum Verb {
     List(verbs::list::ListArgs),
     Ps(verbs::ps::PsArgs),
     Events(verbs::events::EventsArgs),
+    Stats(verbs::stats::StatsArgs),
     Pause(verbs::pause::PauseArgs),
     Resume(verbs::resume::ResumeArgs),
     Update(Box<verbs::update::UpdateArgs>),

@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         Verb::List(list) => (list.act(), verbs::list::list(&store, &list)),
         Verb::Ps(ps) => (ps.act(), verbs::ps::ps(&store, &ps)),
         Verb::Events(events) => (events.act(), verbs::events::events(&store, &events)),
+        Verb::Stats(stats) => (stats.act(), verbs::stats::stats(&store, &stats)),
         Verb::Pause(pause) => (pause.act(), verbs::pause::pause(&store, &pause)),
         Verb::Resume(resume) => (resume.act(), verbs::resume::resume(&store, &resume)),
         Verb::Update(update) => (update.act(), verbs::update::update(&store, &update)),

@@ -22,6 +22,7 @@ use oci_spec::runtime::{
 use vmrun_spec::HostLimit;
 
 use crate::size::around;
+use crate::unified;
 use crate::validate::PlanError;
 
 /// The machine as far as limits depend on it.
@@ -34,7 +35,7 @@ pub struct Machine {
 }
 
 /// Threads of the monitor besides one for each vCPU, and processes that it starts, with some to spare.
-const MONITOR_TASKS: i64 = 16;
+const MONITOR_TASKS: u64 = 16;
 
 /// What the monitor and the host's kernel need for a machine besides its memory: page tables, devices,
 /// what is on its way between guest and files. Files that the host caches for it give way by themselves.
@@ -204,13 +205,23 @@ impl Limits {
 
     fn unified(&mut self, file: &str, value: &str, machine: Machine) {
         let field = format!("unified[{file:?}]");
-        let number = value.trim().parse::<i64>();
-        match (file, number) {
-            ("cpu.max" | "cpu.max.burst", _) => self.add_late(file, &value, &field),
-            ("memory.max", Ok(limit)) => self.add(file, &memory_max(limit, machine), &field),
-            ("pids.max", Ok(limit)) => self.add(file, &pids_max(limit, machine), &field),
-            ("cpu.weight" | "cpu.weight.nice" | "cpu.idle" | "cpuset.cpus" | "cpuset.mems", _)
-            | ("memory.max" | "memory.min" | "memory.low" | "memory.swap.max" | "pids.max", _) => {
+        // What is no number is the kernel's to judge.
+        let number =
+            |number: Option<u64>| number.map_or_else(|| value.to_owned(), |number| number.to_string());
+        match file {
+            "cpu.max" | "cpu.max.burst" => self.add_late(file, &value, &field),
+            "memory.max" => {
+                let limit = unified::bytes(value.trim());
+                self.add(file, &number(limit.map(|limit| room_for(limit, machine))), &field);
+            }
+            "memory.min" | "memory.low" | "memory.swap.max" => {
+                self.add(file, &number(unified::bytes(value.trim())), &field);
+            }
+            "pids.max" => {
+                let limit = unified::number(value.trim());
+                self.add(file, &number(limit.map(|limit| limit.max(tasks_of(machine)))), &field);
+            }
+            "cpu.weight" | "cpu.weight.nice" | "cpu.idle" | "cpuset.cpus" | "cpuset.mems" => {
                 self.add(file, &value, &field);
             }
             _ if is_io(file) => self.add_host_only(file, &value, &field),
@@ -230,13 +241,21 @@ fn or_max(limit: i64) -> String {
 
 /// Room for the machine that a limit makes, and for the one that there is, which gives nothing back.
 fn memory_max(limit: i64, machine: Machine) -> String {
-    let Ok(limit) = u64::try_from(limit) else { return "max".to_owned() };
+    u64::try_from(limit).map_or("max".to_owned(), |limit| room_for(limit, machine).to_string())
+}
+
+fn room_for(limit: u64, machine: Machine) -> u64 {
     let mib = around(limit).max(machine.memory_mib.into());
-    mib.saturating_add(monitor_mib(mib)).saturating_mul(1 << 20).to_string()
+    mib.saturating_add(monitor_mib(mib)).saturating_mul(1 << 20)
 }
 
 fn pids_max(limit: i64, machine: Machine) -> String {
-    if limit < 0 { "max".to_owned() } else { limit.max(MONITOR_TASKS + i64::from(machine.vcpus)).to_string() }
+    u64::try_from(limit).map_or("max".to_owned(), |limit| limit.max(tasks_of(machine)).to_string())
+}
+
+/// What the monitor must be able to start.
+fn tasks_of(machine: Machine) -> u64 {
+    MONITOR_TASKS + u64::from(machine.vcpus)
 }
 
 /// Shares as a weight, as runc does from 1.3.2 on: the least, the usual and the most in one scale
@@ -365,5 +384,22 @@ mod tests {
         );
         let left = without_the_hosts(&serde_json::from_value(unified).unwrap());
         assert_eq!(left.unified().as_ref().unwrap().len(), 6);
+    }
+
+    #[test]
+    fn unified_numbers_are_the_kernels_and_have_room_for_the_machine() {
+        compare(
+            json!({"unified": {"memory.max": "64M", "memory.low": "0x10", "memory.swap.max": "1K", "pids.max": "05\n"}}),
+            &[
+                ("memory.low", "16"),
+                ("memory.max", "1109393408"),
+                ("memory.swap.max", "1024"),
+                ("pids.max", "18"),
+            ],
+        );
+        compare(
+            json!({"unified": {"memory.max": "max", "pids.max": "-1"}}),
+            &[("memory.max", "max"), ("pids.max", "-1")],
+        );
     }
 }

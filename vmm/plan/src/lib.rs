@@ -10,6 +10,7 @@
 //! arguments: the same bundle, facts and options give the same plan.
 
 mod authority;
+mod beyond;
 mod boot_request;
 mod bundle;
 mod cgroup;
@@ -36,6 +37,7 @@ mod resources;
 mod rlimits;
 mod settings;
 mod size;
+mod unified;
 mod user_namespace;
 mod user_network;
 mod validate;
@@ -58,6 +60,7 @@ use vmrun_spec::{
     VolumeKind, VsockSpec,
 };
 
+pub use beyond::beyond;
 pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
 pub use cgroup::expand as expand_slice;

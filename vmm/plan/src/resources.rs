@@ -2,6 +2,7 @@
 
 use oci_spec::runtime::LinuxResources;
 
+use crate::unified;
 use crate::validate::PlanError;
 
 const CGROUP_V2: &str = "cgroup v2, which the guest has, knows no such limit; leave the field out";
@@ -18,18 +19,21 @@ pub fn check_resources(resources: &LinuxResources) -> Result<(), PlanError> {
     let refused = [memory, cpu, block_io, adapters].into_iter().find_map(|find| find(resources));
     match refused {
         Some((field, why)) => Err(PlanError::Unsupported { field: format!("linux.resources.{field}"), why }),
-        None => unified(resources),
+        None => files(resources),
     }
 }
 
-/// Each names a file of the container's cgroup, and no other.
-fn unified(resources: &LinuxResources) -> Result<(), PlanError> {
+/// Each names a file of the container's cgroup, and no other; memory nodes are as little the host's as in the
+/// field of their own.
+fn files(resources: &LinuxResources) -> Result<(), PlanError> {
+    if unified::file(resources, unified::MEMORY_NODES).is_some_and(|nodes| !["", "0"].contains(&nodes)) {
+        return Err(PlanError::Unsupported { field: unified::field(unified::MEMORY_NODES), why: ONE_NODE });
+    }
     let mut names: Vec<_> = resources.unified().iter().flatten().map(|(name, _)| name).collect();
     names.sort();
     match names.into_iter().find(|name| name.is_empty() || name.contains('/')) {
         Some(name) => {
-            let field = format!("linux.resources.unified[{name:?}]");
-            Err(PlanError::invalid(field, "is not the name of a file of the cgroup"))
+            Err(PlanError::invalid(unified::field(name), "is not the name of a file of the cgroup"))
         }
         None => Ok(()),
     }

@@ -83,6 +83,7 @@ const OVERCOMMIT: &str = "vm/overcommit_memory";
 const OVERCOMMIT_GUESS_KBYTES: &str = "vm/overcommit_guess_kbytes";
 const OVERCOMMIT_KBYTES: &str = "vm/overcommit_kbytes";
 const OVERCOMMIT_RATIO: &str = "vm/overcommit_ratio";
+const TMPFS_RAM_KBYTES: &str = "vm/tmpfs_ram_kbytes";
 const USER_RESERVE: &str = "vm/user_reserve_kbytes";
 
 /// How much memory the host may promise, in KiB.
@@ -103,9 +104,11 @@ pub fn refuses_memory(hosts: &BTreeMap<String, String>) -> bool {
 ///
 /// Memory is promised as on the host. Its heuristic (mode 0) refuses what is more than all memory at
 /// once, which in a small machine is next to nothing: it compares with the host's. Where the host keeps
-/// its promises (mode 2) the guest does, up to the host's limit.
+/// its promises (mode 2) the guest does, up to the host's limit. So is a tmpfs that is told no size: it is
+/// half of `ram`, the host's in KiB, and what the container may fill is its limit of memory.
 pub fn for_the_guest(
     mut hosts: BTreeMap<String, String>,
+    ram: u64,
     promises: Option<Promises>,
 ) -> BTreeMap<String, String> {
     // A program of the host's is not in the guest: there the kernel's own pattern stays.
@@ -128,6 +131,7 @@ pub fn for_the_guest(
         }
         _ => {}
     }
+    hosts.insert(TMPFS_RAM_KBYTES.to_owned(), ram.to_string());
     hosts
 }
 
@@ -137,7 +141,9 @@ mod tests {
 
     fn guests(hosts: &[(&str, &str)]) -> Vec<(String, String)> {
         let hosts = hosts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        for_the_guest(hosts, Some(Promises { memory: 9000, limit: 4096 })).into_iter().collect()
+        let mut guests = for_the_guest(hosts, 8000, Some(Promises { memory: 9000, limit: 4096 }));
+        assert_eq!(guests.remove(TMPFS_RAM_KBYTES).as_deref(), Some("8000"));
+        guests.into_iter().collect()
     }
 
     fn owned(name: &str, value: &str) -> (String, String) {

@@ -5,6 +5,7 @@
 //! | vCPUs | `--vcpus` | `dev.vmrun.vcpus` | `vm.hwConfig.vcpus` | the lesser of the length of `cpu.cpus` and cpu quota / period, rounded up | 1 |
 //! | memory | `--memory` | `dev.vmrun.memory` (MiB) | `vm.hwConfig.memory` (bytes) | memory limit + overhead | 256 MiB |
 //!
+//! A limit is one of `linux.resources` with a field of its own, or the same of its `unified`.
 //! A size that somebody wrote down is taken or refused; one that is derived
 //! from a limit is fitted to the host.
 
@@ -12,7 +13,7 @@ use oci_spec::runtime::LinuxResources;
 use vmrun_spec::MachineSpec;
 
 use crate::validate::PlanError;
-use crate::{Bundle, Facts, Options};
+use crate::{Bundle, Facts, Options, unified};
 
 /// Annotation with the number of vCPUs.
 pub(crate) const VCPUS_ANNOTATION: &str = "dev.vmrun.vcpus";
@@ -86,9 +87,7 @@ fn vcpus(bundle: &Bundle, facts: &Facts, options: &Options, cpuset: usize) -> Re
 }
 
 fn quota_vcpus(resources: Option<&LinuxResources>) -> Option<u32> {
-    let cpu = resources?.cpu().as_ref()?;
-    let quota = u64::try_from(cpu.quota()?).ok().filter(|quota| *quota > 0)?;
-    let period = cpu.period().filter(|period| *period > 0).unwrap_or(100_000);
+    let (quota, period) = unified::cpu_quota(resources?)?;
     u32::try_from(quota.div_ceil(period)).ok()
 }
 
@@ -117,8 +116,7 @@ fn memory_mib(bundle: &Bundle, options: &Options) -> Result<u32, PlanError> {
     if let Some(bytes) = bundle.vm.hw_config.memory {
         return bounded(bytes >> 20).map_err(|problem| PlanError::invalid("vm.hwConfig.memory", problem));
     }
-    let limit = resources(bundle).and_then(|resources| resources.memory().as_ref()?.limit());
-    match limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0) {
+    match resources(bundle).and_then(unified::memory_limit) {
         None => Ok(DEFAULT_MEMORY_MIB),
         Some(bytes) => {
             // A limit that no machine has means "no limit" to those who write it.

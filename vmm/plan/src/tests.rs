@@ -329,6 +329,17 @@ fn sizes_are_taken_in_order() {
             (1, 256),
         ),
         (json!({"linux": {"resources": {"cpu": {"quota": 9_000_000}}}}), options(), (4, 256)),
+        (
+            json!({"linux": {"resources": {"unified": {"memory.max": "4G", "cpu.max": "300000 100000"}}}}),
+            options(),
+            (3, 4224),
+        ),
+        (
+            json!({"linux": {"resources": {"memory": {"limit": 134_217_728}, "unified": {"memory.max": "max"}}}}),
+            options(),
+            (1, 256),
+        ),
+        (json!({"linux": {"resources": {"unified": {"cpuset.cpus": "2-3"}}}}), options(), (2, 256)),
         (from_vm, options(), (2, 512)),
         (all.clone(), options(), (5, 700)),
         (all, typed, (9, 900)),

@@ -114,6 +114,17 @@ pub enum Error {
     /// The monitor's or the agent's own report.
     #[error("{}", .0.message)]
     Reported(FailureReport),
+    /// One of several containers.
+    #[error("container {id:?}")]
+    Container {
+        /// Which.
+        id: String,
+        /// Why.
+        source: Box<Self>,
+    },
+    /// A command that goes on until ctrl-C.
+    #[error("cannot take the signal of ctrl-C")]
+    Interruption(#[source] io::Error),
     /// It was waited for while it was made, and was not.
     #[error("its creation failed; the command that was to create it says why")]
     NotCreated,
@@ -136,6 +147,7 @@ impl Error {
         match self {
             Self::Reported(report) => report.exit_code,
             Self::Launch(error) => error.exit_code(),
+            Self::Container { source, .. } => source.exit_code(),
             _ => 1,
         }
     }
@@ -155,6 +167,7 @@ impl Error {
             Self::Store(StoreError::NotFound { .. }) => true,
             // The monitor ends as this moment asks it.
             Self::Control(_) => true,
+            Self::Container { source, .. } => source.is_about_the_end(),
             _ => false,
         }
     }
@@ -175,6 +188,7 @@ impl Error {
                 Some("correct config.json")
             }
             Self::Plan(PlanError::Invalid { .. }) => Some("correct config.json"),
+            Self::Container { source, .. } => source.next_step(),
             Self::Store(error) => error.next_step().or_else(|| Some(general_step(error))),
             Self::WrongState { act, status } => Some(act.next_step(*status)),
             Self::Id(IdError::Reserved | IdError::TooLong) => Some("choose another id"),
@@ -254,6 +268,7 @@ impl Error {
     pub fn console(&self) -> &[String] {
         match self {
             Self::Reported(report) => &report.console,
+            Self::Container { source, .. } => source.console(),
             _ => &[],
         }
     }

@@ -26,7 +26,13 @@ fn value(name: &str) -> Option<String> {
 pub(crate) fn for_the_guest() -> BTreeMap<String, String> {
     let hosts = read(vmrun_plan::KERNEL_SETTINGS);
     let promises = vmrun_plan::refuses_memory(&hosts).then(promises).flatten();
-    vmrun_plan::for_the_guest(hosts, promises)
+    vmrun_plan::for_the_guest(hosts, ram(), promises)
+}
+
+/// This host's memory in KiB.
+fn ram() -> u64 {
+    let told = rustix::system::sysinfo();
+    told.totalram.saturating_mul(told.mem_unit.into()) >> 10
 }
 
 fn promises() -> Option<vmrun_plan::Promises> {
@@ -48,6 +54,13 @@ mod tests {
         let read = read(&["kernel/pid_max", "kernel/nonsense"]);
         assert_eq!(read.len(), 1);
         assert!(read["kernel/pid_max"].parse::<u64>().is_ok());
+    }
+
+    #[test]
+    fn memory_is_what_meminfo_says() {
+        let text = fs::read_to_string("/proc/meminfo").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+        assert_eq!(line.trim(), format!("{} kB", ram()));
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub use launch::{Console, LaunchMode, LaunchOptions, launch, refuse_sockets};
 pub use log::{Log, LogFormat};
 pub use monitor::{MonitorFds, monitor_main};
 pub use policy::PolicyError;
+pub use signals::Interruption;
 pub use status::{Act, Status};
 pub use store::{Store, StoreError};
 pub use systemd::SystemdError;
@@ -64,11 +65,14 @@ pub use templates::{
     default_directory as default_templates, host_kernel,
 };
 pub use verbs::{
-    DeleteOptions, Happening, Happenings, KillTarget, Limits, LimitsError, OciState, SignalError, SpecError,
-    delete, figures, happenings, kill, list, logs, parse_signal, pause, processes, resume, start, state,
-    update, write_spec,
+    DeleteOptions, Happening, Happenings, KillTarget, Limits, LimitsError, OciState, SandboxFigures,
+    SignalError, SpecError, delete, figures, happenings, kill, list, logs, parse_signal, pause, processes,
+    resume, sandbox_figures, start, state, update, write_spec,
 };
 pub use vmrun_machine::MappedPages;
 pub use vmrun_plan::{MOUNT_OPTIONS, NetworkChoice, ProcessChanges, SPEC_VERSION, published_port};
-pub use vmrun_proto::{ContainerFigures, DeviceFigures, InterfaceFigures, ProcessInfo};
+pub use vmrun_proto::{
+    ContainerFigures, DeviceFigures, InterfaceFigures, PacketFigures, PressureFigures, PressureLine,
+    ProcessInfo,
+};
 pub use vmrun_spec::PublishedPort;

@@ -4,7 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -73,6 +76,39 @@ impl Signals {
         let Some(info) = self.fd.read_signal()? else { return Ok(None) };
         let number = i32::try_from(info.ssi_signo).unwrap_or_default();
         Ok(Some(Arrived { number, from_terminal: info.ssi_code == libc::SI_KERNEL }))
+    }
+}
+
+/// The end that its user wants of a command which goes on until then: ctrl-C does not end this process any more.
+#[derive(Debug)]
+pub struct Interruption(SignalFd);
+
+impl Interruption {
+    /// Takes the signal of ctrl-C, for this thread and those that it starts.
+    ///
+    /// # Errors
+    /// There is no descriptor for it.
+    pub fn take() -> io::Result<Self> {
+        let mut interrupt = SigSet::empty();
+        interrupt.add(Signal::SIGINT);
+        interrupt.thread_block()?;
+        Ok(Self(SignalFd::with_flags(&interrupt, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
+    }
+
+    /// Waits for it, not longer than that; whether it has come.
+    #[must_use]
+    pub fn within(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], limit) {
+                Ok(0) if left < Duration::from_millis(1) => return false,
+                Ok(0) | Err(Errno::EINTR) => {}
+                // An error that cannot be is no reason to go on for ever.
+                Ok(_) | Err(_) => return true,
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use libcgroups::v2::manager::{Manager, V2ManagerError};
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
+use super::huge_pages;
 use super::program::chain;
 use super::swap::Swap;
 
@@ -158,8 +159,9 @@ impl Cgroup {
     pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<(), V2ManagerError> {
         let below = self.directory.strip_prefix(CGROUP_ROOT).unwrap_or(&self.directory);
         let manager = Manager::new(CGROUP_ROOT.into(), below.to_owned())?;
+        let resources = huge_pages::that_can_be_limited(resources, &self.directory);
         manager.apply(&ControllerOpt {
-            resources,
+            resources: &resources,
             disable_oom_killer: false,
             oom_score_adj: None,
             freezer_state: None,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use vmrun_proto::{ContainerFigures, DeviceFigures, InterfaceFigures, PacketFigures};
+use vmrun_proto::{
+    ContainerFigures, DeviceFigures, InterfaceFigures, PacketFigures, PressureFigures, PressureLine,
+};
 
 /// Reads the figures of the cgroup at `directory`, and of the network of the process `init`. A file
 /// that is not there counts nothing.
@@ -31,6 +33,10 @@ fn of_cgroup(directory: &Path) -> ContainerFigures {
         pids_limit: number("pids.max"),
         huge_pages: huge_pages(directory),
         io: text("io.stat").lines().filter_map(device).collect(),
+        pressure: PRESSURES
+            .iter()
+            .filter_map(|kind| Some(((*kind).to_owned(), pressure(&text(&format!("{kind}.pressure")))?)))
+            .collect(),
         interfaces: Vec::new(),
     }
 }
@@ -46,6 +52,40 @@ fn interface(line: &str) -> Option<InterfaceFigures> {
     };
     let name = name.trim().to_owned();
     (name != "lo").then_some(InterfaceFigures { name, received: direction(0)?, sent: direction(8)? })
+}
+
+/// What tasks may have to wait for.
+const PRESSURES: [&str; 3] = ["cpu", "memory", "io"];
+
+/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and the same of `full`, which not all have.
+fn pressure(text: &str) -> Option<PressureFigures> {
+    let mut figures = PressureFigures::default();
+    let mut is_there = false;
+    for (kind, rest) in text.lines().filter_map(|line| line.split_once(' ')) {
+        let words: BTreeMap<_, _> =
+            rest.split_ascii_whitespace().filter_map(|word| word.split_once('=')).collect();
+        let average = |name| words.get(name).and_then(|text| hundredths(text)).unwrap_or(0);
+        let line = PressureLine {
+            avg10: average("avg10"),
+            avg60: average("avg60"),
+            avg300: average("avg300"),
+            total: words.get("total").and_then(|text| text.parse().ok()).unwrap_or(0),
+        };
+        match kind {
+            "some" => figures.some = line,
+            "full" => figures.full = line,
+            _ => continue,
+        }
+        is_there = true;
+    }
+    is_there.then_some(figures)
+}
+
+/// `12.34`
+fn hundredths(text: &str) -> Option<u32> {
+    let (whole, part) = text.split_once('.')?;
+    let part: u32 = (part.len() == 2).then(|| part.parse().ok()).flatten()?;
+    whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(part)
 }
 
 /// The sizes of which the kernel has pages for this cgroup.
@@ -99,6 +139,8 @@ mod tests {
             ("hugetlb.2MB.rsvd.current", "0\n"),
             ("hugetlb.2MB.events", "max 3\n"),
             ("io.stat", "254:0 rbytes=1 wbytes=2\nbroken\n"),
+            ("memory.pressure", "some avg10=1.05 avg60=0.50 avg300=100.00 total=7\nfull avg10=x total=3\n"),
+            ("cpu.pressure", ""),
         ] {
             fs::write(directory.path().join(name), text).unwrap();
         }
@@ -107,6 +149,9 @@ mod tests {
         assert_eq!((figures.memory_limit_bytes, figures.pids_limit, figures.pids), (None, Some(50), 0));
         assert_eq!(figures.huge_pages.len(), 1);
         assert_eq!((figures.huge_pages["2MB"]["current"], figures.huge_pages["2MB"]["max"]), (4_194_304, 3));
+        let some = PressureLine { avg10: 105, avg60: 50, avg300: 10_000, total: 7 };
+        let full = PressureLine { total: 3, ..PressureLine::default() };
+        assert_eq!(figures.pressure, [("memory".to_owned(), PressureFigures { some, full })].into());
         assert_eq!(figures.io.len(), 1);
         assert_eq!((figures.io[0].major, figures.io[0].counts["wbytes"]), (254, 2));
     }

@@ -9,6 +9,7 @@ mod destinations;
 mod dev;
 mod devices;
 mod figures;
+mod huge_pages;
 mod identity;
 mod inside;
 mod limits;

@@ -55,7 +55,10 @@ fn events_tell_the_figures_of_the_container() {
     assert_eq!(data["memory"]["usage"]["limit"], json!(64 << 20), "{data}");
     assert!(data["memory"]["usage"]["usage"].as_u64().unwrap() > 0, "{data}");
     assert!(data["cpu"]["usage"]["total"].as_u64().unwrap() > 0, "{data}");
-    assert!(data["blkio"].is_object(), "{data}");
+    for of in ["cpu", "memory", "blkio"] {
+        let psi = &data[of]["psi"];
+        assert!(psi["some"]["total"].is_u64() && psi["full"]["avg10"].is_f64(), "{data}");
+    }
     end(&container);
 }
 
@@ -163,6 +166,15 @@ fn update_changes_the_limits_that_are_given() {
     container.verb("update", &["-r", file.to_str().unwrap()]).prints("");
     let last = limits();
     assert!(last.starts_with("83886080\n60\n50000 100000\n59\n"), "{last}");
+    let beyond = json!({ "unified": { "cpu.max": "900000 100000", "memory.max": "1G" } });
+    let beyond = scratch.file("beyond.json", beyond.to_string());
+    let told = [
+        "warning: ",
+        "the time of 9 CPUs, and the machine has 1 CPU",
+        "1024 MiB of memory, and the machine has 129 MiB",
+    ];
+    container.verb("update", &["-r", beyond.to_str().unwrap()]).prints_with_errors("", &told);
+    assert!(limits().starts_with("1073741824\n60\n900000 100000\n"));
     let wrong = scratch.file("wrong.json", "{\"pids\": 7}");
     container.verb("update", &["-r", wrong.to_str().unwrap()]).fails_with(1, &["cannot update", "resources"]);
     container.verb("update", &["--cpu-rt-period", "1"]).fails_with(1, &["cannot update", "--cpu-rt-period"]);

@@ -14,7 +14,7 @@ const FEW: u64 = TIMES / 2;
 
 /// Requests so far.
 #[track_caller]
-fn requests(id: &str) -> BTreeMap<String, u64> {
+pub(super) fn requests(id: &str) -> BTreeMap<String, u64> {
     let event: Value = serde_json::from_str(&vmrun(&[], &["events", "--stats", id]).ok()).unwrap();
     serde_json::from_value(event["data"]["dev.vmrun.file_server"].clone()).unwrap()
 }

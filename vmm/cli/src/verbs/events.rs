@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use vmrun_runtime::{Error, Happening, Store};
+use vmrun_runtime::{Error, Happening, Happenings, Store};
 
-use super::stats::Event;
+use super::event::Event;
 
 /// Show a container's figures and how often it ran out of memory, as runc's JSON
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ impl EventsArgs {
 }
 
 /// Numbers with units as Go writes them, like `1m30s` or `0.5s`, or one of seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time like 500ms, 0.5s or 1m30s");
     let mut rest = text;
     let mut seconds = 0.0;
@@ -70,30 +70,42 @@ pub(crate) fn events(store: &Store, args: &EventsArgs) -> Result<u8, Error> {
     // Before the first figures, so that nothing is missed between the two.
     let happenings = vmrun_runtime::happenings(store, &args.id)?;
     loop {
-        match vmrun_runtime::figures(store, &args.id) {
+        let is_read = match vmrun_runtime::figures(store, &args.id) {
             Ok(figures) => show(&Event::stats(&args.id, &figures)),
             // What is left to be told comes before the end.
-            Err(error) if error.is_about_the_end() => {}
+            Err(error) if error.is_about_the_end() => true,
             Err(error) => return Err(error),
-        }
+        };
         let next = Instant::now() + args.interval;
-        loop {
-            let left = next.saturating_duration_since(Instant::now());
-            match happenings.next(left)? {
-                Happening::OutOfMemory => show(&Event::out_of_memory(&args.id)),
-                Happening::Nothing if left.is_zero() => break,
-                Happening::Nothing => {}
-                // The end of the container is the end of its events.
-                Happening::End => return Ok(0),
-            }
+        if !is_read || !until(next, &args.id, &happenings)? {
+            return Ok(0);
         }
     }
 }
 
-fn show(event: &Event<'_>) {
+/// Shows what happens before that time; whether the container lives on then, and somebody reads of it.
+fn until(next: Instant, id: &str, happenings: &Happenings) -> Result<bool, Error> {
+    loop {
+        let left = next.saturating_duration_since(Instant::now());
+        match happenings.next(left)? {
+            Happening::OutOfMemory => {
+                if !show(&Event::out_of_memory(id)) {
+                    return Ok(false);
+                }
+            }
+            Happening::Nothing if left.is_zero() => return Ok(true),
+            Happening::Nothing => {}
+            // The end of the container is the end of its events.
+            Happening::End => return Ok(false),
+        }
+    }
+}
+
+/// Whether somebody reads it.
+fn show(event: &Event<'_>) -> bool {
     // Numbers and names always have a form in JSON.
     let text = serde_json::to_string(event).unwrap_or_default();
-    super::print(&format!("{text}\n"));
+    super::is_read(&format!("{text}\n"))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod create;
 pub(crate) mod delete;
+mod event;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod features;
@@ -19,7 +20,7 @@ pub(crate) mod run;
 pub(crate) mod spec;
 pub(crate) mod start;
 pub(crate) mod state;
-mod stats;
+pub(crate) mod stats;
 pub(crate) mod template;
 pub(crate) mod update;
 pub(crate) mod version;
@@ -46,6 +47,12 @@ pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The same for data that goes on coming; whether anybody still reads.
+pub(crate) fn is_read(text: &str) -> bool {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
 }
 
 /// Writes data to standard output. A reader that has left is no error of ours.

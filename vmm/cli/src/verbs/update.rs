@@ -8,7 +8,7 @@ use vmrun_runtime::{Error, Limits, Store};
 
 /// Change the limits of a container
 ///
-/// They hold in the guest: its machine keeps the size it was made with.
+/// They hold in the guest: its machine keeps the size it was made with, and what is beyond it is warned of.
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
     /// Name of the container

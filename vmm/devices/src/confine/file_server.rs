@@ -47,6 +47,10 @@ pub(super) const CALLS: &[Call] = &[
     Call::Any(libc::SYS_renameat2),
     Call::Any(libc::SYS_name_to_handle_at),
     Call::Any(libc::SYS_fchdir),
+    // What others do there: see `virtio::fs::events`.
+    Call::Any(libc::SYS_inotify_init1),
+    Call::Any(libc::SYS_inotify_add_watch),
+    Call::Any(libc::SYS_inotify_rm_watch),
     // Attributes.
     Call::Any(libc::SYS_fstat),
     Call::Any(libc::SYS_newfstatat),

@@ -95,11 +95,11 @@ pub(crate) fn put_back(cgroup: Option<OwnCgroup<'_>>, before: &[HostLimit]) {
     }
 }
 
-/// The quota of CPU time that the cgroup has now, -1 for none: a new period alone keeps it.
-pub(crate) fn current_quota(path: &Path) -> Option<i64> {
+/// The quota of CPU time that the cgroup has now, -1 for none, and its period.
+pub(crate) fn cpu_time_in_force(path: &Path) -> Option<(i64, u64)> {
     let text = read(path, "cpu.max").ok()?;
-    let word = text.split_ascii_whitespace().next()?;
-    if word == "max" { Some(-1) } else { word.parse().ok() }
+    let (quota, period) = text.trim().split_once(' ')?;
+    Some((if quota == "max" { -1 } else { quota.parse().ok()? }, period.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -147,9 +147,9 @@ mod tests {
         let cgroup = tempfile::tempdir().unwrap();
         fs::write(cgroup.path().join("cpu.max"), "max 100000\n").unwrap();
         limit(cgroup.path(), &[HostLimit { late: true, ..planned("cpu.max", false) }]).unwrap();
-        assert_eq!(current_quota(cgroup.path()), Some(-1));
+        assert_eq!(cpu_time_in_force(cgroup.path()), Some((-1, 100_000)));
         fs::write(cgroup.path().join("cpu.max"), "5000 100000\n").unwrap();
-        assert_eq!(current_quota(cgroup.path()), Some(5000));
-        assert_eq!(current_quota(Path::new("/nowhere")), None);
+        assert_eq!(cpu_time_in_force(cgroup.path()), Some((5000, 100_000)));
+        assert_eq!(cpu_time_in_force(Path::new("/nowhere")), None);
     }
 }

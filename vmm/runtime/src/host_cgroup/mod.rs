@@ -28,7 +28,7 @@ use crate::systemd::{self, Scope, SystemdError};
 use crate::{log, step};
 
 use self::limits::limit;
-pub(crate) use self::limits::{change, current_quota, in_force, limit_late, put_back};
+pub(crate) use self::limits::{change, cpu_time_in_force, in_force, limit_late, put_back};
 pub(crate) use self::oom::count_kill;
 pub use self::oom::oom_main;
 use self::tree::{enable_controllers, event, frozen, make_directory, processes, put, remove_below};

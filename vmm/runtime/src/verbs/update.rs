@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::host_cgroup;
 use crate::launch::LaunchError;
 use crate::launch::facts::online_processors;
+use crate::log;
 use crate::processors;
 use crate::status::Act;
 use crate::store::{Entry, ExecBase, State, Store};
@@ -45,7 +46,7 @@ pub enum LimitsError {
     Refused(PlanError),
 }
 
-/// Changes the limits that are given, and no others.
+/// Changes the limits that are given, and no others. Warns of those that the machine has not.
 ///
 /// # Errors
 /// The limits are none, the container has ended or is paused, or the guest refuses them.
@@ -62,7 +63,9 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
         complete(&mut resources, swap, limit_in_force(&entry, &state)?)?;
     }
     let base = ExecBase::read(entry.directory())?;
-    let on_host = on_host(&resources, &base, state.cgroup.as_deref())?;
+    let machine = Machine { vcpus: base.vcpus, memory_mib: base.memory_mib };
+    let in_force = with_cpu_time_in_force(&resources, state.cgroup.as_deref());
+    let on_host = on_host(&in_force, machine, state.cgroup.as_deref())?;
     let online = online_processors(Some(&resources))?;
     let processors = vmrun_plan::processors(Some(&resources), &online).map_err(LimitsError::Refused)?;
     let in_guest = vmrun_plan::without_the_hosts(&resources);
@@ -77,8 +80,9 @@ pub fn update(store: &Store, id: &str, limits: &Limits) -> Result<(), Error> {
         control::ask(&entry, &state, &ControlRequest::Update(Box::new(in_guest))).map(drop)
     };
     let done: Result<(), Error> = set();
-    if done.is_err() {
-        host_cgroup::put_back(state.own_cgroup(), &before);
+    match &done {
+        Ok(()) => vmrun_plan::beyond(&in_force, machine).iter().for_each(|warning| log::warn(warning)),
+        Err(_) => host_cgroup::put_back(state.own_cgroup(), &before),
     }
     done
 }
@@ -113,25 +117,30 @@ fn complete(resources: &mut LinuxResources, swap: i64, limit: Option<i64>) -> Re
     Ok(())
 }
 
+/// Another period is for the same quota, and another quota for the same period.
+fn with_cpu_time_in_force(resources: &LinuxResources, cgroup: Option<&Path>) -> LinuxResources {
+    let mut resources = resources.clone();
+    let Some(mut cpu) = resources.cpu().clone() else { return resources };
+    if cpu.quota().is_some() == cpu.period().is_some() {
+        return resources;
+    }
+    let directory = cgroup.and_then(host_cgroup::on_this_host);
+    if let Some((quota, period)) = directory.as_deref().and_then(host_cgroup::cpu_time_in_force) {
+        let (quota, period) = (cpu.quota().or(Some(quota)), cpu.period().or(Some(period)));
+        cpu.set_quota(quota).set_period(period);
+        resources.set_cpu(Some(cpu));
+    }
+    resources
+}
+
 /// What changes in the container's cgroup on the host.
 fn on_host(
     resources: &LinuxResources,
-    base: &ExecBase,
+    machine: Machine,
     cgroup: Option<&Path>,
 ) -> Result<Vec<HostLimit>, LimitsError> {
-    let mut resources = resources.clone();
-    let directory = cgroup.and_then(host_cgroup::on_this_host);
-    if let (Some(directory), Some(mut cpu)) = (&directory, resources.cpu().clone())
-        && cpu.quota().is_none()
-        && cpu.period().is_some()
-    {
-        // Another period for the same quota.
-        cpu.set_quota(host_cgroup::current_quota(directory));
-        resources.set_cpu(Some(cpu));
-    }
-    let machine = Machine { vcpus: base.vcpus, memory_mib: base.memory_mib };
-    let mut limits = vmrun_plan::host_limits(&resources, machine);
-    if directory.is_none() {
+    let mut limits = vmrun_plan::host_limits(resources, machine);
+    if cgroup.and_then(host_cgroup::on_this_host).is_none() {
         vmrun_plan::need_no_cgroup(&limits).map_err(LimitsError::Refused)?;
     }
     // The container is made.

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::ops::Deref;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use virtiofsd::filesystem::{
@@ -59,6 +60,11 @@ impl Host {
         let Manner { uncached, quiet_closes } = manner;
         let uncached = uncached.map(Uncached::below);
         Ok(Self { named, nameless: Nameless::new(nameless)?, uncached, quiet_closes })
+    }
+
+    /// `/proc/self/fd`
+    pub(super) fn descriptors(&self) -> BorrowedFd<'_> {
+        self.nameless.descriptors()
     }
 
     /// Whether the guest's kernel can be told that nothing comes of a close.

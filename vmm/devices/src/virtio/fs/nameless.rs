@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -83,6 +83,11 @@ impl Nameless {
             None => openat(rustix::fs::CWD, "/proc/self/fd", flags, Mode::empty())?,
         };
         Ok(Self { descriptors, most, next: AtomicU64::new(FIRST), open: Mutex::default() })
+    }
+
+    /// `/proc/self/fd`
+    pub(super) fn descriptors(&self) -> BorrowedFd<'_> {
+        self.descriptors.as_fd()
     }
 
     fn has_room(&self) -> bool {

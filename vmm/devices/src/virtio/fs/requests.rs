@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use virtiofsd::fuse::Opcode;
 
+use super::events::{EVENTS, WATCH};
 use crate::virtio::counters::{Counter, Counters};
 
 /// Numbers of kinds of requests are less than this, but for one of other systems (`CUSE_INIT`).
@@ -13,7 +14,7 @@ const KINDS: usize = 64;
 pub(super) const STATX: u32 = 52;
 
 /// Kinds that have a name; what has none is counted as another.
-const NAMES: [(u32, &str); 45] = [
+const NAMES: [(u32, &str); 47] = [
     (Opcode::Lookup as u32, "lookup"),
     (Opcode::Forget as u32, "forget"),
     (Opcode::Getattr as u32, "getattr"),
@@ -59,6 +60,8 @@ const NAMES: [(u32, &str); 45] = [
     (Opcode::Syncfs as u32, "syncfs"),
     (Opcode::TmpFile as u32, "tmpfile"),
     (STATX, "statx"),
+    (WATCH, "watch"),
+    (EVENTS, "events"),
 ];
 
 /// Requests so far.

@@ -11,12 +11,15 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
+use virtio_queue::DescriptorChain;
 use virtiofsd::descriptor_utils::Writer;
+use virtiofsd::filesystem::Context;
 use virtiofsd::fuse::OutHeader;
 use virtiofsd::server::Server;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::events::{EVENTS, Events, Reply, Room, WatchRequest};
 use super::host::{Host, Manner};
 use super::lock_message::{LockMessage, Place, reply, reply_nothing};
 use super::locks::{Answer, Locks, Ticket};
@@ -31,6 +34,7 @@ use super::tree::SharedTree;
 use super::write::WriteRequest;
 use super::{FsError, NAME};
 use crate::failure::FailureSink;
+use crate::memory::Memory;
 use crate::virtio::counters::Counters;
 use crate::virtio::queue::{ActiveQueue, QueueError};
 
@@ -49,6 +53,8 @@ const RESERVED_DESCRIPTORS: u64 = 4096;
 const STOP: u64 = u64::MAX;
 /// Token of the event that tells of locks.
 const LOCKS: u64 = STOP - 1;
+/// Token of what others do to files that are watched.
+const OTHERS: u64 = STOP - 2;
 
 /// Serves one directory.
 pub(super) struct FileServer {
@@ -135,9 +141,10 @@ impl FileServer {
         watch(self.locks.event().as_raw_fd(), LOCKS)?;
         watch(queues[0].kick().as_raw_fd(), 0)?;
         watch(queues[1].kick().as_raw_fd(), 1)?;
-        let mut ready = [EpollEvent::default(); 4];
+        let mut ready = [EpollEvent::default(); 5];
         let mut patience = Patience::new(Instant::now());
         loop {
+            session.events.listen(&epoll, OTHERS)?;
             patience.sleeps(Instant::now());
             let count = match epoll.wait(-1, &mut ready) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
@@ -149,6 +156,10 @@ impl FileServer {
                 match event.data() {
                     STOP => return Ok(()),
                     LOCKS => self.reply_to_waiting(queues, session)?,
+                    OTHERS => {
+                        session.events.come(&self.host);
+                        tell(queues, session)?;
+                    }
                     kicked => {
                         queues[usize::from(kicked != 0)].clear_kick();
                         is_kicked = true;
@@ -177,6 +188,7 @@ impl FileServer {
             if session.served == before {
                 patience.came_for_nothing();
             }
+            tell(queues, session)?;
             // They overtake the requests that they are about, which are served by now.
             for unique in std::mem::take(&mut session.interrupted) {
                 session.tickets_of(unique).for_each(|ticket| self.locks.interrupt(ticket));
@@ -200,20 +212,46 @@ impl FileServer {
     ) -> Result<(), QueueError> {
         queue.serve(|_, chain| {
             let request = staging.take(chain.clone())?;
-            Ok(self.handle(request, || Place::of(index, chain), session))
+            Ok(self.handle(request, index, chain, session))
         })
     }
 
-    /// Handles one request and returns the length of the reply, or nothing if that comes later. A request
-    /// that virtiofsd cannot make sense of fails the guest's call with an I/O error.
+    /// Handles one request and returns the length of the reply, or nothing if that comes later.
     fn handle(
+        &self,
+        request: Request<'_>,
+        queue: usize,
+        chain: DescriptorChain<&Memory>,
+        session: &mut Session,
+    ) -> Option<u32> {
+        let (header, unique) = (request.header, request.header.unique);
+        self.requests.count(header.opcode);
+        session.served = session.served.wrapping_add(1);
+        if header.opcode == EVENTS {
+            let (place, room) = (Place::of(queue, chain.clone()), Room::of(chain));
+            let Some((place, room)) = place.zip(room) else { return Some(refuse(request.writer, unique)) };
+            session.events.ask(unique, place, room);
+            return None;
+        }
+        if let Some(asked) = WatchRequest::read(&header, &request.reader) {
+            let watched = Answer::Now(session.events.watch(&self.host, &asked));
+            return Some(reply_nothing(request.writer, unique, watched));
+        }
+        let echo = session.events.before(&self.host, &header, &request.reader);
+        let length = self.serve_request(request, || Place::of(queue, chain), session);
+        if let Some(echo) = echo {
+            session.events.after(&self.host, Context::from(header), echo);
+        }
+        length
+    }
+
+    /// A request that virtiofsd cannot make sense of fails the guest's call with an I/O error.
+    fn serve_request(
         &self,
         request: Request<'_>,
         place: impl FnOnce() -> Option<Place>,
         session: &mut Session,
     ) -> Option<u32> {
-        self.requests.count(request.header.opcode);
-        session.served = session.served.wrapping_add(1);
         let is_answered = request.is_answered();
         let Request { header, reader, writer } = request;
         if let Some(message) = LockMessage::read(&header, &reader) {
@@ -314,9 +352,25 @@ impl FileServer {
     }
 }
 
+/// Replies to the request that waits for events, if there are some.
+fn tell(queues: &mut [ActiveQueue; 2], session: &mut Session) -> Result<(), QueueError> {
+    while let Some(Reply { unique, place, events }) = session.events.reply() {
+        let queue = &mut queues[place.queue];
+        let length = match events {
+            Some((room, events)) => room.reply(queue.memory(), unique, &events),
+            None => place.reply(queue.memory(), unique, &Ok(())),
+        };
+        queue.push_used(place.head, length)?;
+        queue.notify()?;
+    }
+    Ok(())
+}
+
 /// What of the queues' service outlasts one request.
 #[derive(Debug, Default)]
 struct Session {
+    /// What others do to what is watched.
+    events: Events,
     /// Requests that wait for locks.
     waiting: HashMap<Ticket, Waiting>,
     /// Those that wait for the disk, by the number of the job.

@@ -10,7 +10,7 @@ use super::super::init_request;
 use super::super::pass_through::serve_here;
 use super::*;
 use crate::memory::Memory;
-use crate::virtio::test_queue::{BUFFERS, Failures, WRITE, memory, queue_with};
+use crate::virtio::test_queue::{BUFFERS, Failures, TestQueue, WRITE, memory, queue_with};
 
 fn drain(server: &FileServer, memory: &Memory, queue: &mut ActiveQueue) -> Result<(), QueueError> {
     drain_with(server, queue, &mut Staging::new(memory).unwrap())
@@ -49,7 +49,7 @@ pub(crate) fn run(program: &[u8]) {
         let length = 40 + u32::from(*length);
         let header = [
             if *how & 1 == 0 { length } else { u32::from(*cuts) << (*how >> 4) },
-            u32::from(*opcode) % 56,
+            u32::from(*opcode) % 64,
             u32::try_from(unique).unwrap(),
             0,
             u32::from(*node),
@@ -275,4 +275,114 @@ fn guest_that_changes_a_request_under_way_changes_nothing() {
             }
         }
     });
+}
+
+/// A request of `opcode` about the root, with `arguments`.
+fn about_the_root(opcode: u32, arguments: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(40 + arguments.len()).unwrap();
+    let header = [length, opcode, 7, 0, 1, 0, 0, 0, 0, 0];
+    header.into_iter().flat_map(u32::to_le_bytes).chain(arguments.iter().copied()).collect()
+}
+
+/// A server with a session, as one guest has it.
+struct Guest {
+    server: FileServer,
+    session: Session,
+    memory: Memory,
+}
+
+impl Guest {
+    fn of(directory: &Path) -> Self {
+        let server = FileServer::open(directory, Manner::default(), Failures::default().sink()).unwrap();
+        serve_here(directory);
+        let mut guest = Self { server, session: Session::default(), memory: memory() };
+        assert_eq!(guest.asks(&init_request()), Some(0));
+        guest
+    }
+
+    /// Sends a request; returns the error number of its reply, if there is one.
+    fn asks(&mut self, request: &[u8]) -> Option<i32> {
+        self.sends(request, 0x1000).used_length()?;
+        Some(-self.memory.read_obj::<i32>(GuestAddress(BUFFERS + 0x1004)).unwrap())
+    }
+
+    fn sends(&mut self, request: &[u8], room: u32) -> TestQueue {
+        self.memory.write_slice(request, GuestAddress(BUFFERS)).unwrap();
+        let length = u32::try_from(request.len()).unwrap();
+        let chain = [(BUFFERS, length, 0), (BUFFERS + 0x1000, room, WRITE)];
+        let mut test = queue_with(&self.memory, &chain);
+        let mut staging = Staging::new(&self.memory).unwrap();
+        self.server.serve_one(&mut test.queue, &mut staging, 1, &mut self.session).unwrap();
+        test
+    }
+
+    fn watches(&mut self, mask: u32) -> Option<i32> {
+        self.asks(&about_the_root(EVENTS - 1, &[mask.to_le_bytes(), [0; 4]].concat()))
+    }
+
+    /// Asks for events, and looks whether there are any; their masks and names.
+    fn is_told(&mut self) -> Vec<(u32, String)> {
+        let test = self.sends(&about_the_root(EVENTS, &[]), 0x1000);
+        assert_eq!(test.used_length(), None, "it waits");
+        self.memory.write_obj(0u32, GuestAddress(BUFFERS + 0x1000)).unwrap();
+        let unused = queue_with(&self.memory, &[]).queue;
+        let mut queues = [unused, test.queue];
+        self.session.events.come(&self.server.host);
+        tell(&mut queues, &mut self.session).unwrap();
+        let length: u32 = self.memory.read_obj(GuestAddress(BUFFERS + 0x1000)).unwrap();
+        let mut events = vec![0; usize::try_from(length).unwrap().checked_sub(16).expect("a reply")];
+        self.memory.read_slice(&mut events, GuestAddress(BUFFERS + 0x1010)).unwrap();
+        let mut told = Vec::new();
+        while let [_, _, _, _, _, _, _, _, a, b, c, d, _, _, _, _, count, ..] = events[..] {
+            let mask = u32::from_le_bytes([a, b, c, d]);
+            let name = String::from_utf8(events[24..24 + usize::from(count)].to_vec()).unwrap();
+            let name_bytes = if count == 0 { 0 } else { (usize::from(count) + 1).next_multiple_of(8) };
+            told.push((mask, name));
+            events.drain(..24 + name_bytes);
+        }
+        told
+    }
+}
+
+#[test]
+fn guest_is_told_what_others_do_and_not_what_it_does_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut guest = Guest::of(directory.path());
+    let made = |name: &str| (libc::IN_CREATE | libc::IN_ISDIR, name.to_owned());
+    let make = |name: &str| std::fs::create_dir(directory.path().join(name)).unwrap();
+    make("before");
+    assert_eq!(guest.watches(libc::IN_CREATE | libc::IN_DELETE), Some(0));
+    make("first");
+    let arguments = [&[0xff, 1, 0, 0, 0, 0, 0, 0][..], b"own\0"].concat();
+    assert_eq!(guest.asks(&about_the_root(Opcode::Mkdir as u32, &arguments)), Some(0));
+    make("second");
+    assert_eq!(guest.is_told(), [made("first"), made("second")]);
+    // Its own is there, and nobody else's is taken for it.
+    std::fs::remove_dir(directory.path().join("own")).unwrap();
+    make("own");
+    assert_eq!(guest.is_told(), [(libc::IN_DELETE | libc::IN_ISDIR, "own".to_owned()), made("own")]);
+    assert_eq!(guest.watches(0), Some(0));
+    make("after");
+    assert_eq!(guest.watches(libc::IN_CREATE), Some(0));
+    make("last");
+    assert_eq!(guest.is_told(), [made("last")]);
+}
+
+#[test]
+fn guest_that_asks_twice_has_one_request_that_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut guest = Guest::of(directory.path());
+    let [_, second] = [0, 1].map(|_| guest.sends(&about_the_root(EVENTS, &[]), 0x1000));
+    let mut queues = [queue_with(&guest.memory, &[]).queue, second.queue];
+    tell(&mut queues, &mut guest.session).unwrap();
+    let reply: OutHeader = guest.memory.read_obj(GuestAddress(BUFFERS + 0x1000)).unwrap();
+    assert_eq!((reply.len, reply.error), (OUT_HEADER_BYTES, 0));
+    assert_eq!(
+        guest.sends(&about_the_root(EVENTS, &[]), 64).used_length(),
+        Some(OUT_HEADER_BYTES),
+        "no room"
+    );
+    let nowhere = [48u32, 62, 7, 0, 99, 0, 0, 0, 0, 0, 2, 0];
+    let nowhere: Vec<u8> = nowhere.into_iter().flat_map(u32::to_le_bytes).collect();
+    assert_ne!(guest.asks(&nowhere), Some(0), "there is no such node");
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vmrun_runtime::{CardFigures, ContainerFigures, DeviceFigures, Figures, InterfaceFigures};
+use vmrun_runtime::{
+    CardFigures, ContainerFigures, DeviceFigures, Figures, InterfaceFigures, PressureFigures, PressureLine,
+};
 
 /// One line of `events`.
 #[derive(Debug, Serialize)]
@@ -78,6 +80,38 @@ impl<'a> NetworkInterface<'a> {
 struct Cpu {
     usage: CpuUsage,
     throttling: Throttling,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    psi: Option<Pressure>,
+}
+
+/// How tasks have waited; runc has it from version 1.2 on.
+#[derive(Debug, Serialize)]
+struct Pressure {
+    some: PressureShares,
+    full: PressureShares,
+}
+
+/// Percents, and microseconds.
+#[derive(Debug, Serialize)]
+struct PressureShares {
+    avg10: f64,
+    avg60: f64,
+    avg300: f64,
+    total: u64,
+}
+
+impl Pressure {
+    fn of(figures: &ContainerFigures, kind: &str) -> Option<Self> {
+        let percent = |hundredths: u32| f64::from(hundredths) / 100.0;
+        let shares = |PressureLine { avg10, avg60, avg300, total }| PressureShares {
+            avg10: percent(avg10),
+            avg60: percent(avg60),
+            avg300: percent(avg300),
+            total,
+        };
+        let &PressureFigures { some, full } = figures.pressure.get(kind)?;
+        Some(Self { some: shares(some), full: shares(full) })
+    }
 }
 
 /// Nanoseconds.
@@ -125,6 +159,8 @@ struct Memory<'a> {
     kernel_tcp: MemoryEntry,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     raw: &'a BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    psi: Option<Pressure>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -152,6 +188,8 @@ struct BlockIo {
     io_service_bytes_recursive: Vec<Operation>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     io_serviced_recursive: Vec<Operation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    psi: Option<Pressure>,
 }
 
 #[derive(Debug, Serialize)]
@@ -196,6 +234,7 @@ impl<'a> Stats<'a> {
                     throttled_periods: cpu("nr_throttled"),
                     throttled_time: nanoseconds("throttled_usec"),
                 },
+                psi: Pressure::of(figures, "cpu"),
             },
             cpuset: CpuSet::default(),
             memory: Memory::of(figures),
@@ -203,6 +242,7 @@ impl<'a> Stats<'a> {
             blkio: BlockIo {
                 io_service_bytes_recursive: operations(figures, [("Read", "rbytes"), ("Write", "wbytes")]),
                 io_serviced_recursive: operations(figures, [("Read", "rios"), ("Write", "wios")]),
+                psi: Pressure::of(figures, "io"),
             },
             hugetlb: figures
                 .huge_pages
@@ -243,6 +283,7 @@ impl<'a> Memory<'a> {
             kernel: MemoryEntry::default(),
             kernel_tcp: MemoryEntry::default(),
             raw: &figures.memory,
+            psi: Pressure::of(figures, "memory"),
         }
     }
 }
@@ -330,6 +371,18 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+    }
+
+    #[test]
+    fn pressure_is_in_percents_behind_what_it_is_of() {
+        let some = PressureLine { avg10: 105, avg60: 50, avg300: 0, total: 7 };
+        let figures = PressureFigures { some, ..PressureFigures::default() };
+        let pressure = ["cpu", "memory", "io"].map(|kind| (kind.to_owned(), figures)).into();
+        let text = shown(ContainerFigures { pressure, ..ContainerFigures::default() });
+        let psi = r#""psi":{"some":{"avg10":1.05,"avg60":0.5,"avg300":0.0,"total":7},"full":{"avg10":0.0,"avg60":0.0,"avg300":0.0,"total":0}}"#;
+        assert_eq!(text.matches(psi).count(), 3, "{text}");
+        assert!(text.contains(&format!(r#""throttling":{{}},{psi}}},"cpuset""#)), "{text}");
+        assert!(text.contains(&format!(r#""blkio":{{{psi}}}"#)), "{text}");
     }
 
     #[test]
