@@ -118,8 +118,9 @@ def main() -> None:
     place = Path(tempfile.mkdtemp(prefix="wall."))
     program = Path(shutil.copy2(vmrun, place / "vmrun"))
     everything = int(status(Path("/proc/self"))["CapEff"], 16)
-    sandbox, directory = start(program, rootfs, place)
+    sandbox = None
     try:
+        sandbox, directory = start(program, rootfs, place)
         state = subprocess.run(
             [program, "--root", place / "store", "state", "wall"], check=True, capture_output=True
         )
@@ -137,12 +138,9 @@ def main() -> None:
         for name, pid in processes:
             print(f"| {name} | {descriptors(pid, directory)} | {limits(pid)} |")
     finally:
-        sandbox.terminate()
-        try:
-            sandbox.wait(30)
-        except subprocess.TimeoutExpired:
-            sandbox.kill()
         subprocess.run([program, "--root", place / "store", "delete", "--force", "wall"], capture_output=True)
+        if sandbox is not None:
+            sandbox.wait()
         shutil.rmtree(place)
 
 

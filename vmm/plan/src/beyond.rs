@@ -3,6 +3,7 @@
 use oci_spec::runtime::LinuxResources;
 
 use crate::host_limits::Machine;
+use crate::size::MAX_DERIVED_MIB;
 use crate::unified;
 
 /// What the container does not get of these limits, a sentence for each.
@@ -12,14 +13,16 @@ pub fn beyond(resources: &LinuxResources, machine: Machine) -> Vec<String> {
     let processors = processors.filter(|wanted| *wanted > machine.vcpus.into()).map(|wanted| {
         let has = if machine.vcpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", machine.vcpus) };
         format!(
-            "the new limit is the time of {wanted} CPUs, and the machine has {has} and keeps them; {more}"
+            "the limit is {wanted} CPUs' time, but the machine has {has} and its size does not change; {more}"
         )
     });
     let memory = unified::memory_limit(resources).map(|bytes| bytes >> 20);
+    // Beyond that it is another word for no limit.
+    let memory = memory.filter(|wanted| *wanted <= MAX_DERIVED_MIB.into());
     let memory = memory.filter(|wanted| *wanted > machine.memory_mib.into()).map(|wanted| {
         let has = machine.memory_mib;
         format!(
-            "the new limit is {wanted} MiB of memory, and the machine has {has} MiB and keeps them; {more}"
+            "the limit is {wanted} MiB of memory, but the machine has {has} MiB and its size does not change; {more}"
         )
     });
     processors.into_iter().chain(memory).collect()
@@ -42,6 +45,7 @@ mod tests {
             json!({}),
             json!({"cpu": {"quota": 200_000, "period": 100_000}, "memory": {"limit": 256 << 20}}),
             json!({"cpu": {"quota": -1}, "memory": {"limit": -1}}),
+            json!({"memory": {"limit": 9_223_372_036_854_771_712_i64}}),
             json!({"unified": {"cpu.max": "max", "memory.max": "max"}}),
         ] {
             assert_eq!(told(within.clone()), "", "{within}");
@@ -51,11 +55,12 @@ mod tests {
     #[test]
     fn what_it_has_not_is_told_with_what_it_has() {
         let cpu = told(json!({"cpu": {"quota": 200_001, "period": 100_000}}));
-        assert!(cpu.starts_with("the new limit is the time of 3 CPUs, and the machine has 2 CPUs"), "{cpu}");
+        assert!(cpu.starts_with("the limit is 3 CPUs' time, but the machine has 2 CPUs"), "{cpu}");
         let both = told(json!({"unified": {"cpu.max": "50000 10000", "memory.max": "1G"}}));
         let (cpu, memory) = both.split_once('\n').unwrap();
         assert!(
-            cpu.contains("of 5 CPUs") && memory.contains("1024 MiB of memory, and the machine has 256 MiB")
+            cpu.contains("5 CPUs' time")
+                && memory.contains("1024 MiB of memory, but the machine has 256 MiB")
         );
     }
 }

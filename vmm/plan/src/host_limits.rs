@@ -239,7 +239,7 @@ fn or_max(limit: i64) -> String {
     if limit < 0 { "max".to_owned() } else { limit.to_string() }
 }
 
-/// Room for the machine that a limit makes, and for the one that there is, which gives nothing back.
+/// Room for the machine that a limit makes, and for the one that there is, which may take all of its memory again.
 fn memory_max(limit: i64, machine: Machine) -> String {
     u64::try_from(limit).map_or("max".to_owned(), |limit| room_for(limit, machine).to_string())
 }

@@ -135,7 +135,7 @@ pub(crate) fn around(limit: u64) -> u64 {
 }
 
 /// 1 TiB: the largest limit that is taken as a wish for a machine of that size.
-const MAX_DERIVED_MIB: u32 = 1 << 20;
+pub(crate) const MAX_DERIVED_MIB: u32 = 1 << 20;
 
 fn resources(bundle: &Bundle) -> Option<&LinuxResources> {
     bundle.spec.linux().as_ref()?.resources().as_ref()

@@ -166,7 +166,7 @@ impl Error {
             Self::WrongState { status, .. } => *status == Status::Stopped,
             Self::Store(StoreError::NotFound { .. }) => true,
             // The monitor ends as this moment asks it.
-            Self::Control(_) => true,
+            Self::Control(error) => error.is_hang_up(),
             Self::Container { source, .. } => source.is_about_the_end(),
             _ => false,
         }

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -92,23 +91,14 @@ impl Interruption {
         let mut interrupt = SigSet::empty();
         interrupt.add(Signal::SIGINT);
         interrupt.thread_block()?;
-        Ok(Self(SignalFd::with_flags(&interrupt, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
+        Ok(Self(SignalFd::with_flags(&interrupt, SfdFlags::SFD_CLOEXEC)?))
     }
 
-    /// Waits for it, not longer than that; whether it has come.
-    #[must_use]
-    pub fn within(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let limit = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], limit) {
-                Ok(0) if left < Duration::from_millis(1) => return false,
-                Ok(0) | Err(Errno::EINTR) => {}
-                // An error that cannot be is no reason to go on for ever.
-                Ok(_) | Err(_) => return true,
-            }
-        }
+    /// Waits for it.
+    pub fn wait(&self) {
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        // An error that cannot be is no reason to go on for ever.
+        while poll(&mut polled, PollTimeout::NONE) == Err(Errno::EINTR) {}
     }
 }
 

@@ -46,9 +46,13 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         seconds += number * unit;
         rest = after;
     }
-    let time = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    // Longer is as good as never.
+    let time = Duration::try_from_secs_f64(seconds.min(LONGEST)).map_err(|_| wrong())?;
     if time.is_zero() { Err("duration interval must be greater than 0".to_owned()) } else { Ok(time) }
 }
+
+/// A hundred years, in seconds.
+const LONGEST: f64 = 3.2e9;
 
 /// In seconds.
 const UNITS: &[(&str, f64)] = &[

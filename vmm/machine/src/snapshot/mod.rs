@@ -94,7 +94,7 @@ impl Snapshot<'_> {
             pages.place(memory).map_err(|_| SnapshotError::Foreign("its kernel"))?;
         }
         place(memory, &self.state.memory, self.pages)?;
-        copy_ahead(memory, self.working_set);
+        copy_ahead(memory, self.working_set, &self.ranges());
         Ok(())
     }
 

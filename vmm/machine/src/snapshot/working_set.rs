@@ -64,9 +64,10 @@ fn runs(pages: &[u32]) -> Vec<PageRun> {
     runs
 }
 
-/// Copies these pages before somebody writes to them. Those that there are not, and what is too much, are left: each is copied
-/// where it is written then.
-pub(crate) fn copy_ahead(memory: &Memory, set: &[PageRun]) {
+/// Copies these pages of `saved` before somebody writes to them. Others, of which the host may give a huge page at once, and what
+/// is too much are left: each is copied where it is written then.
+pub(crate) fn copy_ahead(memory: &Memory, set: &[PageRun], saved: &[Range<u64>]) {
+    let saved = merged(saved);
     let mut room = MOST_PAGES;
     for run in set.iter().take(MOST_RUNS) {
         let (Ok(count), address) = (usize::try_from(run.count), u64::from(run.first) * PAGE as u64) else {
@@ -74,12 +75,30 @@ pub(crate) fn copy_ahead(memory: &Memory, set: &[PageRun]) {
         };
         let Some(left) = room.checked_sub(count) else { return };
         room = left;
+        let end = address.saturating_add(u64::from(run.count) * PAGE as u64);
+        if !saved.iter().any(|range| range.start <= address && end <= range.end) {
+            continue;
+        }
         let Ok(pages) = memory.get_slice(GuestAddress(address), count * PAGE) else { continue };
         // Linux 5.14 or later.
         if mapped::populate(pages.ptr_guard_mut().as_ptr(), count * PAGE).is_err() {
             return;
         }
     }
+}
+
+/// The same ranges, each as long as it can be.
+fn merged(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in sorted {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
 }
 
 #[cfg(test)]
@@ -118,7 +137,7 @@ mod tests {
     fn recorded_pages_are_copied_and_their_content_stays() {
         let (memory, saved) = restored();
         let set = [(300, 3), (400, 1)].map(|(first, count)| PageRun { first, count });
-        copy_ahead(&memory, &set);
+        copy_ahead(&memory, &set, &saved);
         assert_eq!(record(&memory, &saved, &pagemap()).unwrap(), set);
         assert_eq!(memory.read_obj::<u8>(GuestAddress(300 * 4096)).unwrap(), 0);
     }
@@ -129,11 +148,17 @@ mod tests {
         let run = |first, count| PageRun { first, count };
         for set in [vec![run(u32::MAX, u32::MAX)], vec![run(0, 0)], vec![run(16384, 1)], vec![run(16383, 2)]]
         {
-            copy_ahead(&memory, &set);
+            copy_ahead(&memory, &set, &saved);
         }
         // More than there may be.
-        copy_ahead(&memory, &[run(256, 4096)]);
-        assert_eq!(record(&memory, &saved, &pagemap()).unwrap(), []);
+        copy_ahead(&memory, &[run(256, 4096)], &saved);
+        // Nothing of this was saved, or not all.
+        copy_ahead(&memory, &[run(5000, 1), run(4351, 2), run(255, 2)], &saved);
+        let everything: Vec<_> = std::iter::once(0..64 << 20).collect();
+        assert_eq!(record(&memory, &everything, &pagemap()).unwrap(), []);
+        let halves = [8 << 20..17 << 20, 1 << 20..8 << 20];
+        copy_ahead(&memory, &[run(2047, 2)], &halves);
+        assert_eq!(record(&memory, &saved, &pagemap()).unwrap(), [run(2047, 2)]);
     }
 
     #[test]

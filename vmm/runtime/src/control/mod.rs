@@ -43,7 +43,7 @@ pub enum ControlError {
 
 impl ControlError {
     /// Whether nobody is at the other end, or nobody any more.
-    fn is_hang_up(&self) -> bool {
+    pub(crate) fn is_hang_up(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Talk(FrameError::Closed | FrameError::Io(_)) => true,
             Self::Talk(_) | Self::Silent { .. } => false,

@@ -131,12 +131,12 @@ impl<'s> Live<'s> {
     }
 
     fn let_run(&mut self, watch: Watch<'_>) -> Result<(), MonitorError> {
+        let kind = if self.session.cards.is_empty() { StartKind::Alone } else { StartKind::Networked };
+        self.session.warm.is_about_to_run(self.session.machine, kind);
         let container = self.container();
         self.agent
             .call(Request::Start { container }, START, watch)
             .map_err(|error| self.session.explain(STARTING, error))?;
-        let kind = if self.session.cards.is_empty() { StartKind::Alone } else { StartKind::Networked };
-        self.session.warm.has_started(self.session.machine, kind);
         // Nobody but an engine, which lets its containers run in the background, will look there.
         self.to_show = self.session.request.detached;
         if self.agent.speaks(BALLOON_VERSION) && !self.session.request.plan.host.keeps_memory {

@@ -173,10 +173,11 @@ impl Warm {
         }
     }
 
-    /// The program runs: what its start took is recorded, if it is the first one of its kind from the template.
-    pub(super) fn has_started(&self, machine: &Machine, kind: StartKind) {
+    /// The program is about to run: what its start took is recorded, if it is the first one of its kind from the template. The
+    /// machine's process can tell it once, and is asked whether or not it is kept, since it gives a right up by that.
+    pub(super) fn is_about_to_run(&self, machine: &Machine, kind: StartKind) {
         if let Self::Restored(used) = self
-            && used.working_set.lacks(kind)
+            && used.working_set.is_to_be_recorded()
         {
             used.record(machine, kind);
         }
@@ -206,6 +207,9 @@ impl Used {
             Ok(set) => set,
             Err(error) => return step!("the working set is not known: {error}"),
         };
+        if !self.working_set.lacks(kind) {
+            return;
+        }
         let pages: u64 = set.iter().map(|run| u64::from(run.count)).sum();
         step!("working set: {pages} pages in {} runs", set.len());
         let kept = Templates::open(&self.place.path)

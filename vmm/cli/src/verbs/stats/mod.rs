@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use vmrun_runtime::{Act, Error, Interruption, Store};
 
-use self::row::{Look, Row};
+use self::row::{Line, Look, Row};
 
-/// Containers that are asked at a time: one that does not answer holds up none of the others.
+/// Containers that are asked at a time.
 const AT_A_TIME: usize = 32;
 
 /// Show what containers use, again and again
@@ -28,7 +28,7 @@ const AT_A_TIME: usize = 32;
 /// that were named.
 #[derive(Debug, Args)]
 pub(crate) struct StatsArgs {
-    /// Names of containers; without any, all that run
+    /// Names of containers; without any, all that have not ended
     #[arg(value_name = "ID")]
     ids: Vec<String>,
 
@@ -59,43 +59,64 @@ impl StatsArgs {
 }
 
 pub(crate) fn stats(store: &Store, args: &StatsArgs) -> Result<u8, Error> {
-    let interruption = Interruption::take().map_err(Error::Interruption)?;
-    // Those that were named have to be there.
+    end_by_interrupt()?;
+    // Those that were named have to be there, and to answer.
     let mut before = looks(store, args, true)?;
     let mut is_first = true;
     loop {
-        if (before.is_empty() && !args.ids.is_empty()) || interruption.within(args.interval) {
+        if before.is_empty() && !args.ids.is_empty() {
             return Ok(0);
         }
+        thread::sleep(args.interval);
         let now = looks(store, args, false)?;
-        let rows: Vec<_> = now.iter().map(|(id, look)| Row::of(id, look, before.get(id))).collect();
-        if !super::is_read(&shown(&rows, args, is_first)) || args.no_stream {
+        let lines: Vec<_> = now.iter().map(|(id, answer)| line(id, answer, before.get(id))).collect();
+        if !super::is_read(&shown(&lines, args, is_first)) || args.no_stream {
             return Ok(0);
         }
         (before, is_first) = (now, false);
     }
 }
 
-fn shown(rows: &[Row<'_>], args: &StatsArgs, is_first: bool) -> String {
-    match args.format {
-        Format::Json => rows.iter().map(Row::json).collect(),
-        Format::Table if args.no_stream || !io::stdout().is_terminal() => table::text(rows),
-        Format::Table => table::screen(rows, is_first),
+/// Ctrl-C ends it in good order, also while a container does not answer. There is nothing to clean up.
+fn end_by_interrupt() -> Result<(), Error> {
+    let interruption = Interruption::take().map_err(Error::Interruption)?;
+    let ends = move || {
+        interruption.wait();
+        std::process::exit(0);
+    };
+    thread::Builder::new().name("interrupt".to_owned()).spawn(ends).map_err(Error::Interruption).map(drop)
+}
+
+/// What a container has come to, or why that is not known.
+type Answer = Result<Look, String>;
+
+fn line<'a>(id: &'a str, now: &Answer, before: Option<&Answer>) -> Line<'a> {
+    match now {
+        Ok(now) => Line::Row(Row::of(id, now, before.and_then(|before| before.as_ref().ok()))),
+        Err(why) => Line::Silent { id: id.to_owned(), error: why.clone() },
     }
 }
 
-/// What the containers have come to. One that has ended is not among them, unless it has to be.
-fn looks(store: &Store, args: &StatsArgs, all: bool) -> Result<BTreeMap<String, Look>, Error> {
+fn shown(lines: &[Line<'_>], args: &StatsArgs, is_first: bool) -> String {
+    match args.format {
+        Format::Json => lines.iter().map(Line::json).collect(),
+        Format::Table if args.no_stream || !io::stdout().is_terminal() => table::text(lines),
+        Format::Table => table::screen(lines, is_first),
+    }
+}
+
+/// What the containers have come to. One that has ended is not among them, unless it has to be; nor does one that does not
+/// answer end the table of the others.
+fn looks(store: &Store, args: &StatsArgs, all: bool) -> Result<BTreeMap<String, Answer>, Error> {
     let ids = if args.ids.is_empty() { running(store)? } else { args.ids.clone() };
     let mut looks = BTreeMap::new();
     for some in ids.chunks(AT_A_TIME) {
         for (id, look) in some.iter().zip(looks_at(store, some)) {
             match look {
-                Ok(look) => {
-                    looks.insert(id.clone(), look);
-                }
-                Err(error) if error.is_about_the_end() && !(all && args.ids.contains(id)) => {}
-                Err(error) => return Err(error),
+                Ok(look) => drop(looks.insert(id.clone(), Ok(look))),
+                Err(error) if all && args.ids.contains(id) => return Err(error),
+                Err(error) if error.is_about_the_end() => {}
+                Err(error) => drop(looks.insert(id.clone(), Err(vmrun_runtime::chain(&error)))),
             }
         }
     }

@@ -14,7 +14,27 @@ pub(super) struct Look {
     pub(super) figures: Figures,
 }
 
-/// What is shown of it. Bytes and nanoseconds; what there is no limit of has none.
+/// What is shown of a container.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Line<'a> {
+    Row(Row<'a>),
+    /// It does not answer.
+    Silent {
+        id: String,
+        error: String,
+    },
+}
+
+impl Line<'_> {
+    /// As JSON, on one line.
+    pub(super) fn json(&self) -> String {
+        // Numbers and names always have a form in JSON.
+        serde_json::to_string(self).map(|text| text + "\n").unwrap_or_default()
+    }
+}
+
+/// What is shown of one that answers. Bytes and nanoseconds; what there is no limit of has none.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Row<'a> {
     pub(super) id: &'a str,
@@ -77,12 +97,6 @@ impl<'a> Row<'a> {
                 memory_bytes: now.sandbox.memory_bytes,
             },
         }
-    }
-
-    /// On one line.
-    pub(super) fn json(&self) -> String {
-        // Numbers and names always have a form in JSON.
-        serde_json::to_string(self).map(|text| text + "\n").unwrap_or_default()
     }
 }
 
@@ -149,7 +163,8 @@ pub(super) mod tests {
     #[test]
     fn sums_and_limits_are_the_containers_and_the_sandbox_is_apart() {
         let now = look(Instant::now(), 5, Some(200 << 20));
-        let row: serde_json::Value = serde_json::from_str(&Row::of("web", &now, None).json()).unwrap();
+        let row: serde_json::Value =
+            serde_json::from_str(&Line::Row(Row::of("web", &now, None)).json()).unwrap();
         let expected = json!({
             "id": "web", "cpu_percent": null, "cpu_ns": 5000,
             "memory_bytes": 50 << 20, "memory_limit_bytes": 200 << 20, "memory_percent": 25.0,
@@ -159,6 +174,8 @@ pub(super) mod tests {
             "sandbox": { "cpu_percent": null, "cpu_ns": 10000, "memory_bytes": 90 << 20 },
         });
         assert_eq!(row, expected);
+        let silent = Line::Silent { id: "web".to_owned(), error: "why".to_owned() };
+        assert_eq!(silent.json(), "{\"id\":\"web\",\"error\":\"why\"}\n");
         assert_eq!(Row::of("web", &look(now.at, 5, None), None).memory_percent, None);
     }
 }

@@ -1,6 +1,6 @@
 //! The table, and how it stays in its place on a terminal.
 
-use super::row::{Row, number};
+use super::row::{Line, Row, number};
 
 const HEAD: [&str; 9] = [
     "CONTAINER",
@@ -27,15 +27,23 @@ const END_OF_LINE: &str = "\x1b[K\n";
 const BELOW: &str = "\x1b[J";
 
 /// As it goes into a file.
-pub(super) fn text(rows: &[Row<'_>]) -> String {
+pub(super) fn text(lines: &[Line<'_>]) -> String {
     let head = [HEAD.map(str::to_owned)].into_iter();
-    super::super::aligned(&head.chain(rows.iter().map(cells)).collect::<Vec<_>>())
+    let cells = lines.iter().map(|line| match line {
+        Line::Row(row) => cells(row),
+        Line::Silent { id, .. } => {
+            let mut cells = [NOTHING; HEAD.len()].map(str::to_owned);
+            cells[0].clone_from(id);
+            cells
+        }
+    });
+    super::super::aligned(&head.chain(cells).collect::<Vec<_>>())
 }
 
 /// As it is written over the one before.
-pub(super) fn screen(rows: &[Row<'_>], is_first: bool) -> String {
+pub(super) fn screen(lines: &[Line<'_>], is_first: bool) -> String {
     let begin = if is_first { CLEAR } else { HOME };
-    format!("{begin}{}{BELOW}", text(rows).replace('\n', END_OF_LINE))
+    format!("{begin}{}{BELOW}", text(lines).replace('\n', END_OF_LINE))
 }
 
 fn cells(row: &Row<'_>) -> [String; 9] {
@@ -119,8 +127,9 @@ mod tests {
         let before = look(begin, 0, None);
         let now = look(begin + Duration::from_secs(1), 123_456, Some(64 << 20));
         let free = look(begin, 0, None);
-        let rows = [Row::of("web", &now, Some(&before)), Row::of("new", &free, None)];
-        let shown = text(&rows);
+        let silent = Line::Silent { id: "old".to_owned(), error: "why".to_owned() };
+        let answers = [Row::of("web", &now, Some(&before)), Row::of("new", &free, None)].map(Line::Row);
+        let shown = text(&answers.into_iter().chain([silent]).collect::<Vec<_>>());
         let lines: Vec<Vec<_>> = shown
             .lines()
             .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
@@ -131,13 +140,14 @@ mod tests {
             ["web", "12.35%", "50MiB / 64MiB", "78.12%", "10B / 14B", "3B / 0B", "3", "24.69%", "90MiB"]
         );
         assert_eq!(lines[2], ["new", "--", "50MiB / --", "--", "10B / 14B", "3B / 0B", "3", "--", "90MiB"]);
+        assert_eq!(lines[3], ["old", "--", "--", "--", "--", "--", "--", "--", "--"]);
         assert!(!shown.contains('\x1b'));
     }
 
     #[test]
     fn table_on_a_terminal_leaves_nothing_of_the_one_before() {
         let now = look(Instant::now(), 0, None);
-        let rows = [Row::of("web", &now, None)];
+        let rows = [Line::Row(Row::of("web", &now, None))];
         assert!(screen(&rows, true).starts_with(CLEAR));
         let later = screen(&rows, false);
         assert!(later.starts_with(HOME) && !later.contains(CLEAR) && later.ends_with(BELOW), "{later:?}");
