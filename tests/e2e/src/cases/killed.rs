@@ -129,7 +129,7 @@ fn machine_that_is_killed_ends_the_sandbox_with_the_reason() {
 
 #[test]
 fn machine_that_is_killed_at_any_moment_of_a_start_leaves_nothing() {
-    let bundle = Bundle::shell("echo ready; cat");
+    let bundle = Bundle::shell("echo ready; sleep 1000");
     for round in 0..6 {
         let started = Run::of(&bundle).options(if round % 2 == 0 { &["--cold"] } else { &[] }).start();
         let machine = started.machine();

@@ -166,6 +166,8 @@ impl<'s> Live<'s> {
             let ready = self.poll()?;
             if self.held.is_none() && self.balloon.is_due(Instant::now()) {
                 self.plug_balloon()?;
+                // What was ready may have been taken with the agent's answer.
+                continue;
             }
             if ready.agent {
                 self.agent.receive().map_err(|error| self.session.explain(RUNNING, error))?;

@@ -52,6 +52,9 @@ pub(super) struct Events {
     is_listening: bool,
 }
 
+/// How often is looked at once which files are gone, while others go meanwhile. The rest is for the next time.
+const MOST_ROUNDS: usize = 16;
+
 /// A reply to a request that has waited.
 pub(super) struct Reply {
     pub(super) unique: u64,
@@ -77,7 +80,7 @@ impl Events {
     }
 
     fn add(&mut self, host: &Host, ctx: Context, node: Node, wanted: u32) -> io::Result<()> {
-        if !self.table.knows(node) && self.table.len() >= MOST_WATCHED {
+        if !self.table.knows(node) && self.table.len().max(self.table.parents()) >= MOST_WATCHED {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         let watcher = match &mut self.watcher {
@@ -161,15 +164,17 @@ impl Events {
     /// Takes what the host has to tell, but for what comes of the guest's own request.
     fn pull(&mut self, host: &Host, mut own: Option<(Context, &mut Echo)>) {
         self.read(host, &mut own);
-        let Some(watcher) = &self.watcher else { return };
-        let mut gone = self.pending.take_changed();
-        gone.retain(|node| watcher.is_gone(host, *node));
-        if gone.is_empty() {
-            return;
+        for _ in 0..MOST_ROUNDS {
+            let Some(watcher) = &self.watcher else { return };
+            let mut gone = self.pending.take_changed();
+            gone.retain(|node| watcher.is_gone(host, *node));
+            if gone.is_empty() {
+                return;
+            }
+            // What was done to them before they lost their last names is there by now; and so may be what was done to others.
+            self.read(host, &mut own);
+            gone.into_iter().for_each(|node| self.pending.is_gone(node));
         }
-        // What was done to them before they lost their last names is there by now.
-        self.read(host, &mut own);
-        gone.into_iter().for_each(|node| self.pending.is_gone(node));
     }
 
     fn read(&mut self, host: &Host, own: &mut Option<(Context, &mut Echo)>) {
@@ -179,7 +184,13 @@ impl Events {
                 return pending.lose(table);
             }
             if raw.mask & libc::IN_IGNORED != 0 {
-                return table.is_gone(raw.watch);
+                for (watch, left) in table.is_gone(raw.watch) {
+                    if left == Left::Nothing {
+                        // One that stays costs the host a little memory.
+                        let _ = watcher.remove(watch);
+                    }
+                }
+                return;
             }
             if raw.mask & table::OF_CHILDREN != 0 && raw.mask & libc::IN_ISDIR != 0 {
                 // What comes of removing one itself, the guest tells.

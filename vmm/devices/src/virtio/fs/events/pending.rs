@@ -27,14 +27,14 @@ impl Pending {
 
     /// One more; one that says the same as the last is none.
     pub(super) fn push(&mut self, told: Told, table: &Table) {
+        if told.name.is_empty() && told.mask & libc::IN_ATTRIB != 0 {
+            self.changed.insert(told.node);
+        }
         if self.events.back() == Some(&told) {
             return;
         }
         if self.events.len() - self.losses >= MOST {
             self.lose(table);
-        }
-        if told.name.is_empty() && told.mask & libc::IN_ATTRIB != 0 {
-            self.changed.insert(told.node);
         }
         self.events.push_back(told);
     }
@@ -44,12 +44,15 @@ impl Pending {
         std::mem::take(&mut self.changed)
     }
 
-    /// The last change of the attributes of `node` was that of its last name.
+    /// The last change of the attributes of `node` was that of its last name. If it was told as another already, the end is an
+    /// event of its own.
     pub(super) fn is_gone(&mut self, node: Node) {
         let is_change =
             |told: &&mut Told| told.node == node && told.name.is_empty() && told.mask & libc::IN_ATTRIB != 0;
         if let Some(told) = self.events.iter_mut().rev().find(is_change) {
             told.mask |= libc::IN_DELETE_SELF;
+        } else {
+            self.events.push_back(Told::end(node));
         }
     }
 
@@ -102,6 +105,15 @@ mod tests {
         pending.is_gone(1);
         let gone: Vec<_> = pending.events.iter().map(|told| told.mask & libc::IN_DELETE_SELF != 0).collect();
         assert_eq!(gone, [false, false, true, false]);
+        // One that was told, and one that was told the same before.
+        pending.take(usize::MAX);
+        pending.is_gone(3);
+        assert_eq!(pending.events, [Told::end(3)]);
+        for _ in 0..2 {
+            pending.push(change(1), &table);
+            assert_eq!(pending.take_changed(), BTreeSet::from([1]));
+        }
+        assert_eq!(pending.events.len(), 2);
     }
 
     #[test]

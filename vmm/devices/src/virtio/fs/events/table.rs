@@ -53,6 +53,11 @@ impl Table {
         self.nodes.len()
     }
 
+    /// How many directories are known by the one that they are in.
+    pub(super) fn parents(&self) -> usize {
+        self.parents.len()
+    }
+
     /// Whether `node` is watched.
     pub(super) fn knows(&self, node: Node) -> bool {
         self.nodes.contains_key(&node)
@@ -154,15 +159,17 @@ impl Table {
         self.children.get(&watch).and_then(|children| children.get(name)).cloned().unwrap_or_default()
     }
 
-    /// The host has taken `watch` away.
-    pub(super) fn is_gone(&mut self, watch: Watch) {
-        for (node, mask) in self.watches.remove(&watch).unwrap_or_default() {
-            self.nodes.remove(&node);
-            self.count(mask, false);
+    /// The host has taken `watch` away. Returns what becomes of the watches of the directories that its nodes were in.
+    pub(super) fn is_gone(&mut self, watch: Watch) -> Vec<(Watch, Left)> {
+        let gone = self.watches.remove(&watch).unwrap_or_default();
+        for (node, mask) in &gone {
+            self.nodes.remove(node);
+            self.count(*mask, false);
         }
         for node in self.children.remove(&watch).unwrap_or_default().into_values().flatten() {
             self.parents.remove(&node);
         }
+        gone.into_iter().filter_map(|(node, _)| self.remove_parent(node)).collect()
     }
 
     /// Who is told of an event of `watch`.
@@ -229,7 +236,12 @@ mod tests {
         let mut table = Table::default();
         table.set(1, 10, libc::IN_MODIFY);
         table.set_parent(11, 1, b"a".to_vec());
-        table.is_gone(1);
+        assert_eq!(table.is_gone(1), []);
         assert_eq!((table.len(), table.remove(10), table.remove_parent(11)), (0, None, None));
+        // A directory that is watched leaves the one that it was in.
+        table.set(2, 12, libc::IN_MODIFY);
+        table.set_parent(12, 3, b"b".to_vec());
+        assert_eq!((table.parents(), table.is_gone(2)), (1, vec![(3, Left::Nothing)]));
+        assert_eq!((table.parents(), table.children(3, b"b")), (0, vec![]));
     }
 }

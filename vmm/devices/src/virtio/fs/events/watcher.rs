@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::process::abort;
 
 use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init, remove_watch};
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat, readlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::fchdir;
 use virtiofsd::filesystem::Context;
@@ -20,6 +20,8 @@ use super::table::{OF_CHILDREN, Watch};
 
 /// What is read at once.
 const BATCH_BYTES: usize = 4096;
+/// So many events are taken before requests are served again, and those that its buffer has besides.
+const MOST_AT_ONCE: usize = 4096;
 /// What `/proc/self/fd` has behind the path of a file that has none any more.
 const DELETED: &[u8] = b" (deleted)";
 
@@ -113,11 +115,14 @@ impl Watcher {
         }
     }
 
-    /// All that there is by now.
+    /// What there is by now, or the first of it: others wait for this thread.
     pub(super) fn read(&self, mut each: impl FnMut(Raw<'_>)) -> io::Result<()> {
         let mut buffer = [MaybeUninit::uninit(); BATCH_BYTES];
         let mut reader = Reader::new(&self.inotify, &mut buffer);
-        loop {
+        let mut count = 0;
+        // What the reader has taken from the kernel is nowhere else.
+        while count < MOST_AT_ONCE || !reader.is_buffer_empty() {
+            count += 1;
             match reader.next() {
                 Ok(event) => each(Raw {
                     watch: event.wd(),
@@ -130,12 +135,18 @@ impl Watcher {
                 Err(errno) => return Err(errno.into()),
             }
         }
+        Ok(())
     }
 
-    /// Whether the file behind `node` has no name any more.
+    /// Whether the file behind `node` has no name any more. Directories of an overlay have a link always.
     pub(super) fn is_gone(&self, host: &Host, node: Node) -> bool {
         let ctx = Context::from(InHeader::default());
-        with_path(host, ctx, node, |file| Ok(fstat(file)?.st_nlink == 0)).unwrap_or(false)
+        let look = |file: &File| {
+            let seen = fstat(file)?;
+            let is_directory = FileType::from_raw_mode(seen.st_mode) == FileType::Directory;
+            Ok(seen.st_nlink == 0 || is_directory && path_of(host.descriptors(), file)?.ends_with(DELETED))
+        };
+        with_path(host, ctx, node, look).unwrap_or(false)
     }
 
     /// The name by which the host knows `node` now.
@@ -156,9 +167,13 @@ fn number(file: &File) -> String {
     file.as_raw_fd().to_string()
 }
 
+fn path_of(descriptors: impl AsFd, file: &File) -> io::Result<Vec<u8>> {
+    Ok(readlinkat(descriptors, number(file), Vec::new())?.into_bytes())
+}
+
 /// What it is called elsewhere.
 fn name_of(descriptors: impl AsFd, file: &File) -> io::Result<Vec<u8>> {
-    let path = readlinkat(descriptors, number(file), Vec::new())?.into_bytes();
+    let path = path_of(descriptors, file)?;
     let path = path.strip_suffix(DELETED).unwrap_or(&path);
     Ok(path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec())
 }
