@@ -230,6 +230,11 @@ impl FileServer {
         if header.opcode == EVENTS {
             let (place, room) = (Place::of(queue, chain.clone()), Room::of(chain));
             let Some((place, room)) = place.zip(room) else { return Some(refuse(request.writer, unique)) };
+            if !session.events.has_watched() {
+                // The end of its watches has overtaken it: nothing would ever answer, and an unmount would wait for that.
+                let gone = io::Error::from_raw_os_error(libc::ENOTCONN);
+                return Some(reply_nothing(request.writer, unique, Answer::Now(Err(gone))));
+            }
             session.events.ask(unique, place, room);
             return None;
         }

@@ -369,9 +369,23 @@ fn guest_is_told_what_others_do_and_not_what_it_does_itself() {
 }
 
 #[test]
+fn request_for_events_that_comes_after_the_end_does_not_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut guest = Guest::of(directory.path());
+    let asks = |guest: &mut Guest| guest.asks(&about_the_root(EVENTS, &[0; 8]));
+    assert_eq!(asks(&mut guest), Some(libc::ENOTCONN), "nothing is watched yet");
+    assert_eq!(guest.watches(libc::IN_CREATE), Some(0));
+    assert_eq!(asks(&mut guest), None, "it waits");
+    let end = [[0; 4], 1u32.to_le_bytes()].concat();
+    assert_eq!(guest.asks(&about_the_root(EVENTS - 1, &end)), Some(0));
+    assert_eq!(asks(&mut guest), Some(libc::ENOTCONN), "the end was first");
+}
+
+#[test]
 fn guest_that_asks_twice_has_one_request_that_waits() {
     let directory = tempfile::tempdir().unwrap();
     let mut guest = Guest::of(directory.path());
+    assert_eq!(guest.watches(libc::IN_CREATE), Some(0));
     let [_, second] = [0, 1].map(|_| guest.sends(&about_the_root(EVENTS, &[]), 0x1000));
     let mut queues = [queue_with(&guest.memory, &[]).queue, second.queue];
     tell(&mut queues, &mut guest.session).unwrap();

@@ -132,6 +132,11 @@ impl Events {
         self.released.extend(self.asked.take().map(|(unique, place, _)| (unique, place)));
     }
 
+    /// Whether anything has been watched since the beginning, or the last end.
+    pub(super) fn has_watched(&self) -> bool {
+        self.watcher.is_some()
+    }
+
     /// The request of this number waits for events from now on, and one before it no more.
     pub(super) fn ask(&mut self, unique: u64, place: Place, room: Room) {
         self.release();
