@@ -119,6 +119,19 @@ impl Orders {
         vec![(number, report)]
     }
 
+    /// From here on nothing is recorded, and the thread needs less.
+    fn working_set(&mut self, running: &Running) -> Report {
+        let Some(Recorder { pagemap, saved }) = self.recorder.take() else {
+            return Report::Refused { cause: "it has nothing to record".to_owned() };
+        };
+        let recorded = running.working_set(&saved, &pagemap);
+        drop(pagemap);
+        if let Err(error) = confine_this_thread(OWNER) {
+            return refused(&error);
+        }
+        recorded.map_or_else(|error| refused(&error), Report::WorkingSet)
+    }
+
     /// From here on nothing is saved, and the thread needs less.
     fn pass(&mut self, running: &mut Running, number: u64) -> Vec<Answer> {
         let given_up = self.waiting.take().map(|waiting| (waiting, not_saved(&"nobody waits for it")));
@@ -134,21 +147,6 @@ impl Orders {
             Err(error) => refused(&error),
         };
         given_up.into_iter().chain([(number, report)]).collect()
-    }
-}
-
-impl Orders {
-    /// From here on nothing is recorded, and the thread needs less.
-    fn working_set(&mut self, running: &Running) -> Report {
-        let Some(Recorder { pagemap, saved }) = self.recorder.take() else {
-            return Report::Refused { cause: "it has nothing to record".to_owned() };
-        };
-        let recorded = running.working_set(&saved, &pagemap);
-        drop(pagemap);
-        if let Err(error) = confine_this_thread(OWNER) {
-            return refused(&error);
-        }
-        recorded.map_or_else(|error| refused(&error), Report::WorkingSet)
     }
 }
 
