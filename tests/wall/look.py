@@ -111,8 +111,6 @@ def limits(pid: int) -> str:
     return next(line.split()[4] for line in lines if line.startswith("Max core file size"))
 
 
-
-
 def main() -> None:
     vmrun, rootfs = Path(sys.argv[1]), Path(sys.argv[2])
     place = Path(tempfile.mkdtemp(prefix="wall."))

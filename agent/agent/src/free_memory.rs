@@ -11,7 +11,7 @@ const HELD_BACK: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
 /// A thousandth, and at least four batches of a CPU's list: 1 MiB.
 const THOUSANDTH: &str = "1000";
 
-/// Has the kernel find the balloon, and hold little back. The host may ask for it again.
+/// Has the kernel find the balloon, and hold little back.
 pub(crate) fn give_back(device: &str, announcement: &str) -> Result<(), String> {
     late_device::bind(device, announcement)
         .map_err(|error| format!("cannot bind the balloon at {device}: {error}"))?;
