@@ -170,8 +170,8 @@ fn update_changes_the_limits_that_are_given() {
     let beyond = scratch.file("beyond.json", beyond.to_string());
     let told = [
         "warning: ",
-        "the time of 9 CPUs, and the machine has 1 CPU",
-        "1024 MiB of memory, and the machine has 129 MiB",
+        "9 CPUs' time, but the machine has 1 CPU",
+        "1024 MiB of memory, but the machine has 129 MiB",
     ];
     container.verb("update", &["-r", beyond.to_str().unwrap()]).prints_with_errors("", &told);
     assert!(limits().starts_with("1073741824\n60\n900000 100000\n"));
