@@ -11,8 +11,8 @@ use vmrun_proto::{Answer, Envelope, FrameReader, Hello, Message, Question};
 
 type Target = fn(&[u8]);
 
-/// Who is asked, and by whom: a guest, a guest's agent, another process, a user.
-const TARGETS: [(&str, Target); 9] = [
+/// Who is asked, and by whom: a guest, a guest's agent, another process, whoever has written a template, a user.
+const TARGETS: [(&str, Target); 10] = [
     ("mmio", fuzz::mmio),
     ("queue", fuzz::queue),
     ("net", fuzz::net),
@@ -21,6 +21,7 @@ const TARGETS: [(&str, Target); 9] = [
     ("balloon", fuzz::balloon),
     ("frames", frames),
     ("control", vmrun_runtime::fuzz::control),
+    ("snapshot", vmrun_runtime::fuzz::snapshot),
     ("config", vmrun_plan::fuzz::config),
 ];
 

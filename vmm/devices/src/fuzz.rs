@@ -1,7 +1,7 @@
 //! Guests that do what they like, for `tests/fuzz`: bytes are their programs. What must hold is asserted
 //! by the programs of the property tests, which these are.
 
-use crate::virtio;
+use crate::virtio::{self, TransportState};
 
 /// Accesses to the registers of a device.
 pub fn mmio(program: &[u8]) {
@@ -31,4 +31,9 @@ pub fn balloon(program: &[u8]) {
 /// Packets of a guest, and what the host's ends do.
 pub fn vsock(program: &[u8]) {
     virtio::vsock::fuzz(program);
+}
+
+/// States of a vsock, an rng, a share and a balloon, which may lie in memory that begins with `pages`.
+pub fn restored(states: &[TransportState], pages: &[u8]) {
+    virtio::restored_fuzz(states, pages);
 }

@@ -18,6 +18,8 @@ mod check;
 mod devices;
 mod end;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod io_apic;
 mod io_bus;
 mod kvm;

@@ -28,3 +28,10 @@ pub(crate) use queue::fuzz as queue_fuzz;
 #[cfg_attr(feature = "fuzzing", allow(dead_code))]
 #[allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests by `cfg(test)` alone.
 mod test_queue;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
+#[allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests by `cfg(test)` alone.
+mod restored;
+#[cfg(feature = "fuzzing")]
+pub(crate) use restored::run as restored_fuzz;

@@ -109,18 +109,28 @@ fn runs(own: &[bool]) -> Vec<(usize, usize)> {
 
 /// Puts the pages of `file` into the memory of a new machine, copy-on-write.
 pub(crate) fn place(memory: &Memory, extents: &[Extent], file: &File) -> Result<(), SnapshotError> {
-    let page = PAGE as u64;
-    let (mut end, mut behind) = (0, 0);
+    check(memory, extents)?;
     for &Extent { address, offset, bytes } in extents {
-        let aligned = [address, offset, bytes].iter().all(|value| value.is_multiple_of(page));
-        if !aligned || bytes == 0 || address < end || offset != behind {
-            return Err(SnapshotError::Foreign("its memory"));
-        }
         let length = usize::try_from(bytes).map_err(|_| SnapshotError::Foreign("its memory"))?;
         let target = memory.get_slice(GuestAddress(address), length);
         let target = target.map_err(|_| SnapshotError::Foreign("its memory"))?;
         mapped::map_file_at(target.ptr_guard_mut().as_ptr(), length, file, offset)
             .map_err(|source| SnapshotError::Memory { act: "map", source })?;
+    }
+    Ok(())
+}
+
+/// Whether `extents` are whole pages of `memory`, in its order, and stand in a file one behind the other.
+pub(crate) fn check(memory: &Memory, extents: &[Extent]) -> Result<(), SnapshotError> {
+    let page = PAGE as u64;
+    let (mut end, mut behind) = (0, 0);
+    for &Extent { address, offset, bytes } in extents {
+        let aligned = [address, offset, bytes].iter().all(|value| value.is_multiple_of(page));
+        let length = usize::try_from(bytes).ok().filter(|_| aligned && bytes > 0);
+        let is_there = length.is_some_and(|length| memory.get_slice(GuestAddress(address), length).is_ok());
+        if !is_there || address < end || offset != behind {
+            return Err(SnapshotError::Foreign("its memory"));
+        }
         end = address.saturating_add(bytes);
         behind = offset.saturating_add(bytes);
     }

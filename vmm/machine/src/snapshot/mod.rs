@@ -31,6 +31,8 @@ use crate::io_apic::IoApicState;
 use crate::mapped::MappedPages;
 
 pub(crate) use checkpoint::{Checkpoint, Savers};
+#[cfg(feature = "fuzzing")]
+pub(crate) use memory::check;
 use memory::place;
 pub(crate) use memory::save;
 pub use memory::{Extent, SavedPages};

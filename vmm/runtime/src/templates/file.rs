@@ -27,6 +27,9 @@ pub(super) const WORKING_SET: Magic = Magic(*b"vmrunWST");
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Magic([u8; 8]);
 
+const DAMAGED: &str = "is damaged";
+const OTHER_FORMAT: &str = "has the format of another vmrun";
+
 const HEADER_BYTES: usize = 24;
 
 /// More is no template: a vCPU takes some 7 KiB.
@@ -70,55 +73,111 @@ impl FileIdentity {
     }
 }
 
-pub(super) fn write<T: Serialize>(mut file: &File, Magic(magic): Magic, content: &T) -> io::Result<()> {
-    let payload = postcard::to_stdvec(content).map_err(io::Error::other)?;
+pub(super) fn write<T: Serialize>(mut file: &File, magic: Magic, content: &T) -> io::Result<()> {
+    file.write_all(&encode(magic, &postcard::to_stdvec(content).map_err(io::Error::other)?))
+}
+
+fn encode(Magic(magic): Magic, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
     bytes.extend(magic);
     bytes.extend(FORMAT.to_le_bytes());
-    bytes.extend(crc32fast::hash(&payload).to_le_bytes());
+    bytes.extend(crc32fast::hash(payload).to_le_bytes());
     bytes.extend((payload.len() as u64).to_le_bytes());
     bytes.extend(payload);
-    file.write_all(&bytes)
+    bytes
 }
 
 /// What a file says, or what is wrong with it.
 pub(super) fn read<T: DeserializeOwned>(file: &File, magic: Magic) -> Result<T, &'static str> {
-    const DAMAGED: &str = "is damaged";
     let mut bytes = Vec::new();
     file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(|_| "cannot be read")?;
-    decode(&bytes, magic).ok_or(DAMAGED)
+    decode(&bytes, magic)
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8], expected: Magic) -> Option<T> {
-    let (header, payload) = bytes.split_at_checked(HEADER_BYTES)?;
-    let (magic, header) = header.split_first_chunk()?;
-    let (format, header) = header.split_first_chunk()?;
-    let (crc, header) = header.split_first_chunk()?;
-    let (length, _) = header.split_first_chunk()?;
-    let fits = *magic == expected.0
-        && u32::from_le_bytes(*format) == FORMAT
-        && u64::from_le_bytes(*length) == payload.len() as u64
+fn decode<T: DeserializeOwned>(bytes: &[u8], expected: Magic) -> Result<T, &'static str> {
+    let (magic, header) = bytes.split_first_chunk().ok_or(DAMAGED)?;
+    let (format, header) = header.split_first_chunk().ok_or(DAMAGED)?;
+    let (crc, header) = header.split_first_chunk().ok_or(DAMAGED)?;
+    let (length, payload) = header.split_first_chunk().ok_or(DAMAGED)?;
+    if *magic != expected.0 {
+        return Err(DAMAGED);
+    }
+    if u32::from_le_bytes(*format) != FORMAT {
+        return Err(OTHER_FORMAT);
+    }
+    let is_whole = u64::from_le_bytes(*length) == payload.len() as u64
         && u32::from_le_bytes(*crc) == crc32fast::hash(payload);
-    if fits { postcard::from_bytes(payload).ok() } else { None }
+    if is_whole { postcard::from_bytes(payload).map_err(|_| DAMAGED) } else { Err(DAMAGED) }
+}
+
+/// Files that nobody of us has written.
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz {
+    use super::{STATE, Saved, WORKING_SET, decode, encode};
+
+    /// Whole ones.
+    pub(crate) fn file(bytes: &[u8]) {
+        let _ = decode::<super::super::working_set::Kept>(bytes, WORKING_SET);
+        let Ok(saved) = decode::<Saved>(bytes, STATE) else { return };
+        vmrun_machine::fuzz::restore(&saved.state, &[]);
+        let written = postcard::to_stdvec(&saved).expect("what was read can be written");
+        let again = decode::<Saved>(&encode(STATE, &written), STATE).expect("and read again");
+        assert_eq!(postcard::to_stdvec(&again).as_ref(), Ok(&written));
+    }
+
+    /// What is behind a header that fits.
+    pub(crate) fn payload(bytes: &[u8]) {
+        file(&encode(STATE, bytes));
+        file(&encode(WORKING_SET, bytes));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use proptest::prelude::*;
 
     use super::*;
 
+    /// States as `vmrun template build` wrote them in the testbed, one of each format: `state-FORMAT`.
+    fn golden() -> Vec<(String, PathBuf)> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/template");
+        let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+        files.map(|file| (file.file_name().into_string().unwrap(), file.path())).collect()
+    }
+
+    #[test]
+    fn state_of_this_format_means_what_it_meant_and_others_are_refused_by_that() {
+        let mut current = 0;
+        for (name, path) in golden() {
+            let read = super::read::<Saved>(&File::open(&path).unwrap(), STATE);
+            if name != format!("state-{FORMAT}") {
+                assert_eq!(read.unwrap_err(), OTHER_FORMAT, "{name}");
+                continue;
+            }
+            current += 1;
+            let saved = read.unwrap();
+            let shape = saved.shape.info("", None);
+            assert_eq!((shape.vcpus, shape.memory_mib), (1, 256));
+            assert_eq!(saved.state.memory_bytes(), Some(saved.memory.bytes()));
+            // Whoever changes what is written raises the format, and adds a file.
+            let written = encode(STATE, &postcard::to_stdvec(&saved).unwrap());
+            assert_eq!(written, std::fs::read(path).unwrap());
+        }
+        assert_eq!(current, 1);
+        let mut newer = encode(STATE, &[]);
+        newer[8..12].copy_from_slice(&(FORMAT + 1).to_le_bytes());
+        assert_eq!(decode::<Saved>(&newer, STATE).unwrap_err(), OTHER_FORMAT);
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_are_no_template_and_never_panic(payload in prop::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert!(decode::<Saved>(&payload, STATE).is_none());
-            let mut bytes = STATE.0.to_vec();
-            bytes.extend(FORMAT.to_le_bytes());
-            bytes.extend(crc32fast::hash(&payload).to_le_bytes());
-            bytes.extend((payload.len() as u64).to_le_bytes());
-            bytes.extend(payload);
+            prop_assert!(decode::<Saved>(&payload, STATE).is_err());
+            let bytes = encode(STATE, &payload);
             let _ = decode::<Saved>(&bytes, STATE);
-            prop_assert!(decode::<Vec<u8>>(&bytes, WORKING_SET).is_none());
+            prop_assert!(decode::<Vec<u8>>(&bytes, WORKING_SET).is_err());
         }
     }
 }

@@ -38,6 +38,8 @@ use crate::machine::StartError;
 pub use build::{BuildOptions, build};
 pub(crate) use draft::Draft;
 pub(crate) use file::FileIdentity;
+#[cfg(feature = "fuzzing")]
+pub(crate) use file::fuzz;
 pub use place::{TemplatePlace, default_directory};
 pub(crate) use shape::Shape;
 pub use shape::host as host_kernel;

@@ -56,8 +56,9 @@ impl WorkingSet {
     }
 }
 
+/// What is in the file of one.
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept {
+pub(super) struct Kept {
     /// The template's pages.
     memory: FileIdentity,
     runs: Vec<PageRun>,
