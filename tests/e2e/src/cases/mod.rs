@@ -5,6 +5,7 @@ mod bad_machine;
 mod capabilities;
 mod cgroups;
 mod clock;
+mod clones;
 mod confinement;
 mod create;
 mod devices;

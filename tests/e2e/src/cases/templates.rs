@@ -1,14 +1,11 @@
 //! Starts that go on from a template.
 
-use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
-use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -38,66 +35,6 @@ fn entries(templates: &Path) -> Vec<PathBuf> {
 #[track_caller]
 fn template(templates: &Path, words: &[&str]) -> Outcome {
     vmrun(&["--templates", templates.to_str().unwrap()], &[&["template"], words].concat())
-}
-
-/// What the guests of one template, and the one that it was made of, print: nothing of it twice, and the time of the host.
-#[test]
-fn guests_from_one_template_have_nothing_random_in_common() {
-    let program = "import ctypes, os, time
-libc = ctypes.CDLL(None)
-libc.getauxval.restype = ctypes.c_ulong
-AT_RANDOM = 25
-print(ctypes.string_at(libc.getauxval(AT_RANDOM), 16).hex())
-print(os.getrandom(32).hex())
-print(open('/dev/urandom', 'rb').read(32).hex())
-print(open('/proc/sys/kernel/random/boot_id').read().strip())
-print(open('/proc/sys/kernel/random/uuid').read().strip(), flush=True)
-for clock in time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_MONOTONIC:
-    input()
-    print(time.clock_gettime_ns(clock), flush=True)";
-    let scratch = Scratch::new();
-    let templates = scratch.join("templates");
-    let bundle = Bundle::python(program);
-    let mut seen = BTreeSet::new();
-    for _ in 0..12 {
-        let (reader, mut writer) = std::io::pipe().unwrap();
-        let started = run(&bundle, &templates).stdin(reader).start();
-        let mut end = 0;
-        for _ in 0..5 {
-            end = started.stdout.await_text(end, "\n");
-        }
-        // A question, and between which times of the host it was answered.
-        let mut ask = || {
-            let before = now(ClockId::CLOCK_REALTIME);
-            writer.write_all(b"\n").unwrap();
-            let begin = end;
-            end = started.stdout.await_text(begin, "\n");
-            let after = now(ClockId::CLOCK_REALTIME);
-            let text = String::from_utf8(started.stdout.so_far()[begin..end].to_vec()).unwrap();
-            (before, text.trim().parse::<i64>().unwrap(), after)
-        };
-        let (before, time, after) = ask();
-        assert!((before - TOLERANCE_NS..=after + TOLERANCE_NS).contains(&time), "{before} {time} {after}");
-        let (one, other) = (ask(), ask());
-        let passed = other.1 - one.1;
-        let possible = other.0 - one.2 - TOLERANCE_NS..=other.2 - one.0 + TOLERANCE_NS;
-        assert!(possible.contains(&passed), "{passed} {possible:?}");
-        let text = started.finish().ok();
-        for line in text.lines().take(5) {
-            // Nor does a part of it.
-            let bytes: Vec<_> = line.bytes().filter(|byte| *byte != b'-').collect();
-            for part in bytes.windows(12) {
-                assert!(seen.insert(part.to_vec()), "a part of {line} comes twice");
-            }
-        }
-    }
-}
-
-const TOLERANCE_NS: i64 = 10_000_000;
-
-fn now(clock: ClockId) -> i64 {
-    let now = clock_gettime(clock).unwrap();
-    now.tv_sec() * 1_000_000_000 + now.tv_nsec()
 }
 
 #[test]
