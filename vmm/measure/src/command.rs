@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +13,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::error::MeasureError;
+
+/// How long one that is late may take to end when it is asked to.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// So much of what a command has said is shown.
 const TAIL: u64 = 600;
@@ -81,22 +84,33 @@ impl fmt::Display for CommandLine {
     }
 }
 
-/// Its status; nothing when it had to be killed, with what it has started.
+/// Its status; nothing when it had to be ended, with what it has started.
 fn wait(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
-    let process = pidfd_open(rustix::process::Pid::from_child(child), PidfdFlags::empty())?;
+    let group = rustix::process::Pid::from_child(child);
+    let process = pidfd_open(group, PidfdFlags::empty())?;
+    if has_ended(&process, deadline)? {
+        return child.wait().map(Some);
+    }
+    // It is the first of its group. Who is asked can say where it stands, and clean up.
+    let _ = kill_process_group(group, Signal::TERM);
+    has_ended(&process, Instant::now() + GRACE)?;
+    let _ = kill_process_group(group, Signal::KILL);
+    child.wait()?;
+    Ok(None)
+}
+
+/// Whether it does before the deadline.
+fn has_ended(process: &OwnedFd, deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            // Its group, of which it is the first.
-            let _ = kill_process_group(rustix::process::Pid::from_child(child), Signal::KILL);
-            child.wait()?;
-            return Ok(None);
+            return Ok(false);
         }
         // Not before it is over.
         let limit = PollTimeout::try_from(left.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], limit) {
             Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return child.wait().map(Some),
+            Ok(_) => return Ok(true),
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -153,5 +167,13 @@ mod tests {
         let line = CommandLine::parse("sh -c 'sleep 1000 & sleep 1000'").unwrap();
         let error = line.run(Duration::from_millis(50)).unwrap_err();
         assert!(matches!(error, MeasureError::Late { .. }), "{error}");
+    }
+
+    #[test]
+    fn command_that_does_not_end_can_say_why_when_it_is_asked_to() {
+        let line =
+            CommandLine::parse("sh -c 'trap \"echo why >&2; exit 0\" TERM; sleep 1000 & wait'").unwrap();
+        let error = line.run(Duration::from_secs(1)).unwrap_err();
+        assert!(error.to_string().ends_with("to end; it said: why"), "{error}");
     }
 }

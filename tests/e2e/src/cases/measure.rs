@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::{Bundle, Run, Scratch, vmrun};
+use crate::support::{Bundle, Run, Scratch, silent_kernel, vmrun};
 
 /// The marks of a start, in their order.
 const MARKS: [&str; 22] = [
@@ -177,4 +177,16 @@ fn bench_of_a_kernel_that_is_none_says_what_vmrun_said() {
     let outcome = bench(&["bench", "boot", "--runs", "1", "--kernel", kernel.to_str().unwrap()]);
     outcome.fails_with(1, &["cannot measure", "ended with code 1; it said: ", "kernel"]);
     bench(&["bench", "boot", "--json", "/nowhere/x"]).fails_with(1, &["cannot make /nowhere/x"]);
+}
+
+#[test]
+fn bench_of_a_kernel_that_never_reports_ends_with_what_that_has_printed() {
+    let scratch = Scratch::new();
+    let (kernel, root) = (scratch.path().join("kernel"), scratch.directory("store"));
+    fs::write(&kernel, silent_kernel("up, and no further\n")).unwrap();
+    let words = ["bench", "boot", "--runs", "1", "--limit", "4", "--kernel", kernel.to_str().unwrap()];
+    let in_it = ["--root", root.to_str().unwrap()];
+    let outcome = vmrun(&in_it, &words);
+    outcome.fails_with(1, &["timed out after 4 s", "up, and no further", "--limit"]);
+    vmrun(&in_it, &["list", "-q"]).prints("");
 }

@@ -38,6 +38,9 @@ pub(crate) enum Crime {
     ShortBuffer,
 }
 
+/// hlt, again and again
+const HALT: [u8; 3] = [0xf4, 0xeb, 0xfd];
+
 /// An image of a kernel that commits `crime` against device number `device`, which has `queues` queues.
 pub(crate) fn rogue_kernel(device: u32, queues: u32, crime: Crime) -> Vec<u8> {
     let mut code = Vec::new();
@@ -77,8 +80,18 @@ pub(crate) fn rogue_kernel(device: u32, queues: u32, crime: Crime) -> Vec<u8> {
     for queue in 0..queues {
         write(base + QUEUE_NOTIFY, queue);
     }
-    // hlt, again and again
-    code.extend([0xf4, 0xeb, 0xfd]);
+    code.extend(HALT);
+    elf(&code)
+}
+
+/// An image of a kernel that prints `text`, which is short, and does nothing more.
+pub(crate) fn silent_kernel(text: &str) -> Vec<u8> {
+    const SERIAL_PORT: u16 = 0x3f8;
+    // mov dx, port; for each byte: mov al, byte; out dx, al
+    let [low, high] = SERIAL_PORT.to_le_bytes();
+    let mut code = vec![0x66, 0xba, low, high];
+    code.extend(text.bytes().flat_map(|byte| [0xb0, byte, 0xee]));
+    code.extend(HALT);
     elf(&code)
 }
 

@@ -173,8 +173,13 @@ impl MonitorError {
         })
     }
 
-    /// Whether the guest's console may tell more.
-    pub(crate) fn is_the_guests(&self) -> bool {
+    /// Whether the guest's console may tell more: also to who has no patience any more with a guest that does not report.
+    pub(crate) fn console_may_tell(&self) -> bool {
+        self.is_the_guests() || matches!(self, Self::Signal { stage: BOOTING, .. })
+    }
+
+    /// Whether it is the guest, or its machine, that has not done what it should.
+    fn is_the_guests(&self) -> bool {
         match self {
             Self::GuestStopped { .. } | Self::GuestPanicked { .. } => true,
             Self::DeviceFailed { .. } | Self::MachineFailed { .. } | Self::MachineKilled { .. } => true,

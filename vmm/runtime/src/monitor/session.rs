@@ -283,7 +283,8 @@ impl Session<'_> {
 
     /// The error with the console's last lines, where they may tell more.
     pub(super) fn broken(&self, error: MonitorError) -> Broken {
-        let console = if error.is_the_guests() { self.machine.console_tail(TAIL_LINES) } else { Vec::new() };
+        let console =
+            if error.console_may_tell() { self.machine.console_tail(TAIL_LINES) } else { Vec::new() };
         Broken { error, console }
     }
 
