@@ -73,6 +73,24 @@ within() {
     [ $((SECONDS - before)) -le "$allowed" ]
 }
 
+# shapes: the templates that vmrun has, one for each shape of machine.
+shapes() { "$RUNTIME_PATH" template list --quiet | sort; }
+
+# warm_and_cold COLD WARM: functions that run a container, of a shape that no other case has. COLD's makes no template, the
+# first of WARM makes one, and the second goes on from it: only such a start records which pages it writes.
+warm_and_cold() {
+    local before made
+    before=$(shapes)
+    "$1" || return
+    same "templates after a cold start" "$before" "$(shapes)" || return
+    "$2" || return
+    made=$(comm -13 <(echo "$before") <(shapes))
+    why="a start without --cold has made no template"
+    [ -n "$made" ] || return
+    "$2" || return
+    until_true "the record of a warm start" ls "/var/cache/vmrun/templates/$made/working-set"
+}
+
 # on_terminal INPUT CMD...: CMD with a terminal of 33 rows and 99 columns; INPUT is
 # typed, a line each, when the program has written "ready".
 # Isolated and without site packages, Python reads a third of the files, over 9p.
