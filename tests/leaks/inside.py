@@ -37,8 +37,8 @@ class GuestDied(Failed):
 class Host:
     """The verbs, carried out in their place."""
 
-    def __init__(self, vmrun: Path, rootfs: Path, linux: dict | None = None) -> None:
-        self.place = Place(vmrun, rootfs, QUIET, {"cgroupsPath": "/leaks/container"} | (linux or {}))
+    def __init__(self, vmrun: Path, rootfs: Path, linux: dict | None = None, program: str = QUIET) -> None:
+        self.place = Place(vmrun, rootfs, program, {"cgroupsPath": "/leaks/container"} | (linux or {}))
         self.bundle = self.place.bundle
 
     def look(self) -> traces.Traces:
