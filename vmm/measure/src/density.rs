@@ -40,7 +40,9 @@ pub struct Density {
     pub sandboxes: Vec<Memory>,
     /// What one had in the middle.
     pub private: Option<Summary>,
-    /// Likewise, with its share of what others have, too.
+    /// What others have, too.
+    pub shared: Option<Summary>,
+    /// Its own, with its share of what others have, too.
     pub proportional: Option<Summary>,
     /// Seconds of a start.
     pub starts: Option<Summary>,
@@ -92,6 +94,7 @@ pub fn density(
         host: Host::here(),
         asked: request.sandboxes,
         private: of(|memory| memory.private),
+        shared: of(|memory| memory.shared),
         proportional: of(|memory| memory.proportional),
         starts: Summary::of(&seconds),
         rate: if total > 0.0 { bytes(u64::try_from(seconds.len()).unwrap_or(0)) / total } else { 0.0 },

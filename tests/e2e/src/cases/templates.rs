@@ -86,6 +86,22 @@ fn first_warm_start_records_which_pages_it_writes_and_the_next_ones_use_that() {
     assert_eq!(entries(&templates), Vec::<PathBuf>::new());
 }
 
+/// Changes what is behind the header of a template's state, and the sum that is in the header.
+fn rewrite(path: &Path, change: impl Fn(&mut [u8])) {
+    let mut state = fs::read(path).unwrap();
+    let payload = &mut state[24..];
+    change(payload);
+    let sum = crc32fast::hash(payload);
+    state[12..16].copy_from_slice(&sum.to_le_bytes());
+    fs::write(path, state).unwrap();
+}
+
+/// A word as it stands in a state: seven bits a byte, the lowest first.
+fn varint(word: u32) -> [u8; 5] {
+    [0, 7, 14, 21, 28]
+        .map(|shift| u8::try_from(word >> shift & 0x7f).unwrap() | if shift < 28 { 0x80 } else { 0 })
+}
+
 #[test]
 fn template_that_is_no_good_is_told_of_once_and_replaced() {
     let scratch = Scratch::new();
@@ -100,17 +116,23 @@ fn template_that_is_no_good_is_told_of_once_and_replaced() {
     };
     // One that is whole, and says of its last pages that they are elsewhere in the file: the machine is begun, and given up.
     let lie = || {
-        let path = entry().join("state");
-        let mut state = fs::read(&path).unwrap();
-        let payload = &mut state[24..];
-        let ends: Vec<_> = (0..payload.len()).rev().filter(|&at| payload[at] & 0x80 == 0).take(2).collect();
-        payload[ends[1]] ^= 1;
-        let sum = crc32fast::hash(payload);
-        state[12..16].copy_from_slice(&sum.to_le_bytes());
-        fs::write(path, state).unwrap();
+        rewrite(&entry().join("state"), |payload| {
+            let ends: Vec<_> =
+                (0..payload.len()).rev().filter(|&at| payload[at] & 0x80 == 0).take(2).collect();
+            payload[ends[1]] ^= 1;
+        });
     };
-    let damages: [(&str, &dyn Fn()); 5] = [
+    // One of another processor: the first word of its maker's name, which function 0 of CPUID gives.
+    let other_processor = || {
+        rewrite(&entry().join("state"), |payload| {
+            let makers = [*b"Auth", *b"Genu"].map(|word| varint(u32::from_le_bytes(word)));
+            let at = makers.iter().find_map(|maker| payload.windows(5).position(|part| part == maker));
+            payload[at.unwrap()] ^= 1;
+        });
+    };
+    let damages: [(&str, &dyn Fn()); 6] = [
         ("it is another machine's: its memory", &lie),
+        ("it is another machine's: its processor", &other_processor),
         ("has been changed since it was saved", &|| flip("memory", 4096)),
         ("has been changed since it was saved", &|| {
             fs::File::options().write(true).open(entry().join("memory")).unwrap().set_len(8192).unwrap();

@@ -110,6 +110,7 @@ pub fn density_text(density: &Density) -> String {
     let rows = vec![
         head,
         row("private memory", &density.private, &mib),
+        row("shared memory", &density.shared, &mib),
         row("proportional (PSS)", &density.proportional, &mib),
         row("start", &density.starts, &duration),
     ];
