@@ -1,7 +1,7 @@
 # Everything has one entry here; the work is done by scripts that can be run alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps vmrun build demo test unit lint e2e fuzz wall leaks leaks-network clients conformance bench counts bench-boot bench-io bench-net bench-verbs install deb kernel kernel-icount clean
+.PHONY: help deps vmrun build demo test unit lint e2e fuzz wall leaks leaks-network leaks-templates clones clients conformance bench counts bench-boot bench-io bench-net bench-verbs bench-density bench-report flame install deb kernel kernel-icount clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -42,6 +42,12 @@ leaks-network: build ## 100 sandboxes with two network cards, a third of them ki
 leaks: build ## 200 lives and 100 monitors killed at random moments, and what is left
 	@tests/leaks/run
 
+leaks-templates: build ## 300 starts from a template and 50 killed makers of one, and what is left
+	@tests/leaks/templates
+
+clones: build ## 50 guests of one template: nothing random, no name and no key is another's
+	@VMRUN_E2E_CLONES=50 tests/e2e/run guests_from_one_template
+
 clients: build ## run podman, containerd and Docker with vmrun under them
 	@tests/clients/run
 
@@ -65,6 +71,15 @@ bench-net: build ## print what a sandbox's network carries, against QEMU microvm
 
 bench-verbs: build ## print what exec and state cost, against crun
 	@benches/verbs
+
+bench-density: build ## print how many sandboxes run side by side in 4 GiB, and what each takes
+	@benches/density
+
+bench-report: build ## look at the page of 'vmrun bench' in a browser (installs Chromium)
+	@tests/report/run
+
+flame: build ## draw where a cold and a warm start's time goes: docs/flame-*.svg
+	@benches/flame/run
 
 # As root, cargo need not be there: what is to be installed was built before.
 install: ## install what 'make build' made: PREFIX=/usr/local, DESTDIR=
