@@ -1,5 +1,6 @@
 //! Virtio: what all devices share, the mmio transport, and a folder a device.
 
+mod alarm;
 pub mod balloon;
 mod config_space;
 mod counters;
@@ -9,6 +10,7 @@ pub mod mmio;
 pub mod net;
 mod notify;
 mod queue;
+mod rate;
 pub mod rng;
 mod session;
 mod state;

@@ -4,7 +4,7 @@
 //!   guest driver         worker.rs                      host
 //!    tx queue  ──▶ tx.rs: Sender ───── writev ─────▶  tap  ──▶ where its owner leads it
 //!    rx queue  ◀── rx.rs: Receiver ─── readv ──────   tap  ◀──
-//!    control   ◀─▶ control.rs          rate.rs: what each direction may carry
+//!    control   ◀─▶ control.rs          limits.rs: what each direction may carry
 //! ```
 //!
 //! The device and the tap share the header before each frame, so the device does not look into it:
@@ -18,8 +18,8 @@ mod class;
 mod control;
 mod counters;
 mod features;
+mod limits;
 mod link;
-mod rate;
 mod rx;
 mod stream;
 mod tap;
@@ -46,8 +46,8 @@ use crate::virtio::session::{SessionError, SessionThread};
 use crate::virtio::state::{DeviceState, StateError, Suspended};
 use counters::NetCounters;
 use features::{Features, Offloads, SEGMENTS_OF_UDP_FLAGS};
+use limits::Limits;
 use link::Link;
-use rate::Limits;
 use stream::Stream;
 use tap::{LinuxTap, Tap};
 

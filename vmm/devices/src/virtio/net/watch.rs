@@ -2,10 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{Expiration, TimerFd, TimerSetTimeFlags};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// Who has something to say.
@@ -21,9 +18,6 @@ pub(super) enum Source {
 
 const SOURCES: [Source; 6] =
     [Source::Stop, Source::Receive, Source::Transmit, Source::Control, Source::Tap, Source::Timer];
-
-/// No timer is set for less: what comes meanwhile goes out in one burst.
-const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// The waiting, and what of the tap is waited for.
 pub(super) struct Watch {
@@ -101,46 +95,9 @@ impl Watch {
     }
 }
 
-/// Wakes a session when a limit lets frames through again.
-#[derive(Debug)]
-pub(super) struct Alarm<'t> {
-    timer: &'t TimerFd,
-    /// When it goes off, if it is set.
-    at: Option<Duration>,
-}
-
-impl<'t> Alarm<'t> {
-    pub(super) fn new(timer: &'t TimerFd) -> Self {
-        Self { timer, at: None }
-    }
-
-    pub(super) fn timer(&self) -> &'t TimerFd {
-        self.timer
-    }
-
-    /// Goes off after `wait` or earlier.
-    pub(super) fn set(&mut self, now: Duration, wait: Duration) -> io::Result<()> {
-        let wait = wait.max(LEAST_WAIT);
-        let at = now.saturating_add(wait);
-        if self.at.is_none_or(|before| at < before) {
-            self.timer.set(Expiration::OneShot(TimeSpec::from_duration(wait)), TimerSetTimeFlags::empty())?;
-            self.at = Some(at);
-        }
-        Ok(())
-    }
-
-    /// It has gone off, or need not any more.
-    pub(super) fn clear(&mut self) -> io::Result<()> {
-        self.at = None;
-        Ok(self.timer.unset()?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
-
-    use nix::sys::timerfd::{ClockId, TimerFlags};
 
     use super::super::test_tap::{frame, tap};
     use super::*;
@@ -162,22 +119,6 @@ mod tests {
         drop(host);
         assert!(matches!(told(&watch)[..], [(Source::Tap, _, true)]));
         watch.tap(&tap.as_fd(), false, false).unwrap();
-        assert_eq!(told(&watch), []);
-    }
-
-    #[test]
-    fn alarm_is_set_for_the_first_of_two_times() {
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).unwrap();
-        let mut alarm = Alarm::new(&timer);
-        let (now, hour) = (Duration::ZERO, Duration::from_secs(3600));
-        alarm.set(now, hour).unwrap();
-        alarm.set(now, Duration::ZERO).unwrap();
-        alarm.set(now, hour).unwrap();
-        let watch = Watch::new().unwrap();
-        watch.add(Source::Timer, &timer.as_fd()).unwrap();
-        let woken: Vec<_> = watch.wait(false).unwrap().map(|event| event.source).collect();
-        assert_eq!(woken, [Source::Timer]);
-        alarm.clear().unwrap();
         assert_eq!(told(&watch), []);
     }
 }

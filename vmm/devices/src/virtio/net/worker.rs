@@ -17,13 +17,15 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::control;
 use super::features::Features;
-use super::rate::{Limit, Limits};
+use super::limits::Limits;
 use super::rx::{ReceiveError, Received, Receiver};
 use super::tap::Tap;
 use super::tx::{Sender, Sent, is_gone};
-use super::watch::{Alarm, Event, Source, Watch};
+use super::watch::{Event, Source, Watch};
 use super::{HEADER_BYTES, NetQueues, Shared};
+use crate::virtio::alarm::Alarm;
 use crate::virtio::queue::{ActiveQueue, QueueError};
+use crate::virtio::rate::Limit;
 
 /// Frames of one direction in one turn.
 const TURN: usize = 64;

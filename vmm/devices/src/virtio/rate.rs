@@ -1,36 +1,18 @@
 //! Limits of a rate: token buckets that know no clock.
 
 use std::num::NonZeroU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use vmrun_spec::{NetSpec, RateSpec};
-
-use super::MAX_FRAME_BYTES;
+use vmrun_spec::RateSpec;
 
 const SECOND_NS: i128 = 1_000_000_000;
 
 /// How much of a second may be caught up in one go.
 const BURSTS_PER_SECOND: u64 = 10;
 
-/// The limits of both directions, and the clock that they go by. They outlive an activation, so that a
-/// driver which begins anew has nothing of it.
-#[derive(Debug)]
-pub(super) struct Limits {
-    pub(super) rx: Limit,
-    pub(super) tx: Limit,
-    pub(super) start: Instant,
-}
-
-impl Limits {
-    pub(super) fn new(spec: &NetSpec) -> Self {
-        let limit = |rate| Limit::new(rate, Duration::ZERO);
-        Self { rx: limit(spec.rx), tx: limit(spec.tx), start: Instant::now() }
-    }
-}
-
-/// What one direction may carry, in bytes and in frames.
+/// What may pass, in bytes and in pieces: frames of a network, requests to a disk.
 ///
-/// The size of a frame is known only when it is there, so it is charged afterwards: what is
+/// The size of a piece is known only when it is there, so it is charged afterwards: what is
 /// overdrawn then is waited for. Times are those of any clock that only goes forward.
 #[derive(Debug)]
 pub(super) struct Limit {
@@ -39,11 +21,12 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    pub(super) fn new(spec: Option<RateSpec>, now: Duration) -> Self {
+    /// What `spec` allows from `now` on; however low the rate is, `piece` bytes may pass at once.
+    pub(super) fn new(spec: Option<RateSpec>, piece: usize, now: Duration) -> Self {
         let spec = spec.unwrap_or_default();
-        let frame = u64::try_from(MAX_FRAME_BYTES).unwrap_or(u64::MAX);
+        let piece = u64::try_from(piece).unwrap_or(u64::MAX);
         Self {
-            bytes: spec.bytes.map(|rate| Bucket::new(rate, frame, now)),
+            bytes: spec.bytes.map(|rate| Bucket::new(rate, piece, now)),
             packets: spec.packets.map(|rate| Bucket::new(rate, 1, now)),
         }
     }
@@ -53,13 +36,13 @@ impl Limit {
         self.bytes.is_some() || self.packets.is_some()
     }
 
-    /// How long the next frame has to wait.
+    /// How long the next piece has to wait.
     pub(super) fn wait(&mut self, now: Duration) -> Option<Duration> {
         let waits = [&mut self.bytes, &mut self.packets];
         waits.into_iter().flatten().filter_map(|bucket| bucket.wait(now)).max()
     }
 
-    /// A frame has passed.
+    /// A piece has passed.
     pub(super) fn charge(&mut self, bytes: usize) {
         if let Some(bucket) = &mut self.bytes {
             bucket.charge(bytes);
@@ -129,9 +112,11 @@ mod tests {
 
     use super::*;
 
+    const MAX_FRAME_BYTES: usize = 65_569;
+
     fn limit(bytes: u64, packets: u64) -> Limit {
         let spec = RateSpec { bytes: NonZeroU64::new(bytes), packets: NonZeroU64::new(packets) };
-        Limit::new(Some(spec), Duration::ZERO)
+        Limit::new(Some(spec), MAX_FRAME_BYTES, Duration::ZERO)
     }
 
     /// Sends frames of `bytes` as soon as it may until `end`, and says how many those were.
@@ -151,7 +136,7 @@ mod tests {
 
     #[test]
     fn nothing_given_is_nothing_limited() {
-        let mut limit = Limit::new(None, Duration::ZERO);
+        let mut limit = Limit::new(None, MAX_FRAME_BYTES, Duration::ZERO);
         limit.charge(usize::MAX);
         assert!(!limit.applies() && limit.wait(Duration::ZERO).is_none());
     }
