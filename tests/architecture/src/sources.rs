@@ -16,6 +16,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("tests/e2e/src/support/terminal.rs", "owns a descriptor that came over a socket"),
     ("vmm/devices/src/heap.rs", "sets a number of the allocator's"),
     ("vmm/devices/src/virtio/balloon/pages.rs", "gives pages of guest memory back to the host"),
+    (
+        "vmm/devices/src/virtio/block/backend.rs",
+        "reads and writes between a file and guest memory; ioctls of a block device",
+    ),
     ("vmm/devices/src/virtio/net/tap.rs", "frames between a tap and guest memory; ioctls of a tap"),
     ("vmm/machine/examples/boot.rs", "poll, in a program for development"),
     ("vmm/machine/src/end.rs", "lends an event's descriptor out for polling"),

@@ -19,6 +19,7 @@ const TARGETS: [(&str, Target); 10] = [
     ("fs", fuzz::fs),
     ("vsock", fuzz::vsock),
     ("balloon", fuzz::balloon),
+    ("block", fuzz::block),
     ("frames", frames),
     ("control", vmrun_runtime::fuzz::control),
     ("snapshot", vmrun_runtime::fuzz::snapshot),

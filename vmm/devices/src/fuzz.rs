@@ -28,6 +28,11 @@ pub fn balloon(program: &[u8]) {
     virtio::balloon::fuzz(program);
 }
 
+/// Requests to a disk.
+pub fn block(program: &[u8]) {
+    virtio::block::fuzz(program);
+}
+
 /// Packets of a guest, and what the host's ends do.
 pub fn vsock(program: &[u8]) {
     virtio::vsock::fuzz(program);

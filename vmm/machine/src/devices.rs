@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
 use vmrun_devices::virtio::balloon::Balloon;
+use vmrun_devices::virtio::block::Block;
 use vmrun_devices::virtio::fs::Fs;
 use vmrun_devices::virtio::mmio::MmioTransport;
 use vmrun_devices::virtio::net::Net;
@@ -11,7 +12,7 @@ use vmrun_devices::virtio::rng::Rng;
 use vmrun_devices::virtio::vsock::Vsock;
 use vmrun_devices::virtio::{StateError, TransportState, VirtioDevice};
 use vmrun_devices::{EventLoop, FailureSink, LoopHandle, Memory, MmioBus};
-use vmrun_spec::{BalloonSlot, DeviceChange, DeviceSpec, Handles, HostPort, MachineSpec, NicSlot};
+use vmrun_spec::{DeviceChange, DeviceSpec, Handles, HostPort, MachineSpec, NicSlot, Slot};
 
 use crate::board::{Board, Place};
 use crate::boot::Window;
@@ -35,7 +36,7 @@ pub(crate) struct Devices {
 pub struct DeviceCounters {
     /// What failures call it.
     pub device: &'static str,
-    /// The slot that it was plugged into, if it was not there from the start.
+    /// The slot that a network interface was plugged into.
     pub slot: Option<u8>,
     /// Its figures, each with its name.
     pub figures: Vec<(&'static str, u64)>,
@@ -49,6 +50,7 @@ struct Maker {
 }
 
 const NO_FRAMES: DeviceError = DeviceError::Handle { device: "network interface", handle: "frames" };
+const NO_DISK: DeviceError = DeviceError::Handle { device: "disk", handle: "file" };
 
 impl Maker {
     /// The one list of devices.
@@ -59,6 +61,7 @@ impl Maker {
             DeviceSpec::Rng => Box::new(Rng::new(events)),
             DeviceSpec::Balloon => Box::new(Balloon::new(events)),
             DeviceSpec::Fs(spec) => Box::new(Fs::new(spec, failures)?),
+            DeviceSpec::Disk(spec) => Box::new(Block::new(spec, handles.disk.ok_or(NO_DISK)?, failures)?),
             DeviceSpec::Net(spec) => Box::new(Net::new(spec, handles.frames.ok_or(NO_FRAMES)?, failures)?),
         })
     }
@@ -85,8 +88,7 @@ impl Devices {
             failed.set(MachineEnd::Failed(format!("the device event loop failed: {why}")));
         })?;
         let fixed = (0..).zip(layout::FIRST_IRQ..).take(spec.devices.len());
-        let slots = NicSlot::all().map(NicSlot::window).chain([BalloonSlot::WINDOW]);
-        let slots = slots.map(|window| (window, NicSlot::IRQ));
+        let slots = Slot::all().map(|slot| (slot.window(), NicSlot::IRQ));
         let (board, bus) = Board::new(Arc::clone(vm), memory.clone(), failures.clone(), slots.chain(fixed))?;
         let maker = Maker { events: events.handle(), failures };
         let devices = Self { board, maker, _events: events };
@@ -136,7 +138,7 @@ impl Devices {
     }
 
     /// Puts a device into an empty slot.
-    pub(crate) fn plug(&self, slot: u8, spec: &DeviceSpec, handles: Handles) -> Result<(), PlugError> {
+    pub(crate) fn plug(&self, slot: Slot, spec: &DeviceSpec, handles: Handles) -> Result<(), PlugError> {
         let entry = self.place(slot)?.enter();
         if !entry.is_empty() {
             return Err(PlugError::Occupied(slot));
@@ -147,20 +149,8 @@ impl Devices {
             .map_err(|source| PlugError::Device { slot, source })
     }
 
-    /// Puts the balloon into its slot.
-    pub(crate) fn plug_balloon(&self) -> Result<(), PlugError> {
-        let entry = self.balloon()?.enter();
-        if !entry.is_empty() {
-            return Err(PlugError::Occupied(NicSlot::COUNT));
-        }
-        self.maker
-            .make(&DeviceSpec::Balloon, Handles::default())
-            .and_then(|device| self.board.put(entry, device))
-            .map_err(|source| PlugError::Device { slot: NicSlot::COUNT, source })
-    }
-
     /// Takes the device out of a slot, and waits until it is gone.
-    pub(crate) fn unplug(&self, slot: u8) -> Result<(), PlugError> {
+    pub(crate) fn unplug(&self, slot: Slot) -> Result<(), PlugError> {
         let entry = self.place(slot)?.enter();
         if entry.is_empty() {
             return Err(PlugError::Empty(slot));
@@ -170,7 +160,7 @@ impl Devices {
     }
 
     /// Changes the device in a slot.
-    pub(crate) fn change(&self, slot: u8, change: DeviceChange) -> Result<(), PlugError> {
+    pub(crate) fn change(&self, slot: Slot, change: DeviceChange) -> Result<(), PlugError> {
         let entry = self.place(slot)?.enter();
         let changed = entry.with_device(|device| device.change(change)).ok_or(PlugError::Empty(slot))?;
         changed.map_err(|source| PlugError::Change { slot, source })
@@ -178,7 +168,11 @@ impl Devices {
 
     /// What all devices have counted.
     pub(crate) fn counters(&self) -> Vec<DeviceCounters> {
-        let numbers = NicSlot::all().map(|slot| Some(slot.number())).chain(std::iter::repeat(None));
+        let numbers = Slot::all().map(|slot| match slot {
+            Slot::Interface(slot) => Some(slot.number()),
+            Slot::Balloon | Slot::Disk(_) => None,
+        });
+        let numbers = numbers.chain(std::iter::repeat(None));
         let places = numbers.zip(self.board.places());
         let occupied = places.filter_map(|(slot, place)| Some((slot, place.occupant()?)));
         occupied
@@ -192,17 +186,11 @@ impl Devices {
 
     /// Behind the slots.
     fn fixed(&self) -> &[Place] {
-        self.board.places().get(usize::from(NicSlot::COUNT) + 1..).unwrap_or_default()
+        self.board.places().get(Slot::all().count()..).unwrap_or_default()
     }
 
-    fn balloon(&self) -> Result<&Place, PlugError> {
-        let place = self.board.places().get(usize::from(NicSlot::COUNT));
-        place.ok_or_else(|| vmrun_spec::NoSuchSlot(NicSlot::COUNT).into())
-    }
-
-    fn place(&self, slot: u8) -> Result<&Place, PlugError> {
-        let slot = NicSlot::try_from(slot)?;
-        let place = self.board.places().get(usize::from(slot.number()));
-        place.ok_or_else(|| vmrun_spec::NoSuchSlot(slot.number()).into())
+    fn place(&self, slot: Slot) -> Result<&Place, PlugError> {
+        let place = Slot::all().position(|known| known == slot).and_then(|at| self.board.places().get(at));
+        place.ok_or(PlugError::Empty(slot))
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use vmrun_devices::ThreadError;
 use vmrun_devices::virtio::ChangeError;
-use vmrun_spec::NoSuchSlot;
+use vmrun_spec::Slot;
 
 use crate::snapshot::SnapshotError;
 
@@ -188,6 +188,9 @@ pub enum DeviceError {
     /// virtio-net.
     #[error(transparent)]
     Net(#[from] vmrun_devices::virtio::net::NetError),
+    /// virtio-blk.
+    #[error(transparent)]
+    Block(#[from] vmrun_devices::virtio::block::BlockError),
     /// A descriptor that did not come with the specification.
     #[error("a {device} needs a {handle}, and none was handed in")]
     Handle {
@@ -207,28 +210,25 @@ pub enum DeviceError {
 /// A device could not be plugged in, unplugged or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum PlugError {
-    /// There is no such slot.
-    #[error(transparent)]
-    NoSlot(#[from] NoSuchSlot),
     /// It has one.
-    #[error("slot {0} has a device already; unplug it first")]
-    Occupied(u8),
+    #[error("{0} has a device already; unplug it first")]
+    Occupied(Slot),
     /// It has none.
-    #[error("slot {0} has no device; plug one in first")]
-    Empty(u8),
+    #[error("{0} has no device; plug one in first")]
+    Empty(Slot),
     /// The device could not be made.
-    #[error("cannot plug a device into slot {slot}")]
+    #[error("cannot plug a device into {slot}")]
     Device {
         /// Where.
-        slot: u8,
+        slot: Slot,
         /// Why.
         source: DeviceError,
     },
     /// The device is not of that kind.
-    #[error("cannot change the device in slot {slot}")]
+    #[error("cannot change the device in {slot}")]
     Change {
         /// Where.
-        slot: u8,
+        slot: Slot,
         /// Why.
         source: ChangeError,
     },

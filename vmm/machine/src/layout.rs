@@ -9,7 +9,7 @@
 //!  0x0010_0000  RAM: kernel from its own load address on, initramfs at the end
 //!  0xc000_0000  end of RAM below 4 GiB at most
 //!  0xd000_0000  virtio-mmio register windows, 4 KiB each: devices, from the 16th on slots for network
-//!               interfaces, and one for the balloon
+//!               interfaces, the balloon and disks
 //!  0xfec0_0000  I/O APIC      0xfee0_0000  local APICs
 //!  0x1_0000_0000  the rest of RAM
 //! ```

@@ -6,20 +6,20 @@ use kvm_bindings::{
 };
 use libc::SYS_ioctl;
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
-use vmrun_devices::virtio::net;
+use vmrun_devices::virtio::{block, net};
 use vmrun_devices::{Call, ThreadClass};
 
 use crate::vcpu::size;
 
 /// The owner of a machine that nobody saves any more.
-pub const OWNER: ThreadClass = ThreadClass::owner(&[net::CALLS, net::TAP, WIRING]);
+pub const OWNER: ThreadClass = ThreadClass::owner(&[net::CALLS, net::TAP, block::CALLS, WIRING]);
 
 /// The owner of one that is to be saved: it reads all of it, and writes that to files that are open.
-pub const SAVER: ThreadClass = ThreadClass::owner(&[net::CALLS, net::TAP, WIRING, SAVING]);
+pub const SAVER: ThreadClass = ThreadClass::owner(&[net::CALLS, net::TAP, block::CALLS, WIRING, SAVING]);
 
 /// The owner of one whose working set is to be recorded: it reads which pages there are, from a file that is open.
 pub const RECORDER: ThreadClass =
-    ThreadClass::owner(&[net::CALLS, net::TAP, WIRING, &[Call::Any(libc::SYS_pread64)]]);
+    ThreadClass::owner(&[net::CALLS, net::TAP, block::CALLS, WIRING, &[Call::Any(libc::SYS_pread64)]]);
 
 /// `KVM_IRQFD` and `KVM_IOEVENTFD`.
 const WIRING: &[Call] = &[Call::OneOf(

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kvm_ioctls::VmFd;
 use vmrun_devices::{ConsoleLog, Memory};
-use vmrun_spec::{DeviceChange, DeviceSpec, Handles};
+use vmrun_spec::{DeviceChange, DeviceSpec, Handles, NicSlot, Slot};
 
 use crate::devices::{DeviceCounters, Devices};
 use crate::end::{EndSignal, MachineEnd};
@@ -154,33 +154,27 @@ impl Running {
         self.vcpus.iter().for_each(VcpuThread::release);
     }
 
-    /// Puts a device into an empty slot (`vmrun_spec::NicSlot`). The guest does not see it by itself:
-    /// somebody in it has to announce the slot, or to bind it again.
-    pub fn plug(&self, slot: u8, device: &DeviceSpec, handles: Handles) -> Result<(), PlugError> {
+    /// Puts a device into an empty slot. The guest does not see it by itself: somebody in it has to announce the
+    /// slot, or to bind it again.
+    pub fn plug(&self, slot: Slot, device: &DeviceSpec, handles: Handles) -> Result<(), PlugError> {
         self.devices.plug(slot, device, handles)
-    }
-
-    /// Puts the balloon into its slot (`vmrun_spec::BalloonSlot`), by which the guest gives back what it has free. The
-    /// guest does not see it by itself, either.
-    pub fn plug_balloon(&self) -> Result<(), PlugError> {
-        self.devices.plug_balloon()
     }
 
     /// Takes the device out of a slot. When this returns its thread has ended and its descriptors are
     /// closed, whether or not the guest has unbound its driver: it is the guest's own affair when that finds
     /// nothing any more.
-    pub fn unplug(&self, slot: u8) -> Result<(), PlugError> {
+    pub fn unplug(&self, slot: Slot) -> Result<(), PlugError> {
         self.devices.unplug(slot)
     }
 
     /// Sets the link of the network interface in a slot up or down; the guest's driver is told.
-    pub fn set_link(&self, slot: u8, up: bool) -> Result<(), PlugError> {
-        self.devices.change(slot, DeviceChange::Link(up))
+    pub fn set_link(&self, slot: NicSlot, up: bool) -> Result<(), PlugError> {
+        self.devices.change(Slot::Interface(slot), DeviceChange::Link(up))
     }
 
     /// Has the network interface in a slot announced by the guest where it is now.
-    pub fn announce(&self, slot: u8) -> Result<(), PlugError> {
-        self.devices.change(slot, DeviceChange::Announce)
+    pub fn announce(&self, slot: NicSlot) -> Result<(), PlugError> {
+        self.devices.change(Slot::Interface(slot), DeviceChange::Announce)
     }
 
     /// What the devices have counted by now. Waits for none of them.

@@ -21,6 +21,8 @@ pub enum DeviceSpec {
     Net(NetSpec),
     /// Reports of what the guest has free.
     Balloon,
+    /// A disk.
+    Disk(DiskSpec),
 }
 
 /// What may be changed of a device while its driver has it.
@@ -37,6 +39,8 @@ pub enum DeviceChange {
 pub struct Handles {
     /// What [`DeviceSpec::Net`] sends and receives frames on.
     pub frames: Option<Frames>,
+    /// The file or block device that a [`DeviceSpec::Disk`] is on.
+    pub disk: Option<OwnedFd>,
     /// Whom the guest reaches by [`DeviceSpec::Vsock`].
     pub host_port: Option<HostPort>,
 }
@@ -122,6 +126,37 @@ pub struct NetSpec {
     pub tx: Option<RateSpec>,
 }
 
+/// A virtio-blk device (virtio 1.2, §5.2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskSpec {
+    /// Its size; a rest that is no whole sector of 512 bytes is out of reach.
+    pub bytes: u64,
+    /// What the descriptor is.
+    pub kind: DiskKind,
+    /// The guest may not write to it.
+    pub read_only: bool,
+    /// What is read and written at least, a power of two from 512 on.
+    pub block_bytes: u32,
+    /// What the host's disk itself reads and writes at least, likewise.
+    pub physical_block_bytes: u32,
+    /// Its name for programs, at most 20 bytes.
+    pub serial: String,
+    /// How much may be read and written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<RateSpec>,
+}
+
+/// What a disk is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskKind {
+    /// A regular file.
+    File,
+    /// A block device.
+    Device,
+}
+
 /// What each network interface of a sandbox may carry, as the sandbox sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -136,10 +171,10 @@ pub struct NetworkRates {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateSpec {
-    /// Bytes of frames a second.
+    /// Bytes of frames, or of a disk's data, a second.
     #[serde(default)]
     pub bytes: Option<NonZeroU64>,
-    /// Frames a second.
+    /// Frames, or requests to a disk, a second.
     #[serde(default)]
     pub packets: Option<NonZeroU64>,
 }

@@ -10,8 +10,8 @@ mod slot;
 mod timeline;
 
 pub use device::{
-    Authority, DeviceChange, DeviceSpec, Frames, Handles, HostPort, NetSpec, NetworkRates, RateSpec,
-    ShareSpec, VsockSpec,
+    Authority, DeviceChange, DeviceSpec, DiskKind, DiskSpec, Frames, Handles, HostPort, NetSpec,
+    NetworkRates, RateSpec, ShareSpec, VsockSpec,
 };
 pub use host::{
     Hook, HostCgroup, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange, NetworkNamespace,
@@ -20,5 +20,5 @@ pub use host::{
 pub use launch::{FailureReport, LauncherMessage, MonitorMessage};
 pub use machine::{Image, MachineSpec};
 pub use network::{PortProtocol, PublishedPort, UserNetwork};
-pub use slot::{BalloonSlot, NicSlot, NoSuchSlot};
+pub use slot::{BalloonSlot, DiskSlot, NicSlot, NoSuchSlot, Slot};
 pub use timeline::{Lane, Mark, Phase, Timeline};

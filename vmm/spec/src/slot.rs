@@ -1,4 +1,9 @@
-//! The slots into which network interfaces are plugged while the machine runs.
+//! The slots into which devices are plugged while the machine runs: network interfaces, the balloon, disks.
+//!
+//! ```text
+//!   window  0 … 15  devices that the guest boots with
+//!          16 … 23  network interfaces   24  the balloon   25 … 40  disks
+//! ```
 
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +87,86 @@ impl BalloonSlot {
     }
 }
 
+/// One of the windows behind that, for disks, which come when the guest has booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct DiskSlot(u8);
+
+impl DiskSlot {
+    /// How many there are.
+    pub const COUNT: u8 = 16;
+
+    const FIRST_WINDOW: u8 = BalloonSlot::WINDOW + 1;
+
+    /// Slot number `number`, counted from 0.
+    pub const fn new(number: u8) -> Option<Self> {
+        if number < Self::COUNT { Some(Self(number)) } else { None }
+    }
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT).map(Self)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The number of its window. Its interrupt is [`NicSlot::IRQ`], too.
+    pub const fn window(self) -> u8 {
+        Self::FIRST_WINDOW + self.0
+    }
+
+    /// As [`NicSlot::device`].
+    pub fn device(self) -> String {
+        device(self.window())
+    }
+
+    /// As [`NicSlot::announcement`].
+    pub fn announcement(self) -> String {
+        announcement(self.window())
+    }
+}
+
+/// A slot, whatever it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// For a network interface.
+    Interface(NicSlot),
+    /// For the balloon.
+    Balloon,
+    /// For a disk.
+    Disk(DiskSlot),
+}
+
+impl Slot {
+    /// All of them, in the order of their windows.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let interfaces = NicSlot::all().map(Self::Interface);
+        interfaces.chain([Self::Balloon]).chain(DiskSlot::all().map(Self::Disk))
+    }
+
+    /// The number of its window.
+    pub const fn window(self) -> u8 {
+        match self {
+            Self::Interface(slot) => slot.window(),
+            Self::Balloon => BalloonSlot::WINDOW,
+            Self::Disk(slot) => slot.window(),
+        }
+    }
+}
+
+impl std::fmt::Display for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Interface(NicSlot(number)) => write!(f, "slot {number}"),
+            Self::Balloon => f.write_str("the balloon's slot"),
+            Self::Disk(DiskSlot(number)) => write!(f, "the slot of disk {number}"),
+        }
+    }
+}
+
 fn device(window: u8) -> String {
     format!("virtio-mmio.{window}")
 }
@@ -105,9 +190,28 @@ impl From<NicSlot> for u8 {
     }
 }
 
+impl TryFrom<u8> for DiskSlot {
+    type Error = NoSuchSlot;
+
+    fn try_from(number: u8) -> Result<Self, NoSuchSlot> {
+        Self::new(number).ok_or(NoSuchSlot(number))
+    }
+}
+
+impl From<DiskSlot> for u8 {
+    fn from(slot: DiskSlot) -> Self {
+        slot.0
+    }
+}
+
 impl std::fmt::Display for NoSuchSlot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "there is no slot {}; the machine has {} for network interfaces", self.0, NicSlot::COUNT)
+        let (interfaces, disks) = (NicSlot::COUNT, DiskSlot::COUNT);
+        write!(
+            f,
+            "there is no slot {}; the machine has {interfaces} for network interfaces and {disks} for disks",
+            self.0
+        )
     }
 }
 
@@ -124,6 +228,12 @@ mod tests {
         assert_eq!(slot.announcement(), "4K@0xd0017000:1:23");
         assert_eq!(BalloonSlot::device(), "virtio-mmio.24");
         assert_eq!(BalloonSlot::announcement(), "4K@0xd0018000:1:24");
+        let windows: Vec<_> = Slot::all().map(Slot::window).collect();
+        assert_eq!(windows, (NicSlot::FIRST_WINDOW..41).collect::<Vec<_>>());
+        let last = DiskSlot::all().last().unwrap();
+        assert_eq!(last.device(), "virtio-mmio.40");
+        assert_eq!(last.announcement(), "4K@0xd0028000:1:40");
+        assert_eq!(DiskSlot::try_from(16), Err(NoSuchSlot(16)));
         assert_eq!(NicSlot::all().count(), 8);
         assert_eq!(NicSlot::try_from(8), Err(NoSuchSlot(8)));
     }

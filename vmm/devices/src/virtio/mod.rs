@@ -2,6 +2,7 @@
 
 mod alarm;
 pub mod balloon;
+pub mod block;
 mod config_space;
 mod counters;
 mod device;

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::MsgFlags;
 use vmrun_machine::{MachineState, PageRun};
-use vmrun_spec::{Frames, NetSpec};
+use vmrun_spec::{Frames, NetSpec, NicSlot};
 
 use super::message::{Counted, Ending, Fault, FramesKind, Order, Report, Stamped, VERSION};
 use super::process::{Child, Status};
@@ -169,7 +169,7 @@ impl Machine {
 
     /// Puts a network interface into an empty slot. The guest does not see it by itself:
     /// somebody in it has to announce the slot, or to bind it again.
-    pub(crate) fn plug(&self, slot: u8, device: NetSpec, frames: &Frames) -> Result<(), OrderError> {
+    pub(crate) fn plug(&self, slot: NicSlot, device: NetSpec, frames: &Frames) -> Result<(), OrderError> {
         let (frames, beside) = match frames {
             Frames::Tap(descriptor) => (FramesKind::Tap, descriptor),
             Frames::Stream(descriptor) => (FramesKind::Stream, descriptor),
@@ -183,12 +183,12 @@ impl Machine {
     }
 
     /// Takes the device out of a slot. When this returns its descriptors are closed there.
-    pub(crate) fn unplug(&self, slot: u8) -> Result<(), OrderError> {
+    pub(crate) fn unplug(&self, slot: NicSlot) -> Result<(), OrderError> {
         self.inner.done(&Order::Unplug { slot }, None)
     }
 
     /// Sets the link of the network interface in a slot up or down; the guest's driver is told.
-    pub(crate) fn set_link(&self, slot: u8, up: bool) -> Result<(), OrderError> {
+    pub(crate) fn set_link(&self, slot: NicSlot, up: bool) -> Result<(), OrderError> {
         self.inner.done(&Order::SetLink { slot, up }, None)
     }
 

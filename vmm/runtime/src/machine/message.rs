@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use vmrun_machine::PageRun;
-use vmrun_spec::NetSpec;
+use vmrun_spec::{DiskSlot, DiskSpec, NetSpec, NicSlot};
 
 /// Of the conversation. The monitor talks to a process of another version about nothing.
 pub(super) const VERSION: u32 = 1;
@@ -38,11 +38,11 @@ pub(super) enum Order {
     /// The guest goes on behind the checkpoint, or does not stop there at all.
     PassCheckpoint,
     /// A network interface comes, on the descriptor beside the message.
-    Plug { slot: u8, device: NetSpec, frames: FramesKind },
+    Plug { slot: NicSlot, device: NetSpec, frames: FramesKind },
     /// It goes.
-    Unplug { slot: u8 },
+    Unplug { slot: NicSlot },
     /// Its link goes up or down.
-    SetLink { slot: u8, up: bool },
+    SetLink { slot: NicSlot, up: bool },
     /// What all devices have counted.
     Counters,
     /// How far the guest was when.
@@ -53,6 +53,8 @@ pub(super) enum Order {
     PlugBalloon,
     /// Which of the template's pages the guest has written by now; once, where that is to be recorded.
     WorkingSet,
+    /// A disk comes, on the descriptor beside the message.
+    PlugDisk { slot: DiskSlot, device: DiskSpec },
 }
 
 /// What [`vmrun_spec::Frames`] the descriptor is.

@@ -11,7 +11,7 @@ use vmrun_machine::{
     DeviceCounters, MappedPages, OWNER, PlugError, RECORDER, Running, SAVER, SavedPages, SnapshotError,
     Stamp, ThreadClass, confine_this_thread,
 };
-use vmrun_spec::{DeviceSpec, Frames, Handles, NetSpec};
+use vmrun_spec::{DeviceSpec, Frames, Handles, NetSpec, NicSlot, Slot};
 
 use super::message::{Counted, FramesKind, Numbered, Order, Report, Stamped, last_ones, short};
 use crate::error::chain;
@@ -108,8 +108,12 @@ impl Orders {
             },
             Order::PassCheckpoint => return self.pass(running, number),
             Order::Plug { slot, device, frames } => plug(running, slot, device, frames, beside),
-            Order::PlugBalloon => said(running.plug_balloon()),
-            Order::Unplug { slot } => said(running.unplug(slot)),
+            Order::PlugBalloon => said(running.plug(Slot::Balloon, &DeviceSpec::Balloon, Handles::default())),
+            Order::PlugDisk { slot, device } => {
+                let handles = Handles { disk: beside, ..Handles::default() };
+                said(running.plug(Slot::Disk(slot), &DeviceSpec::Disk(device), handles))
+            }
+            Order::Unplug { slot } => said(running.unplug(Slot::Interface(slot))),
             Order::SetLink { slot, up } => said(running.set_link(slot, up)),
             Order::Counters => Report::Counters(running.counters().into_iter().map(counted).collect()),
             Order::Stamps => Report::Stamps(running.stamps().iter().map(stamped).collect()),
@@ -177,13 +181,20 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-fn plug(running: &Running, slot: u8, device: NetSpec, frames: FramesKind, beside: Option<OwnedFd>) -> Report {
+fn plug(
+    running: &Running,
+    slot: NicSlot,
+    device: NetSpec,
+    frames: FramesKind,
+    beside: Option<OwnedFd>,
+) -> Report {
     let frames = beside.map(|descriptor| match frames {
         FramesKind::Tap => Frames::Tap(descriptor),
         FramesKind::Stream => Frames::Stream(descriptor),
     });
     // Without a descriptor the device says that it needs one.
-    said(running.plug(slot, &DeviceSpec::Net(device), Handles { frames, ..Handles::default() }))
+    let handles = Handles { frames, ..Handles::default() };
+    said(running.plug(Slot::Interface(slot), &DeviceSpec::Net(device), handles))
 }
 
 fn said(result: Result<(), PlugError>) -> Report {

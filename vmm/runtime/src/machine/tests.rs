@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs::{self, File};
 use std::io::Write;
+use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use vmrun_machine::PageRun;
-use vmrun_spec::{Frames, NetSpec};
+use vmrun_spec::{DiskKind, DiskSlot, DiskSpec, Frames, NetSpec, NicSlot, RateSpec};
 
 use super::handle::{Machine, OrderError, SaveError};
 use super::message::{
@@ -42,21 +43,38 @@ fn net() -> NetSpec {
     NetSpec { mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500), rx: None, tx: None }
 }
 
+fn slot(number: u8) -> NicSlot {
+    NicSlot::new(number).unwrap()
+}
+
+fn disk() -> DiskSpec {
+    DiskSpec {
+        bytes: 1 << 20,
+        kind: DiskKind::File,
+        read_only: true,
+        block_bytes: 512,
+        physical_block_bytes: 4096,
+        serial: "vmrun-3".to_owned(),
+        rate: Some(RateSpec { bytes: NonZeroU64::new(1 << 20), packets: NonZeroU64::new(100) }),
+    }
+}
+
 #[test]
 fn orders_are_on_the_wire_as_they_were() {
     golden("order-hold", Order::Hold);
     golden("order-release", Order::Release);
     golden("order-save", Order::Save);
     golden("order-pass-checkpoint", Order::PassCheckpoint);
-    golden("order-plug-tap", Order::Plug { slot: 1, device: net(), frames: FramesKind::Tap });
-    golden("order-plug-stream", Order::Plug { slot: 1, device: net(), frames: FramesKind::Stream });
-    golden("order-unplug", Order::Unplug { slot: 1 });
-    golden("order-set-link", Order::SetLink { slot: 1, up: true });
+    golden("order-plug-tap", Order::Plug { slot: slot(1), device: net(), frames: FramesKind::Tap });
+    golden("order-plug-stream", Order::Plug { slot: slot(1), device: net(), frames: FramesKind::Stream });
+    golden("order-unplug", Order::Unplug { slot: slot(1) });
+    golden("order-set-link", Order::SetLink { slot: slot(1), up: true });
     golden("order-counters", Order::Counters);
     golden("order-stamps", Order::Stamps);
     golden("order-tail", Order::Tail { lines: 20 });
     golden("order-plug-balloon", Order::PlugBalloon);
     golden("order-working-set", Order::WorkingSet);
+    golden("order-plug-disk", Order::PlugDisk { slot: DiskSlot::new(3).unwrap(), device: disk() });
 }
 
 #[test]
@@ -136,11 +154,11 @@ fn orders_are_answered_and_a_descriptor_comes_along() {
     let machine = machine(|socket| {
         begin(socket);
         let (Numbered { number, message }, beside) = order(socket);
-        assert_eq!(message, Order::Plug { slot: 2, device: net(), frames: FramesKind::Stream });
+        assert_eq!(message, Order::Plug { slot: slot(2), device: net(), frames: FramesKind::Stream });
         File::from(beside.unwrap()).write_all(b"came").unwrap();
         tell(socket, number, &Report::Done);
         let (Numbered { number, message }, beside) = order(socket);
-        assert!(message == Order::Unplug { slot: 2 } && beside.is_none());
+        assert!(message == Order::Unplug { slot: slot(2) } && beside.is_none());
         tell(socket, number, &Report::Refused { cause: "it is\n\x1b[1mnot there".to_owned() });
         order(socket);
         tell(socket, 0, &Report::Ended { how: Ending::Panicked, console: vec!["last".to_owned()] });
@@ -148,10 +166,10 @@ fn orders_are_answered_and_a_descriptor_comes_along() {
     })
     .unwrap();
     let mut frames = tempfile::tempfile().unwrap();
-    machine.plug(2, net(), &Frames::Stream(frames.try_clone().unwrap().into())).unwrap();
+    machine.plug(slot(2), net(), &Frames::Stream(frames.try_clone().unwrap().into())).unwrap();
     std::io::Seek::rewind(&mut frames).unwrap();
     assert_eq!(std::io::read_to_string(&frames).unwrap(), "came");
-    let refused = machine.unplug(2).unwrap_err();
+    let refused = machine.unplug(slot(2)).unwrap_err();
     assert!(matches!(&refused, OrderError::Refused(why) if why == "it is  [1mnot there"), "{refused:?}");
     assert!(machine.stamps().is_empty());
     assert_eq!(machine.end(), Some(End::Panicked));

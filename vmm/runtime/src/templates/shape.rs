@@ -106,6 +106,7 @@ fn device(spec: &DeviceSpec) -> String {
         DeviceSpec::Vsock(vsock) => format!("vsock {}", vsock.cid),
         DeviceSpec::Rng => "rng".to_owned(),
         DeviceSpec::Balloon => "balloon".to_owned(),
+        DeviceSpec::Disk(disk) => format!("disk {}", disk.bytes),
         DeviceSpec::Fs(share) => format!("fs {}", share.tag),
         DeviceSpec::Net(net) => format!("net {:?} {:?}", net.mac, net.mtu),
     }

@@ -51,7 +51,7 @@ impl Slots for Cards {
         let NetworkRates { rx, tx } = self.rates;
         // The interface's MTU may be raised later: the agent sets it.
         let device = NetSpec { mac, mtu: None, rx, tx };
-        self.machine.plug(slot.number(), device, &frames).map_err(|error| chain(&error))?;
+        self.machine.plug(slot, device, &frames).map_err(|error| chain(&error))?;
         self.is_for(slot, name);
         Ok(())
     }
@@ -61,10 +61,10 @@ impl Slots for Cards {
     }
 
     fn unplug(&self, slot: NicSlot) -> Result<(), String> {
-        self.machine.unplug(slot.number()).map_err(|error| chain(&error))
+        self.machine.unplug(slot).map_err(|error| chain(&error))
     }
 
     fn set_link(&self, slot: NicSlot, up: bool) -> Result<(), String> {
-        self.machine.set_link(slot.number(), up).map_err(|error| chain(&error))
+        self.machine.set_link(slot, up).map_err(|error| chain(&error))
     }
 }
