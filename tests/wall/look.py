@@ -24,8 +24,8 @@ NAMESPACES = "cgroup ipc mnt net pid user uts".split()
 
 
 def start(vmrun: Path, rootfs: Path, place: Path) -> tuple[subprocess.Popen, str]:
-    """A sandbox with a volume that has said that it runs, and the directory of its record."""
-    bundle, store, volume = place / "bundle", place / "store", place / "volume"
+    """A sandbox with a volume and a disk that has said that it runs, and the directory of its record."""
+    bundle, store, volume, disk = (place / name for name in ("bundle", "store", "volume", "disk.img"))
     for directory in bundle, store, volume:
         directory.mkdir(mode=0o700)
     (bundle / "rootfs").symlink_to(rootfs)
@@ -34,6 +34,10 @@ def start(vmrun: Path, rootfs: Path, place: Path) -> tuple[subprocess.Popen, str
     config = json.loads(path.read_text())
     config["process"].update(terminal=False, args=["sh", "-c", "echo up; sleep 1000"])
     config["mounts"].append({"destination": "/mnt", "type": "bind", "source": str(volume), "options": ["rbind"]})
+    disk.touch()
+    os.truncate(disk, 8 << 20)
+    subprocess.run(["mkfs.ext4", "-qF", disk], check=True, stdin=subprocess.DEVNULL)
+    config["mounts"].append({"destination": "/media", "type": "ext4", "source": str(disk)})
     path.write_text(json.dumps(config))
     command = [vmrun, "--root", store, "run", "--bundle", bundle, "--cold", "wall"]
     # What is its own then is told from what it has of its caller.

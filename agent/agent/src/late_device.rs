@@ -1,4 +1,4 @@
-//! Devices that the host plugs into slots of the machine: network cards, the balloon. The guest's kernel is told of a slot
+//! Devices that the host plugs into slots of the machine: network cards, the balloon, disks. The guest's kernel is told of a slot
 //! when something is in it for the first time, and looks into it again when its driver is bound anew.
 
 use std::fs::{self, OpenOptions};

@@ -54,7 +54,7 @@ pub use names::{Answer, NAME_SERVER_PORT, Question, Transport};
 pub use network::{
     Address, Hop, INTERFACE_SETTINGS, Interface, Neighbour, Network, NetworkDevice, Prefix, Route, Rule,
 };
-pub use plan::{ConsoleSize, ContainerPlan, ProcessIo, Share};
+pub use plan::{ConsoleSize, ContainerPlan, Disk, ProcessIo, Share};
 
 /// Version of the contract. It grows when a message is added that an older peer
 /// must not be sent; fields with defaults do not change it.
@@ -80,3 +80,6 @@ pub const SHARE_TAG: &str = "vmrun";
 
 /// Where the agent mounts the shared tree in the guest.
 pub const SHARE_MOUNT: &str = "/run/vmrun/share";
+
+/// Where the agent mounts the file systems of disks in the guest.
+pub const DISKS_DIR: &str = "/run/vmrun/disks";

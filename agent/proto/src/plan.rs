@@ -41,6 +41,23 @@ pub struct ContainerPlan {
     /// Interfaces beside loopback, and what belongs to them; none where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Box<Network>>,
+    /// Disks that the host has plugged in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<Disk>,
+}
+
+/// A disk, which the agent finds in a slot of the machine, and how `spec` names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The name of its platform device.
+    pub device: String,
+    /// What the driver of its window is told: size, address, interrupt, number.
+    pub announcement: String,
+    /// The source of mounts that are of it, a path below [`DISKS_DIR`](crate::DISKS_DIR).
+    pub name: String,
+    /// Its device numbers on the host, major and minor, by which `linux.devices` and the rules for devices name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<(u32, u32)>,
 }
 
 /// A virtio-fs tree and where the agent mounts it.

@@ -103,6 +103,7 @@ fn plan() -> ContainerPlan {
         notify: false,
         settings: std::collections::BTreeMap::new(),
         network: None,
+        disks: Vec::new(),
     }
 }
 
@@ -232,6 +233,14 @@ fn requests() {
     request("create-settings", Request::Create { container: "web".into(), plan: Box::new(with_settings) });
     let with_notify = ContainerPlan { notify: true, ..plan() };
     request("create-notify", Request::Create { container: "web".into(), plan: Box::new(with_notify) });
+    let disk = |number| Disk {
+        device: "virtio-mmio.25".into(),
+        announcement: "4K@0xd0019000:1:25".into(),
+        name: "/run/vmrun/disks/0".into(),
+        number,
+    };
+    let with_disks = ContainerPlan { disks: vec![disk(None), disk(Some((7, 3)))], ..plan() };
+    request("create-disks", Request::Create { container: "web".into(), plan: Box::new(with_disks) });
     let with_network = ContainerPlan { network: Some(Box::new(network())), ..plan() };
     request("create-network", Request::Create { container: "web".into(), plan: Box::new(with_network) });
     request("network", Request::Network { container: "web".into(), network: Box::new(network()) });

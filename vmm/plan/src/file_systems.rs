@@ -29,18 +29,20 @@ const OWN: &[&str] = &[
 /// Those whose options name directories of the host.
 const OF_DIRECTORIES: &[&str] = &["overlay", "fuse", "virtiofs", "9p", "aufs", "ecryptfs"];
 
-/// Those of a block device.
-const OF_DEVICES: &[&str] = &[
-    "btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "ntfs3", "squashfs", "udf", "vfat",
-    "xfs", "zfs",
-];
+/// Those on a disk that the guest's kernel has, and whether one can be written.
+const ON_DISKS: &[(&str, bool)] =
+    &[("erofs", false), ("ext2", true), ("ext3", true), ("ext4", true), ("squashfs", false)];
+
+/// Others of block devices.
+const OF_DEVICES: &[&str] = &["btrfs", "exfat", "f2fs", "iso9660", "ntfs3", "udf", "vfat", "xfs", "zfs"];
 
 /// Those of another machine.
 const OF_NETWORKS: &[&str] = &["afs", "ceph", "cifs", "glusterfs", "nfs", "nfs4", "smb3"];
 
 const DIRECTORIES: &str =
     "what it shows is on the host, where the guest cannot mount it; mount it there and bind that";
-const DEVICES: &str = "the host's block devices are not in the guest; mount it on the host and bind that";
+const DEVICES: &str =
+    "the guest's kernel has ext4, erofs and squashfs alone; mount it on the host and bind that";
 const NETWORKS: &str = "the guest cannot reach its server; mount it on the host and bind that";
 const UNKNOWN: &str =
     "the guest's kernel has no such file system; leave the mount out, or bind one of the host";
@@ -93,10 +95,15 @@ pub(crate) fn check_mount_points(bundle: &Bundle, facts: &Facts) -> Result<(), P
     Err(PlanError::invalid(format!("mounts[{index}].destination"), problem))
 }
 
+/// Of a file system on a disk, whether it can be written.
+pub(crate) fn on_disk(typ: &str) -> Option<bool> {
+    ON_DISKS.iter().find(|(known, _)| *known == typ).map(|(_, writable)| *writable)
+}
+
 fn why_not(typ: &str) -> Option<&'static str> {
     let family = typ.split('.').next().unwrap_or(typ);
     let table = [(OF_DIRECTORIES, DIRECTORIES), (OF_DEVICES, DEVICES), (OF_NETWORKS, NETWORKS)];
-    if OWN.contains(&typ) {
+    if OWN.contains(&typ) || on_disk(typ).is_some() {
         return None;
     }
     let known = table.into_iter().find(|(types, _)| types.contains(&family));
@@ -134,7 +141,7 @@ mod tests {
         for (typ, why) in [
             ("overlay", DIRECTORIES),
             ("fuse.sshfs", DIRECTORIES),
-            ("ext4", DEVICES),
+            ("xfs", DEVICES),
             ("nfs4", NETWORKS),
             ("nonsense", UNKNOWN),
         ] {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Hooks, Linux, LinuxNamespace, LinuxNamespaceType, Spec};
 use vmrun_proto::{ROOTFS_DIR, SHARE_MOUNT};
 
+use crate::disks::Disks;
 use crate::host_limits::without_the_hosts;
 use crate::volumes::Volumes;
 use crate::{Bundle, Facts, Options, cpuset, id_map, rlimits};
@@ -16,6 +17,7 @@ pub(crate) struct Rewrite<'a> {
     pub(crate) facts: &'a Facts,
     pub(crate) options: &'a Options,
     pub(crate) volumes: &'a Volumes,
+    pub(crate) disks: &'a Disks,
     /// The host's processors that the container may run on; none for all.
     pub(crate) cpus: &'a BTreeSet<u32>,
     /// CPUs of the machine.
@@ -50,7 +52,7 @@ impl Rewrite<'_> {
             spec.set_root(Some(root));
         }
         if let Some(mut mounts) = spec.mounts().clone() {
-            for (index, source) in &self.volumes.guest_sources {
+            for (index, source) in self.volumes.guest_sources.iter().chain(&self.disks.guest_sources) {
                 if let Some(mount) = mounts.get_mut(*index) {
                     mount.set_source(Some(source.clone()));
                 }

@@ -19,6 +19,7 @@ mod cpu_list;
 mod cpuset;
 mod destination;
 mod devices;
+mod disks;
 mod exec;
 mod file_systems;
 mod free_memory;
@@ -31,7 +32,7 @@ mod letters;
 mod mount_attributes;
 mod mount_options;
 mod network;
-mod network_rates;
+mod rates;
 mod refuse;
 mod resources;
 mod rlimits;
@@ -214,10 +215,12 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     bundle.spec.process().iter().try_for_each(|process| cpu_affinity::check(process, size.vcpus))?;
     let sized = Machine { vcpus: size.vcpus, memory_mib: size.memory_mib };
     let limits = resources.map(|resources| host_limits(resources, sized)).unwrap_or_default();
-    let network_rates = network_rates::network_rates(bundle)?;
+    let network_rates = rates::network_rates(bundle)?;
     let volumes = volumes::volumes(bundle, facts)?;
+    let disks = disks::disks(bundle)?;
     let (hooks, guest_hooks) = hooks::split(&bundle.spec)?;
-    let spec = guest::Rewrite { bundle, facts, options, volumes: &volumes, cpus: &cpus, vcpus: size.vcpus };
+    let (volumes, disks) = (&volumes, &disks);
+    let spec = guest::Rewrite { bundle, facts, options, volumes, disks, cpus: &cpus, vcpus: size.vcpus };
     let spec = spec.done(guest_hooks);
     let uncached = volume_cache::is_off(bundle)?.then(|| VOLUMES_DIR.to_owned());
     let machine = machine(size, options, authority::authority(&bundle.spec), uncached);
@@ -235,11 +238,12 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             settings: facts.settings.clone(),
             notify: options.notify,
             network: None,
+            disks: disks.for_the_guest(),
         },
         host: HostPlan {
             rootfs: bundle.rootfs.clone(),
-            view: volumes::view(bundle, &volumes),
-            volumes: volumes.planned,
+            view: volumes::view(bundle, volumes),
+            volumes: volumes.planned.clone(),
             cgroup,
             limits,
             oom_score_adj: bundle.spec.process().as_ref().and_then(Process::oom_score_adj),
@@ -253,6 +257,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             network_rates,
             keeps_memory: free_memory::is_kept(bundle)?,
             cpus,
+            disks: disks.planned.clone(),
         },
     })
 }

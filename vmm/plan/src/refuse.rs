@@ -7,7 +7,7 @@ use oci_spec::runtime::{
 
 use crate::boot_request::{INITRD_ANNOTATION, KERNEL_ANNOTATION};
 use crate::free_memory::FREE_MEMORY_ANNOTATION;
-use crate::network_rates::{RX_RATE_ANNOTATION, TX_RATE_ANNOTATION};
+use crate::rates::{DISK_RATE_ANNOTATION, RX_RATE_ANNOTATION, TX_RATE_ANNOTATION};
 use crate::resources::check_resources;
 use crate::size::{MEMORY_ANNOTATION, VCPUS_ANNOTATION};
 use crate::validate::PlanError;
@@ -168,6 +168,7 @@ fn annotations(spec: &Spec) -> Result<(), PlanError> {
         TX_RATE_ANNOTATION,
         VOLUME_CACHE_ANNOTATION,
         FREE_MEMORY_ANNOTATION,
+        DISK_RATE_ANNOTATION,
     ];
     let mut ours: Vec<_> = spec
         .annotations()

@@ -37,7 +37,7 @@ pub fn bind_sources(bundle: &Bundle) -> Vec<PathBuf> {
 }
 
 /// Absolute, with `.` and doubled slashes gone; `..` and symbolic links are the kernel's.
-fn host_source(bundle: &Bundle, mount: &Mount) -> Option<PathBuf> {
+pub(crate) fn host_source(bundle: &Bundle, mount: &Mount) -> Option<PathBuf> {
     let joined = bundle.dir.join(mount.source().as_ref()?);
     Some(joined.components().collect())
 }

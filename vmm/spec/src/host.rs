@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::NetworkRates;
+use crate::device::{NetworkRates, RateSpec};
 use crate::network::UserNetwork;
 
 /// Host resources of one sandbox.
@@ -46,6 +46,39 @@ pub struct HostPlan {
     /// The processors that the monitor may use; none for all that the caller may.
     #[serde(default)]
     pub cpus: BTreeSet<u32>,
+    /// Entry N is the disk in slot N.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskPlan>,
+}
+
+/// A disk of the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskPlan {
+    /// The field of the configuration that asks for it, for messages.
+    pub field: String,
+    /// What it is on.
+    pub source: DiskSource,
+    /// Nobody in the guest may write to it.
+    pub read_only: bool,
+    /// How much may be read and written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<RateSpec>,
+}
+
+/// What a disk is on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskSource {
+    /// A file, or a block device, that has this path.
+    Path(PathBuf),
+    /// The host's block device of this number.
+    Device {
+        /// Its driver's.
+        major: u32,
+        /// Its own.
+        minor: u32,
+    },
 }
 
 /// Where the container's cgroup on the host is.

@@ -14,8 +14,8 @@ pub use device::{
     NetworkRates, RateSpec, ShareSpec, VsockSpec,
 };
 pub use host::{
-    Hook, HostCgroup, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange, NetworkNamespace,
-    Propagation, ScopePlan, View, ViewMount, Volume, VolumeKind,
+    DiskPlan, DiskSource, Hook, HostCgroup, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange,
+    NetworkNamespace, Propagation, ScopePlan, View, ViewMount, Volume, VolumeKind,
 };
 pub use launch::{FailureReport, LauncherMessage, MonitorMessage};
 pub use machine::{Image, MachineSpec};

@@ -12,7 +12,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{major, minor};
 use nix::unistd::{Gid, Uid, fchown};
 use oci_spec::runtime::{Mount, Process, Spec};
-use vmrun_proto::{ConsoleSize, ErrorKind, ErrorReply, Network, ProcessIo, Share, SharedMount, Stage};
+use vmrun_proto::{ConsoleSize, Disk, ErrorKind, ErrorReply, Network, ProcessIo, Share, SharedMount, Stage};
 
 use super::adapt::{self, Adapted};
 use super::cgroup::Cgroup;
@@ -25,7 +25,7 @@ use super::inside::{self, Tasks};
 use super::start_hooks::StartHooks;
 use super::swap::Swap;
 use super::{
-    delegation, dev, limits, limits_of_cgroup, notify, settings, shared_mounts, tmpfs, user_namespace,
+    delegation, dev, disks, limits, limits_of_cgroup, notify, settings, shared_mounts, tmpfs, user_namespace,
 };
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
@@ -57,6 +57,8 @@ pub(crate) enum Kind<'a> {
         shares: &'a [Share],
         /// Mounts in them with attributes of their own.
         mounts: &'a [SharedMount],
+        /// Disks of the host's.
+        disks: &'a [Disk],
         /// The host's path of the bundle.
         bundle: &'a str,
         /// The directory with the socket on which its program says how it is.
@@ -120,7 +122,7 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
         message: error.to_string(),
     };
     let mut adapted = match &order.kind {
-        Kind::Init { shares, mounts, bundle, notify, settings, .. } => {
+        Kind::Init { shares, mounts, disks, bundle, notify, settings, .. } => {
             settings::apply(settings);
             shares.iter().try_for_each(mount_share)?;
             shared_mounts::apply(mounts).map_err(|message| failed(Stage::Shares, message))?;
@@ -130,6 +132,8 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
                 invalid(adapt::AdaptError::Build { what: "mount of the notification socket", cause })
             })?;
             let mut adapted = adapt::for_init(offered.as_ref().unwrap_or(order.spec)).map_err(invalid)?;
+            disks::attach(&mut adapted.spec, order.spec, disks)
+                .map_err(|message| failed(Stage::Create, message))?;
             let hooks = StartHooks::take(&mut adapted.spec, order.container, bundle)
                 .map_err(|message| failed(Stage::Create, message))?;
             Adapted { program: adapted.program.with_hooks(hooks), ..adapted }

@@ -8,6 +8,7 @@ mod delegation;
 mod destinations;
 mod dev;
 mod devices;
+mod disks;
 mod figures;
 mod huge_pages;
 mod identity;
@@ -31,6 +32,7 @@ mod working_directory;
 
 pub(crate) use adapt::cgroup_path;
 pub(crate) use cgroup::Cgroup;
+pub(crate) use disks::close as close_disks;
 pub(crate) use figures::figures;
 pub(crate) use identity::host_user;
 pub(crate) use make::{Kind, Order, start_maker};

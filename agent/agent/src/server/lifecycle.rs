@@ -73,6 +73,7 @@ impl Server {
             None => Kind::Init {
                 shares: &shares,
                 mounts: &entry.plan.mounts,
+                disks: &entry.plan.disks,
                 bundle: &entry.plan.bundle,
                 settings: &entry.plan.settings,
                 network: entry.plan.network.as_deref(),

@@ -14,13 +14,16 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::unistd::{sync, syncfs};
+use vmrun_proto::DISKS_DIR;
+
+use crate::container::close_disks;
 
 /// Of the agent, which has seen each mount of the host's before a container was made.
 const TABLE: &str = "/proc/self/mountinfo";
-/// As what the kernel has the host's files.
+/// As what the kernel has the host's files; those on disks are below [`DISKS_DIR`].
 const KIND: &[u8] = b"virtiofs";
 
-/// Writes everything back. The error says which files it is that are not all on the host.
+/// Writes everything back, and ends writing to disks. The error says which files it is that are not all on the host.
 pub(super) fn everything() -> Result<(), String> {
     // Opened before: of what nobody was told until then, and of what fails from then on, it is told.
     let opened = open_each();
@@ -34,6 +37,8 @@ pub(super) fn everything() -> Result<(), String> {
             format!("cannot write back all files of {}: {cause}", place.display())
         })
         .collect();
+    drop(opened);
+    close_disks();
     if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 
@@ -65,7 +70,8 @@ fn row(line: &[u8]) -> Option<(Vec<u8>, PathBuf)> {
     let mut words = line.split(|byte| *byte == b' ');
     let device = words.nth(2)?.to_vec();
     let place = PathBuf::from(OsString::from_vec(unescaped(words.nth(1)?)));
-    (words.skip_while(|word| *word != b"-").nth(1)? == KIND).then_some((device, place))
+    let is_the_hosts = place.starts_with(DISKS_DIR) || words.skip_while(|word| *word != b"-").nth(1)? == KIND;
+    is_the_hosts.then_some((device, place))
 }
 
 /// Blanks and backslashes are written as three octal digits.
@@ -92,6 +98,8 @@ mod tests {
         let line =
             b"31 30 0:25 / /run/vmrun/share/volumes/0/a\\040b rw,relatime shared:7 - virtiofs vmrun rw";
         assert_eq!(row(line), Some((b"0:25".to_vec(), PathBuf::from("/run/vmrun/share/volumes/0/a b"))));
+        let disk = b"40 1 254:0 / /run/vmrun/disks/0.7 rw,relatime - ext4 /dev/vda rw";
+        assert_eq!(row(disk), Some((b"254:0".to_vec(), PathBuf::from("/run/vmrun/disks/0.7"))));
         assert_eq!(row(b"22 1 0:3 / /proc rw - proc proc rw"), None);
         assert_eq!(row(b""), None);
     }

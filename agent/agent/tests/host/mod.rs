@@ -143,6 +143,7 @@ impl Host {
             notify: false,
             settings: BTreeMap::new(),
             network: self.network.take(),
+            disks: Vec::new(),
         });
         match self.ask(Request::Create { container: id.into(), plan }) {
             Reply::Error(error) => Err(error),

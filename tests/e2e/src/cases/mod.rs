@@ -9,6 +9,7 @@ mod clones;
 mod confinement;
 mod create;
 mod devices;
+mod disks;
 mod exec;
 mod exit;
 mod fidelity;

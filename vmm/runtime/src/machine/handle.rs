@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::MsgFlags;
 use vmrun_machine::{MachineState, PageRun};
-use vmrun_spec::{Frames, NetSpec, NicSlot};
+use vmrun_spec::{DiskSlot, DiskSpec, Frames, NetSpec, NicSlot};
 
 use super::message::{Counted, Ending, Fault, FramesKind, Order, Report, Stamped, VERSION};
 use super::process::{Child, Status};
@@ -180,6 +180,16 @@ impl Machine {
     /// Puts the balloon into its slot; somebody in the guest has to announce it there.
     pub(crate) fn plug_balloon(&self) -> Result<(), OrderError> {
         self.inner.done(&Order::PlugBalloon, None)
+    }
+
+    /// Puts a disk on `file` into an empty slot; somebody in the guest has to announce it there.
+    pub(crate) fn plug_disk(
+        &self,
+        slot: DiskSlot,
+        device: DiskSpec,
+        file: BorrowedFd<'_>,
+    ) -> Result<(), OrderError> {
+        self.inner.done(&Order::PlugDisk { slot, device }, Some(file))
     }
 
     /// Takes the device out of a slot. When this returns its descriptors are closed there.

@@ -8,6 +8,7 @@ use vmrun_plan::SHARE_DIR;
 use vmrun_proto::{READY_PORT, SharedMount};
 use vmrun_spec::HostPort;
 
+use super::disks::{self, OpenDisk};
 use super::failure::MonitorError;
 use super::kernels::LaterMounts;
 use super::warm::{self, Warm};
@@ -30,6 +31,8 @@ pub(crate) struct Booting {
     pub(crate) mounts: Vec<SharedMount>,
     /// What is mounted there later.
     pub(crate) later: Option<LaterMounts>,
+    /// Its disks, which are still to be plugged in.
+    pub(crate) disks: Vec<OpenDisk>,
 }
 
 pub(crate) fn boot(
@@ -38,6 +41,8 @@ pub(crate) fn boot(
     watch: Watch<'_>,
 ) -> Result<(Booting, Warm), MonitorError> {
     let plan = &request.plan;
+    // Before there is a guest that would have to wait for one that it cannot have.
+    let disks = disks::open_all(&plan.host.disks)?;
     let (mounts, later) = tree::build(&request.directory.join(SHARE_DIR), &plan.host, &request.log)?;
     if plan.host.hooks.precede_creation() {
         hook_mounts::offer(&request.directory.join(SHARE_DIR), &plan.host)?;
@@ -59,7 +64,7 @@ pub(crate) fn boot(
     };
     let (machine, ready, warm) = restored.map_or_else(|| cold(request, source, embedded, watch), Ok)?;
     let waited = warm.waited(begun.elapsed());
-    Ok((Booting { machine, ready, waited, mounts, later }, warm))
+    Ok((Booting { machine, ready, waited, mounts, later, disks }, warm))
 }
 
 /// A machine that goes on from a template, if it can.

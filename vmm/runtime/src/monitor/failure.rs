@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use vmrun_proto::{ErrorKind, ExitStatus, FrameError};
 use vmrun_spec::FailureReport;
 
+use super::disks::DiskError;
 use super::hook_mounts::HookMountsError;
 use super::network::{ConnectError, Lost, NetworkError, PasstError};
 use super::tree::TreeError;
@@ -33,6 +34,8 @@ pub(crate) enum MonitorError {
     Cgroup(#[from] HostCgroupError),
     #[error(transparent)]
     Tree(#[from] TreeError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     #[error(transparent)]
     HookMounts(#[from] HookMountsError),
     #[error(transparent)]

@@ -16,6 +16,7 @@ mod boot;
 mod callers_ids;
 mod clock;
 mod control_server;
+mod disks;
 pub(crate) mod failure;
 mod file_figures;
 mod hook_mounts;

@@ -20,6 +20,7 @@ use vmrun_spec::{HostPlan, Image, LauncherMessage, MonitorMessage};
 use super::MonitorRequest;
 use super::boot::Booting;
 use super::control_server::ControlServer;
+use super::disks::{self, OpenDisk, Unplugged};
 use super::failure::{BOOTING, Broken, MonitorError, TAIL_LINES};
 use super::kernels::LaterMounts;
 use super::launcher::Launcher;
@@ -83,7 +84,7 @@ pub(crate) fn run(
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<Ended, Broken> {
-    let Booting { machine, ready, waited, mounts, later } = booting;
+    let Booting { machine, ready, waited, mounts, later, disks } = booting;
     let cards = Arc::new(Cards::new(machine.clone(), request.plan.host.network_rates));
     let session = Session {
         request,
@@ -97,6 +98,7 @@ pub(crate) fn run(
         signals,
     };
     let result = session.prepare().and_then(|(stdio, prepared)| {
+        session.plug_disks(disks)?;
         if request.plan.host.hooks.precede_creation() {
             session.let_hooks_run()?;
         }
@@ -170,6 +172,14 @@ impl Session<'_> {
         let control = ControlServer::bind()
             .map_err(StoreError::io("listen on", &self.request.directory.join(CONTROL_SOCKET)))?;
         Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control }))
+    }
+
+    /// The guest hears of them when it is to make the container.
+    fn plug_disks(&self, disks: Vec<OpenDisk>) -> Result<(), MonitorError> {
+        disks::plug_all(self.machine, disks).map_err(|unplugged| match unplugged {
+            Unplugged::Refused(error) => error.into(),
+            Unplugged::Ended => MonitorError::machine_end(BOOTING, self.machine.end()),
+        })
     }
 
     fn await_agent(&self, ready: UnixStream, waited: Duration) -> Result<AgentClient, MonitorError> {
@@ -491,9 +501,10 @@ fn with_the_hosts_paths(text: &str, host: &HostPlan) -> String {
     let volumes = volumes.map(|(number, volume)| (format!("{VOLUMES_DIR}/{number}"), &volume.source));
     let tops: Vec<_> = volumes.chain([(ROOTFS_DIR.to_owned(), &host.rootfs)]).collect();
     // The last of several numbers that begin alike is the longest.
-    tops.iter().rev().fold(text.to_owned(), |text, (top, path)| {
+    let text = tops.iter().rev().fold(text.to_owned(), |text, (top, path)| {
         text.replace(&format!("{SHARE_MOUNT}/{top}"), &path.to_string_lossy())
-    })
+    });
+    disks::with_the_hosts_paths(&text, &host.disks)
 }
 
 fn own_identity() -> Result<ProcessIdentity, MonitorError> {

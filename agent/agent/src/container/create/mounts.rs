@@ -42,7 +42,7 @@ pub(super) fn mount_all(root: &Root, spec: &Spec, given: &Spec, cgroup: &Path) -
 }
 
 /// `mounts[7]: cannot mount tmpfs at /o with the options size=1`
-fn describe(mount: &Mount, given: &Spec) -> String {
+pub(in crate::container) fn describe(mount: &Mount, given: &Spec) -> String {
     let destination = dev::destination(mount.destination());
     let mounts = given.mounts().as_deref().unwrap_or_default();
     let index = mounts.iter().position(|known| *known.destination() == destination);
@@ -108,19 +108,28 @@ fn new(root: &Root, mount: &Mount, options: &Options<'_>) -> io::Result<()> {
 fn new_at(root: &Root, place: &Path, (typ, source): (&str, &Path), options: &Options<'_>) -> io::Result<()> {
     let place = root.directory(place)?;
     let context = fsopen(typ, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", source)?;
-    // As mount(2) takes them, one of them may be several.
-    for option in options.data.iter().flat_map(|option| option.split(',')) {
-        match option.split_once('=') {
-            Some((key, value)) => fsconfig_set_string(&context, key, value)?,
-            None => fsconfig_set_flag(&context, option)?,
-        }
-    }
-    fsconfig_create(&context)?;
+    configure(&context, source, options.data.iter().copied())?;
     // Relative times are what a mount that is not told any has, as with mount(2).
     let made = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.own.set)?;
     change(&made, options.recursive, true)?;
     put(&made, &place)
+}
+
+/// Makes the file system of `source` that `context` is for.
+pub(in crate::container) fn configure<'o>(
+    context: &OwnedFd,
+    source: &Path,
+    data: impl Iterator<Item = &'o str>,
+) -> io::Result<()> {
+    fsconfig_set_string(context, "source", source)?;
+    // As mount(2) takes them, one of them may be several.
+    for option in data.flat_map(|option| option.split(',')) {
+        match option.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(context, key, value)?,
+            None => fsconfig_set_flag(context, option)?,
+        }
+    }
+    Ok(fsconfig_create(context)?)
 }
 
 /// cgroup v2. Who may not mount it, as in a user namespace without a cgroup namespace, gets `own`, the process's part.

@@ -78,9 +78,9 @@ const SILENT: &[&str] = &[
 
 /// Attributes that are set after others are cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Change {
-    pub(super) set: Attributes,
-    pub(super) clear: Attributes,
+pub(in crate::container) struct Change {
+    pub(in crate::container) set: Attributes,
+    pub(in crate::container) clear: Attributes,
 }
 
 impl Change {
@@ -93,17 +93,17 @@ impl Change {
 
 /// What a mount's options say.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Options<'a> {
-    pub(super) own: Change,
+pub(in crate::container) struct Options<'a> {
+    pub(in crate::container) own: Change,
     pub(super) recursive: Change,
     /// For the file system, `KEY` or `KEY=VALUE`.
-    pub(super) data: Vec<&'a str>,
+    pub(in crate::container) data: Vec<&'a str>,
     /// A bind mount takes along what is mounted below.
     pub(super) whole_tree: bool,
 }
 
 /// Reads them; later ones win.
-pub(super) fn of(mount: &Mount) -> Options<'_> {
+pub(in crate::container) fn of(mount: &Mount) -> Options<'_> {
     let given = || mount.options().iter().flatten().map(String::as_str);
     let mut options = Options {
         own: Change::NONE,

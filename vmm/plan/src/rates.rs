@@ -1,4 +1,4 @@
-//! Limits of the network's rate, as annotations give them.
+//! Limits of rates of networks and disks, as annotations give them.
 
 use std::num::NonZeroU64;
 
@@ -12,6 +12,9 @@ pub(crate) const RX_RATE_ANNOTATION: &str = "dev.vmrun.network.rx-rate";
 
 /// Annotation with what each interface may send.
 pub(crate) const TX_RATE_ANNOTATION: &str = "dev.vmrun.network.tx-rate";
+
+/// Annotation with what is read from and written to each disk, both together.
+pub(crate) const DISK_RATE_ANNOTATION: &str = "dev.vmrun.disk.rate";
 
 /// Units of bytes with their bits, so that a rate in bits a second is one as well.
 const UNITS: &[(&str, u128)] = &[
@@ -29,40 +32,58 @@ const UNITS: &[(&str, u128)] = &[
     ("Gbit/s", 1_000_000_000),
 ];
 
+/// What is counted beside bytes, and an example for messages.
+struct Counted {
+    unit: &'static str,
+    form: &'static str,
+}
+
 /// Frames a second.
-const PACKETS: &str = "pps";
+const FRAMES: Counted = Counted {
+    unit: "pps",
+    form: "bytes a second, packets a second, or both, like 10MiB/s, 100Mbit/s, 5000pps or 10MiB/s,5000pps",
+};
+
+/// Requests a second.
+const REQUESTS: Counted = Counted {
+    unit: "iops",
+    form: "bytes a second, requests a second, or both, like 10MiB/s, 500iops or 10MiB/s,500iops",
+};
 
 /// More digits than a number needs that fits.
 const MOST_DIGITS: usize = 20;
 
-const FORM: &str =
-    "bytes a second, packets a second, or both, like 10MiB/s, 100Mbit/s, 5000pps or 10MiB/s,5000pps";
-
 /// The limits that `bundle` asks for.
 pub(crate) fn network_rates(bundle: &Bundle) -> Result<NetworkRates, PlanError> {
-    Ok(NetworkRates { rx: rate(bundle, RX_RATE_ANNOTATION)?, tx: rate(bundle, TX_RATE_ANNOTATION)? })
+    let rate = |key| rate(bundle, key, &FRAMES);
+    Ok(NetworkRates { rx: rate(RX_RATE_ANNOTATION)?, tx: rate(TX_RATE_ANNOTATION)? })
 }
 
-fn rate(bundle: &Bundle, key: &str) -> Result<Option<RateSpec>, PlanError> {
+/// The limit of each disk.
+pub(crate) fn disk_rate(bundle: &Bundle) -> Result<Option<RateSpec>, PlanError> {
+    rate(bundle, DISK_RATE_ANNOTATION, &REQUESTS)
+}
+
+fn rate(bundle: &Bundle, key: &str, counted: &Counted) -> Result<Option<RateSpec>, PlanError> {
     let Some(text) = bundle.spec.annotations().as_ref().and_then(|annotations| annotations.get(key)) else {
         return Ok(None);
     };
-    parsed(text).map(Some).map_err(|why| {
+    parsed(text, counted).map(Some).map_err(|why| {
         PlanError::invalid(
             format!("annotations[{key:?}]"),
-            format!("{text:?} is no rate: {why}; write {FORM}"),
+            format!("{text:?} is no rate: {why}; write {}", counted.form),
         )
     })
 }
 
-/// Bytes and packets, each at most once, in any order.
-fn parsed(text: &str) -> Result<RateSpec, String> {
+/// Bytes, and what is counted beside them, each at most once, in any order.
+fn parsed(text: &str, counted: &Counted) -> Result<RateSpec, String> {
     let mut rate = RateSpec::default();
     for part in text.split(',').map(str::trim) {
         let (number, unit) = part.split_at(number_length(part));
         let unit = unit.trim_start();
         let (place, bits) =
-            if unit == PACKETS { (&mut rate.packets, 8) } else { (&mut rate.bytes, bits(unit)?) };
+            if unit == counted.unit { (&mut rate.packets, 8) } else { (&mut rate.bytes, bits(unit)?) };
         let value =
             scaled(number, bits).ok_or_else(|| format!("{part:?} is no number that can be counted"))?;
         if place.is_some() {
@@ -100,7 +121,7 @@ mod tests {
     use super::*;
 
     fn figures(text: &str) -> (u64, u64) {
-        let rate = parsed(text).unwrap();
+        let rate = parsed(text, &FRAMES).unwrap();
         let figure = |given: Option<NonZeroU64>| given.map_or(0, NonZeroU64::get);
         (figure(rate.bytes), figure(rate.packets))
     }
@@ -121,6 +142,13 @@ mod tests {
         ] {
             assert_eq!(figures(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn disks_count_requests_where_networks_count_packets() {
+        let rate = parsed("1MiB/s,500iops", &REQUESTS).unwrap();
+        assert_eq!((rate.bytes, rate.packets), (NonZeroU64::new(1 << 20), NonZeroU64::new(500)));
+        assert!(parsed("5pps", &REQUESTS).is_err() && parsed("5iops", &FRAMES).is_err());
     }
 
     #[test]
@@ -147,7 +175,7 @@ mod tests {
             ("99999999999999999999999999999999999999999", "is no number that can be counted"),
             ("\u{0661}pps", "is no unit"),
         ] {
-            let error = parsed(text).unwrap_err();
+            let error = parsed(text, &FRAMES).unwrap_err();
             assert!(error.contains(why), "{text:?} gives {error:?}");
         }
     }
