@@ -29,6 +29,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("vmm/machine/src/memory.rs", "maps guest memory with huge pages"),
     ("vmm/machine/src/snapshot/checkpoint.rs", "a second handle of a vCPU; lends an event's descriptor out"),
     ("vmm/machine/src/snapshot/memory.rs", "asks which pages of guest memory are there, and reads them"),
+    ("vmm/machine/src/snapshot/pre_fault.rs", "an ioctl of KVM's"),
     ("vmm/machine/src/snapshot/vcpu.rs", "sets a vCPU's extended state"),
     ("vmm/machine/src/vcpu/kick.rs", "a signal handler writes into the vCPU's kvm_run"),
     ("vmm/measure/src/counters/filter.rs", "an ioctl of perf events"),

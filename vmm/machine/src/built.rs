@@ -18,7 +18,7 @@ use crate::io_apic::IoApic;
 use crate::io_bus::IoBus;
 use crate::mapped::MappedPages;
 use crate::running::Running;
-use crate::snapshot::{Checkpoint, Savers, Snapshot, SnapshotError};
+use crate::snapshot::{Checkpoint, Savers, Snapshot, SnapshotError, can_map_ahead, map_ahead, set_apart};
 use crate::stamps::Stamps;
 use crate::vcpu::{Entry, VcpuThread, guest_cpuid, set_boot_state, set_firmware_state, write_tables};
 use crate::{check, kvm, layout, memory};
@@ -58,6 +58,8 @@ pub struct Built {
     console: ConsoleLog,
     end: EndSignal,
     savers: Option<Savers>,
+    /// Whether it will be seen which of its pages are read.
+    knows_reads: bool,
     vm: Arc<VmFd>,
     memory: Memory,
 }
@@ -125,7 +127,13 @@ impl Built {
         }
         // Behind the routes, by which they interrupt.
         machine.devices.restore(&state.devices)?;
-        Ok(machine.finish(spec))
+        let saved = snapshot.ranges();
+        let knows_reads =
+            snapshot.is_recorded && can_map_ahead(&machine.kvm) && set_apart(&machine.memory, &saved).is_ok();
+        if let Some((vcpu, _)) = machine.vcpus.first() {
+            map_ahead(vcpu, &machine.memory, snapshot.working_set, &saved);
+        }
+        Ok(Built { knows_reads, ..machine.finish(spec) })
     }
 
     /// What a machine consists of, whatever its guest begins with; `load` fills the memory.
@@ -183,12 +191,12 @@ impl Built {
 
     /// Makes the vCPUs' threads, which are held: after the first [`Running::release`] they enter the guest.
     pub fn hold(self) -> Result<Running, MachineError> {
-        let Self { vcpus, bus, devices, console, end, savers, vm, memory, .. } = self;
+        let Self { vcpus, bus, devices, console, end, savers, knows_reads, vm, memory, .. } = self;
         let mut threads = Vec::with_capacity(vcpus.len());
         for (id, vcpu) in (0..).zip(vcpus) {
             threads.push(VcpuThread::start(id, vcpu, bus.clone(), end.clone())?);
         }
-        Ok(Running::new(threads, (bus, devices), console, end, savers, (vm, memory)))
+        Ok(Running::new(threads, (bus, devices), console, end, (savers, knows_reads), (vm, memory)))
     }
 }
 
@@ -211,7 +219,7 @@ impl Parts {
         let bus = IoBus::new(mmio, io_apic, console.clone(), spec.mark_port.map(Stamps::new));
         let cpuid = vcpus.first().map(|(_, cpuid)| cpuid.as_slice().to_vec()).unwrap_or_default();
         let vcpus = vcpus.into_iter().map(|(vcpu, _)| vcpu).collect();
-        Built { kvm, vcpus, cpuid, bus, devices, console, end, savers: None, vm, memory }
+        Built { kvm, vcpus, cpuid, bus, devices, console, end, savers: None, knows_reads: false, vm, memory }
     }
 }
 

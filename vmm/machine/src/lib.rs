@@ -41,7 +41,7 @@ pub use error::{BootError, DeviceError, KvmError, MachineError, MemoryError, Plu
 pub use mapped::MappedPages;
 pub use owner::{OWNER, RECORDER, SAVER};
 pub use running::{Console, Running};
-pub use snapshot::{Extent, MachineState, PageRun, SavedPages, Snapshot, SnapshotError};
+pub use snapshot::{Ahead, Extent, MachineState, PageRun, SavedPages, Snapshot, SnapshotError};
 pub use stamps::Stamp;
 /// For the threads beside the machine's, and its process.
 pub use vmrun_devices::heap::one_for_all_threads as one_heap_for_all_threads;

@@ -90,6 +90,17 @@ pub(crate) fn populate(target: *mut u8, length: usize) -> io::Result<()> {
     }
 }
 
+/// Whether a child of this process would have the `length` bytes of guest memory at `target`, whole pages, too
+/// (`MADV_DOFORK`, `MADV_DONTFORK`). It has none.
+pub(crate) fn set_inherited(target: *mut u8, length: usize, inherited: bool) -> io::Result<()> {
+    let advice = if inherited { libc::MADV_DOFORK } else { libc::MADV_DONTFORK };
+    // SAFETY: advice on guest memory that stays mapped until the process ends; no byte of it changes.
+    match unsafe { libc::madvise(target.cast(), length, advice) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Where in the file `program` the `length` bytes lie that this process has mapped at `start`.
 fn offset_in(program: &File, start: usize, length: usize) -> io::Result<u64> {
     let inode = program.metadata()?.ino();

@@ -16,7 +16,7 @@ use vmrun_devices::{GuestRegion, Memory};
 use crate::error::MemoryError;
 use crate::layout;
 
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Maps `mib` MiB of memory at the guest addresses of [`layout::ram_ranges`]. It stays mapped
 /// until the process ends, so that no clone of the result can outlive it; a

@@ -33,6 +33,8 @@ pub struct Running {
     end: EndSignal,
     /// Of a machine that is to be saved.
     savers: Option<Savers>,
+    /// Whether each page that was touched is there by itself ([`snapshot::set_apart`]).
+    knows_reads: bool,
     /// The vCPUs run in them.
     held: (Arc<VmFd>, Memory),
 }
@@ -56,10 +58,10 @@ impl Running {
         (bus, devices): (IoBus, Devices),
         console: ConsoleLog,
         end: EndSignal,
-        savers: Option<Savers>,
+        (savers, knows_reads): (Option<Savers>, bool),
         held: (Arc<VmFd>, Memory),
     ) -> Self {
-        Self { vcpus, bus, devices, console: Console { log: console }, end, savers, held }
+        Self { vcpus, bus, devices, console: Console { log: console }, end, savers, knows_reads, held }
     }
 
     /// Readable once the guest has come to the checkpoint, where it waits.
@@ -102,10 +104,15 @@ impl Running {
         Ok(MachineState { cpuid, vcpus, clock, io_apic: self.bus.io_apic_state(), devices, memory })
     }
 
-    /// Which pages of `saved` ([`crate::Snapshot::ranges`]) have been written since the machine was restored; `pagemap` is
-    /// `/proc/self/pagemap` of this process.
+    /// Which pages of `saved` ([`crate::Snapshot::ranges`]) the start has taken since the machine was restored: those that were
+    /// written, and where KVM can map pages ahead those that were touched. `pagemap` is `/proc/self/pagemap` of this process.
     pub fn working_set(&self, saved: &[Range<u64>], pagemap: &File) -> io::Result<Vec<PageRun>> {
-        snapshot::record(&self.held.1, saved, pagemap)
+        let memory = &self.held.1;
+        let set = snapshot::record(memory, saved, pagemap, self.knows_reads)?;
+        if self.knows_reads {
+            snapshot::join(memory, saved)?;
+        }
+        Ok(set)
     }
 
     /// Lets the guest go on behind the checkpoint, or not stop there at all.

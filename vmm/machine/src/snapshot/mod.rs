@@ -14,6 +14,7 @@
 mod checkpoint;
 mod memory;
 mod pagemap;
+mod pre_fault;
 mod vcpu;
 mod working_set;
 
@@ -36,10 +37,11 @@ pub(crate) use memory::check;
 use memory::place;
 pub(crate) use memory::save;
 pub use memory::{Extent, SavedPages};
+pub(crate) use pre_fault::is_possible as can_map_ahead;
 pub(crate) use vcpu::VcpuState;
-pub use working_set::PageRun;
 use working_set::copy_ahead;
-pub(crate) use working_set::record;
+pub use working_set::{Ahead, PageRun};
+pub(crate) use working_set::{join, map_ahead, record, set_apart};
 
 /// A machine besides the content of its memory.
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,8 +87,10 @@ pub struct Snapshot<'a> {
     pub pages: &'a File,
     /// Those that it had from the kernel's file.
     pub kernel: &'a [MappedPages],
-    /// Those that are copied before the guest runs.
+    /// Those that are copied or mapped before the guest runs.
     pub working_set: &'a [PageRun],
+    /// Whether it is to be told which pages its start takes ([`crate::Running::working_set`]).
+    pub is_recorded: bool,
 }
 
 impl Snapshot<'_> {

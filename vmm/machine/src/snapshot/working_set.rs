@@ -1,27 +1,40 @@
-//! The working set of a start: the saved pages that it writes.
+//! The working set of a start: the saved pages that it writes, and those that it touches at all.
 //!
 //! A page of a saved machine that is read first and written later costs the guest three exits: it is mapped for reading; the
 //! write has the host copy it, which takes the mapping away; the guest comes once more. Copied before the guest runs it costs
-//! one. Which pages those are hardly differs from start to start, so the first one tells the others. (REAP, Ustiugov et
-//! al., "Benchmarking, Analysis, and Optimization of Serverless Function Snapshots", ASPLOS 2021, records what is read,
-//! too: there it comes from a disk.)
+//! one, and none where KVM maps it for the guest, too ([`super::pre_fault`]). Which pages those are hardly differs from start
+//! to start, so the first one tells the others. (REAP, Ustiugov et al., "Benchmarking, Analysis, and Optimization of
+//! Serverless Function Snapshots", ASPLOS 2021.)
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 
+use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
-use vm_memory::{GuestAddress, GuestMemory};
+use vm_memory::bitmap::MS;
+use vm_memory::{Address, GuestAddress, GuestMemory, GuestMemoryRegion, VolatileSlice};
 use vmrun_devices::Memory;
 
 use super::pagemap::{self, PAGE};
+use super::pre_fault;
 use crate::mapped;
 
-/// More are not copied ahead: 8 MiB.
-const MOST_PAGES: usize = 2048;
+/// More are not copied ahead: 12 MiB.
+const MOST_COPIED: usize = 3072;
 
-/// More runs have no room in a message. A start has some 250.
-const MOST_RUNS: usize = 1500;
+/// No more are mapped ahead: 32 MiB.
+const MOST_MAPPED: usize = 8192;
+
+/// More runs of a kind have no room in a message. A start copies some 250, and maps some 400.
+const MOST_RUNS: usize = 800;
+
+/// A huge page.
+const BLOCK: u64 = crate::memory::HUGE_PAGE_BYTES as u64;
+
+/// Pages that nobody touches and that lie between two that are touched: so many are mapped with them, since each run is a
+/// call.
+const GAP_PAGES: u32 = 2;
 
 /// Pages of guest memory that follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,60 +44,170 @@ pub struct PageRun {
     pub first: u32,
     /// How many.
     pub count: u32,
+    /// What is done for them.
+    #[serde(default, skip_serializing_if = "Ahead::is_copied")]
+    pub ahead: Ahead,
 }
 
-/// Which pages of `saved`, in guest physical addresses, have been written since they were mapped there. What has no room
-/// is left out.
-pub(crate) fn record(memory: &Memory, saved: &[Range<u64>], pagemap: &File) -> io::Result<Vec<PageRun>> {
-    let mut written = Vec::new();
-    for range in saved {
-        let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-        let slice = memory.get_slice(GuestAddress(range.start), length).map_err(io::Error::other)?;
-        let entries = pagemap::entries(slice.ptr_guard().as_ptr().addr(), length, pagemap)?;
-        let first = range.start / PAGE as u64;
-        let own = (first..).zip(&entries).filter(|(_, entry)| entry.is_own());
-        written.extend(own.filter_map(|(page, _)| u32::try_from(page).ok()));
+/// What is done for pages before the guest runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ahead {
+    /// They become the machine's own: the guest writes to them.
+    #[default]
+    Copied,
+    /// KVM maps them, whoever's they are: the guest reads or writes them.
+    Mapped,
+}
+
+impl Ahead {
+    fn is_copied(&self) -> bool {
+        *self == Self::Copied
     }
-    written.sort_unstable();
-    written.dedup();
-    Ok(runs(&written))
 }
 
-/// Pages in ascending order, as runs.
-fn runs(pages: &[u32]) -> Vec<PageRun> {
-    let mut runs: Vec<PageRun> = Vec::new();
-    for page in pages.iter().copied().take(MOST_PAGES) {
-        let is_full = runs.len() == MOST_RUNS;
-        match runs.last_mut() {
-            Some(run) if run.first + run.count == page => run.count += 1,
-            _ if is_full => break,
-            _ => runs.push(PageRun { first: page, count: 1 }),
+/// Which pages in the [blocks](blocks) of `saved`, in guest physical addresses, have been written since those were mapped, and with
+/// `reads` also which have been touched: that is known where they were [set apart](set_apart). What has no room is left out.
+pub(crate) fn record(
+    memory: &Memory,
+    saved: &[Range<u64>],
+    pagemap: &File,
+    reads: bool,
+) -> io::Result<Vec<PageRun>> {
+    let (mut copied, mut mapped) =
+        (Runs::of(Ahead::Copied, MOST_COPIED), Runs::of(Ahead::Mapped, MOST_MAPPED));
+    for range in blocks(memory, saved) {
+        let pages = slice(memory, &range)?;
+        let entries = pagemap::entries(pages.ptr_guard().as_ptr().addr(), pages.len(), pagemap)?;
+        let first = u32::try_from(range.start / PAGE as u64).map_err(io::Error::other)?;
+        (copied.begins, mapped.begins) = (first, first);
+        for (page, entry) in (first..).zip(&entries) {
+            if entry.is_own() {
+                copied.take(page, 0);
+            }
+            if reads && entry.is_there() {
+                mapped.take(page, GAP_PAGES);
+            }
         }
     }
-    runs
+    Ok([copied.runs, mapped.runs].concat())
 }
 
-/// Copies these pages of `saved` before somebody writes to them. Others, of which the host may give a huge page at once, and what
-/// is too much are left: each is copied where it is written then.
+/// Runs of pages that come in ascending order.
+struct Runs {
+    runs: Vec<PageRun>,
+    ahead: Ahead,
+    /// How many pages more there may be.
+    room: usize,
+    /// No run of a range of memory begins before its first page.
+    begins: u32,
+}
+
+impl Runs {
+    fn of(ahead: Ahead, room: usize) -> Self {
+        Self { runs: Vec::new(), ahead, room, begins: 0 }
+    }
+
+    /// Takes one page more, and up to `gap` of those that lie before it.
+    fn take(&mut self, page: u32, gap: u32) {
+        let is_full = self.runs.len() == MOST_RUNS;
+        let (begins, ahead) = (self.begins, self.ahead);
+        let last = self.runs.last_mut().filter(|run| run.first >= begins);
+        let near = last.filter(|run| page - (run.first + run.count) <= gap);
+        let count = near.as_ref().map_or(1, |run| page + 1 - (run.first + run.count));
+        let Some(left) = self.room.checked_sub(count as usize) else { return };
+        match near {
+            Some(run) => run.count += count,
+            None if is_full => return,
+            None => self.runs.push(PageRun { first: page, count, ahead }),
+        }
+        self.room = left;
+    }
+}
+
+/// Has the host map each page of `saved` when it is touched itself. It would map 16 where one is read (`do_fault_around` of
+/// mm/memory.c), as far as they are in the same mapping: so neighbours are given different advice, which makes each a
+/// mapping of its own.
+///
+/// # Errors
+/// The host's limit of mappings (`vm.max_map_count`), or another; some pages may be apart then.
+pub(crate) fn set_apart(memory: &Memory, saved: &[Range<u64>]) -> io::Result<()> {
+    for range in merged(saved) {
+        let pages = slice(memory, &range)?;
+        let target = pages.ptr_guard_mut();
+        for at in (0..pages.len()).step_by(2 * PAGE) {
+            mapped::set_inherited(target.as_ptr().wrapping_add(at), PAGE, false)?;
+        }
+    }
+    Ok(())
+}
+
+/// Undoes that.
+pub(crate) fn join(memory: &Memory, saved: &[Range<u64>]) -> io::Result<()> {
+    for range in merged(saved) {
+        let pages = slice(memory, &range)?;
+        mapped::set_inherited(pages.ptr_guard_mut().as_ptr(), pages.len(), true)?;
+    }
+    Ok(())
+}
+
+fn slice<'a>(memory: &'a Memory, range: &Range<u64>) -> io::Result<VolatileSlice<'a, MS<'a, Memory>>> {
+    let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+    memory.get_slice(GuestAddress(range.start), length).map_err(io::Error::other)
+}
+
+/// Makes these pages in the [blocks](blocks) of `saved` the machine's own before somebody writes to them. Others, of which the host
+/// may give a huge page at once, and what is too much are left: each is copied where it is written then.
 pub(crate) fn copy_ahead(memory: &Memory, set: &[PageRun], saved: &[Range<u64>]) {
-    let saved = merged(saved);
-    let mut room = MOST_PAGES;
-    for run in set.iter().take(MOST_RUNS) {
-        let (Ok(count), address) = (usize::try_from(run.count), u64::from(run.first) * PAGE as u64) else {
-            return;
-        };
-        let Some(left) = room.checked_sub(count) else { return };
-        room = left;
-        let end = address.saturating_add(u64::from(run.count) * PAGE as u64);
-        if !saved.iter().any(|range| range.start <= address && end <= range.end) {
-            continue;
-        }
-        let Ok(pages) = memory.get_slice(GuestAddress(address), count * PAGE) else { continue };
+    for range in believed(set, Ahead::Copied, MOST_COPIED, &blocks(memory, saved)) {
+        let Ok(pages) = slice(memory, &range) else { continue };
         // Linux 5.14 or later.
-        if mapped::populate(pages.ptr_guard_mut().as_ptr(), count * PAGE).is_err() {
+        if mapped::populate(pages.ptr_guard_mut().as_ptr(), pages.len()).is_err() {
             return;
         }
     }
+}
+
+/// Has KVM map these pages in the [blocks](blocks) of `saved`, in the guest physical addresses of the machine of `vcpu`, which
+/// stands still. Where it cannot, the guest takes a fault for each.
+pub(crate) fn map_ahead(vcpu: &VcpuFd, memory: &Memory, set: &[PageRun], saved: &[Range<u64>]) {
+    for range in believed(set, Ahead::Mapped, MOST_MAPPED, &blocks(memory, saved)) {
+        if pre_fault::map(vcpu, range).is_err() {
+            return;
+        }
+    }
+}
+
+/// The runs of a kind, in bytes of guest physical addresses: those which are in `blocks`, and no more than there is room for.
+fn believed(set: &[PageRun], ahead: Ahead, most: usize, blocks: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut room = most;
+    let of_kind = set.iter().filter(|run| run.ahead == ahead).take(MOST_RUNS);
+    let fitting = of_kind.map_while(|run| {
+        room = room.checked_sub(usize::try_from(run.count).ok()?)?;
+        let start = u64::from(run.first) * PAGE as u64;
+        Some(start..start.saturating_add(u64::from(run.count) * PAGE as u64))
+    });
+    fitting
+        .filter(|run| blocks.iter().any(|range| range.start <= run.start && run.end <= range.end))
+        .collect()
+}
+
+/// The blocks of memory, of the size of a huge page, of which some is in `saved`. The rest of such a block comes in small pages,
+/// too: beside a mapping of a file there is no room for a huge one.
+fn blocks(memory: &Memory, saved: &[Range<u64>]) -> Vec<Range<u64>> {
+    let regions = memory.iter().map(|region| {
+        let start = region.start_addr().raw_value();
+        start..start.saturating_add(region.len())
+    });
+    let within = |region: Range<u64>| {
+        let blocks = saved.iter().map(move |range| {
+            let start = range.start / BLOCK * BLOCK;
+            let end = range.end.checked_next_multiple_of(BLOCK).unwrap_or(range.end);
+            start.max(region.start)..end.min(region.end)
+        });
+        blocks.filter(|block| block.start < block.end)
+    };
+    merged(&regions.flat_map(within).collect::<Vec<_>>())
 }
 
 /// The same ranges, each as long as it can be.
@@ -102,70 +225,5 @@ fn merged(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use vm_memory::Bytes;
-
-    use super::super::memory::{Extent, place};
-    use super::*;
-
-    fn pagemap() -> File {
-        File::open("/proc/self/pagemap").unwrap()
-    }
-
-    /// 16 MiB of a file at 1 MiB.
-    fn restored() -> (Memory, Vec<Range<u64>>) {
-        let memory = crate::memory::map(64).unwrap();
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(16 << 20).unwrap();
-        place(&memory, &[Extent { address: 1 << 20, offset: 0, bytes: 16 << 20 }], &file).unwrap();
-        (memory, std::iter::once(1 << 20..17 << 20).collect())
-    }
-
-    #[test]
-    fn pages_that_are_written_are_recorded_and_those_that_are_read_are_not() {
-        let (memory, saved) = restored();
-        assert_eq!(record(&memory, &saved, &pagemap()).unwrap(), []);
-        for page in [300u64, 301, 302, 400, 4000] {
-            memory.write_obj(7u8, GuestAddress(page * 4096 + 9)).unwrap();
-        }
-        assert_eq!(memory.read_obj::<u8>(GuestAddress(500 * 4096)).unwrap(), 0);
-        let expected = [(300, 3), (400, 1), (4000, 1)].map(|(first, count)| PageRun { first, count });
-        assert_eq!(record(&memory, &saved, &pagemap()).unwrap(), expected);
-    }
-
-    #[test]
-    fn recorded_pages_are_copied_and_their_content_stays() {
-        let (memory, saved) = restored();
-        let set = [(300, 3), (400, 1)].map(|(first, count)| PageRun { first, count });
-        copy_ahead(&memory, &set, &saved);
-        assert_eq!(record(&memory, &saved, &pagemap()).unwrap(), set);
-        assert_eq!(memory.read_obj::<u8>(GuestAddress(300 * 4096)).unwrap(), 0);
-    }
-
-    #[test]
-    fn sets_that_cannot_be_harm_nothing() {
-        let (memory, saved) = restored();
-        let run = |first, count| PageRun { first, count };
-        for set in [vec![run(u32::MAX, u32::MAX)], vec![run(0, 0)], vec![run(16384, 1)], vec![run(16383, 2)]]
-        {
-            copy_ahead(&memory, &set, &saved);
-        }
-        // More than there may be.
-        copy_ahead(&memory, &[run(256, 4096)], &saved);
-        // Nothing of this was saved, or not all.
-        copy_ahead(&memory, &[run(5000, 1), run(4351, 2), run(255, 2)], &saved);
-        let everything: Vec<_> = std::iter::once(0..64 << 20).collect();
-        assert_eq!(record(&memory, &everything, &pagemap()).unwrap(), []);
-        let halves = [8 << 20..17 << 20, 1 << 20..8 << 20];
-        copy_ahead(&memory, &[run(2047, 2)], &halves);
-        assert_eq!(record(&memory, &saved, &pagemap()).unwrap(), [run(2047, 2)]);
-    }
-
-    #[test]
-    fn what_has_no_room_is_left_out() {
-        let scattered: Vec<u32> = (0..4000).map(|page| page * 2).collect();
-        assert_eq!(runs(&scattered).len(), MOST_RUNS);
-        let together: Vec<u32> = (0..4000).collect();
-        assert_eq!(runs(&together), [PageRun { first: 0, count: 2048 }]);
-    }
-}
+#[path = "working_set_tests.rs"]
+mod tests;

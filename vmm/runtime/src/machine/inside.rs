@@ -162,6 +162,7 @@ fn build(
                 pages: &template.memory,
                 kernel: kernel_pages,
                 working_set,
+                is_recorded: matches!(pagemap, Some(Ok(_))),
             };
             let built = Built::restored(spec, snapshot, host_port)?;
             // Without it this start records nothing.

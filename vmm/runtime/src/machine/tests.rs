@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use vmrun_machine::PageRun;
+use vmrun_machine::{Ahead, PageRun};
 use vmrun_spec::{DiskKind, DiskSlot, DiskSpec, Frames, NetSpec, NicSlot, RateSpec};
 
 use super::handle::{Machine, OrderError, SaveError};
@@ -99,7 +99,12 @@ fn reports_are_on_the_wire_as_they_were() {
     );
     golden("report-stamps", Report::Stamps(vec![Stamped { code: None, at_ns: 5 }]));
     golden("report-tail", Report::Tail(vec!["line".to_owned()]));
-    golden("report-working-set", Report::WorkingSet(vec![PageRun { first: 7, count: 2 }]));
+    let mapped = PageRun { first: 9, count: 4, ahead: Ahead::Mapped };
+    golden("report-working-set-mapped", Report::WorkingSet(vec![mapped]));
+    golden(
+        "report-working-set",
+        Report::WorkingSet(vec![PageRun { first: 7, count: 2, ahead: Ahead::Copied }]),
+    );
 }
 
 /// A process that is a machine's for as long as `life` lasts.

@@ -213,7 +213,7 @@ impl Used {
         let pages: u64 = set.iter().map(|run| u64::from(run.count)).sum();
         step!("working set: {pages} pages in {} runs", set.len());
         let kept = Templates::open(&self.place.path)
-            .and_then(|templates| templates.map_or(Ok(()), |it| it.keep_working_set(&self.name, kind, set)));
+            .and_then(|templates| templates.map_or(Ok(()), |it| it.keep_working_set(&self.name, kind, &set)));
         if let Err(error) = kept {
             step!("the working set is not kept: {}", chain(&error));
         }

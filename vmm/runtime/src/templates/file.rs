@@ -15,7 +15,7 @@ use vmrun_machine::MachineState;
 use super::Shape;
 
 /// Raised with every change of what is behind the header.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// What a file with a [`Saved`] begins with.
 pub(super) const STATE: Magic = Magic(*b"vmrunTPL");

@@ -1,7 +1,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 
-use vmrun_machine::PageRun;
+use vmrun_machine::{Ahead, PageRun};
 use vmrun_spec::{DeviceSpec, Image, MachineSpec};
 
 use super::*;
@@ -183,7 +183,10 @@ fn templates_are_listed_removed_and_pruned_by_their_use() {
     assert_eq!(templates.list("", None).unwrap().len(), 1);
 }
 
-const SET: [PageRun; 2] = [PageRun { first: 3, count: 2 }, PageRun { first: 9, count: 1 }];
+const SET: [PageRun; 2] = [
+    PageRun { first: 3, count: 2, ahead: Ahead::Copied },
+    PageRun { first: 9, count: 1, ahead: Ahead::Mapped },
+];
 
 /// What a start that looks like one of this kind goes on with, and whether it records a set alone, or with interfaces.
 fn working_set(path: &Path, kind: StartKind) -> (Vec<PageRun>, [bool; 2]) {
@@ -199,18 +202,18 @@ fn first_working_set_of_a_kind_is_kept_and_goes_with_its_template() {
     let name = shape(1).name();
     assert_eq!(working_set(&path, StartKind::Alone), (Vec::new(), [true, false]));
     assert_eq!(working_set(&path, StartKind::Networked), (Vec::new(), [true, true]));
-    open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).unwrap();
-    open(&path).keep_working_set(&name, StartKind::Alone, Vec::new()).unwrap();
+    open(&path).keep_working_set(&name, StartKind::Alone, &SET).unwrap();
+    open(&path).keep_working_set(&name, StartKind::Alone, &[]).unwrap();
     assert_eq!(working_set(&path, StartKind::Alone), (SET.to_vec(), [false, false]));
     assert_eq!(working_set(&path, StartKind::Networked), (SET.to_vec(), [false, true]));
-    open(&path).keep_working_set(&name, StartKind::Networked, SET[..1].to_vec()).unwrap();
+    open(&path).keep_working_set(&name, StartKind::Networked, &SET[..1]).unwrap();
     assert_eq!(working_set(&path, StartKind::Networked), (SET[..1].to_vec(), [false, false]));
     assert_eq!(working_set(&path, StartKind::Alone), (SET.to_vec(), [false, false]));
     // Nothing else is beside it.
     assert_eq!(fs::read_dir(path.join(&name)).unwrap().count(), 4);
     assert!(open(&path).remove(&name).unwrap());
     assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
-    assert!(open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).is_err());
+    assert!(open(&path).keep_working_set(&name, StartKind::Alone, &SET).is_err());
 }
 
 #[test]
@@ -236,10 +239,10 @@ fn working_set_that_is_no_good_is_recorded_anew() {
         let (_above, path) = place();
         publish(&path, &shape(1));
         let name = shape(1).name();
-        open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).unwrap();
+        open(&path).keep_working_set(&name, StartKind::Alone, &SET).unwrap();
         change(&path.join(&name).join(StartKind::Alone.file()));
         assert_eq!(working_set(&path, StartKind::Alone), (Vec::new(), [true, false]), "{what}");
-        open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).unwrap();
+        open(&path).keep_working_set(&name, StartKind::Alone, &SET).unwrap();
         assert_eq!(working_set(&path, StartKind::Alone), (SET.to_vec(), [false, false]), "{what}");
     }
 }
@@ -249,7 +252,7 @@ fn working_set_of_another_template_is_not_used() {
     let (_above, path) = place();
     publish(&path, &shape(1));
     let name = shape(1).name();
-    open(&path).keep_working_set(&name, StartKind::Alone, SET.to_vec()).unwrap();
+    open(&path).keep_working_set(&name, StartKind::Alone, &SET).unwrap();
     let kept = path.join("kept");
     fs::rename(path.join(&name).join(StartKind::Alone.file()), &kept).unwrap();
     assert!(open(&path).remove(&name).unwrap());

@@ -1,7 +1,7 @@
 //! The working set of starts, beside the template that they go on from: what the first of them has recorded.
 //!
 //! It is a help and no more: whatever is wrong with it, the start goes on without. What it can do at worst is to have some
-//! pages copied in vain, and it is believed as far as the template is.
+//! pages copied or mapped that nobody wants, and it is believed as far as the template is.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use vmrun_machine::PageRun;
+use vmrun_machine::{Ahead, PageRun};
 
 use super::draft::make_file;
 use super::{FileIdentity, MEMORY, TemplateError, Templates, file, open_file};
@@ -61,7 +61,24 @@ impl WorkingSet {
 pub(super) struct Kept {
     /// The template's pages.
     memory: FileIdentity,
-    runs: Vec<PageRun>,
+    /// Runs of pages: the number of the first one, and how many.
+    copied: Vec<(u32, u32)>,
+    mapped: Vec<(u32, u32)>,
+}
+
+impl Kept {
+    fn of(memory: FileIdentity, runs: &[PageRun]) -> Self {
+        let of_kind = |ahead| {
+            runs.iter().filter(|run| run.ahead == ahead).map(|run| (run.first, run.count)).collect::<Vec<_>>()
+        };
+        Self { memory, copied: of_kind(Ahead::Copied), mapped: of_kind(Ahead::Mapped) }
+    }
+
+    fn runs(self) -> Vec<PageRun> {
+        let runs = |ahead| move |(first, count)| PageRun { first, count, ahead };
+        let mapped = self.mapped.into_iter().map(runs(Ahead::Mapped));
+        self.copied.into_iter().map(runs(Ahead::Copied)).chain(mapped).collect()
+    }
 }
 
 /// The one for a start that looks like one of this kind. What interfaces there are is known only later, so that one with
@@ -89,7 +106,7 @@ fn read(entry: &OwnedFd, kind: StartKind, memory: &FileIdentity, path: &Path) ->
         };
     let kept = opened.ok().and_then(|file| file::read::<Kept>(&file, file::WORKING_SET).ok());
     match kept {
-        Some(kept) if kept.memory == *memory => Some(kept.runs),
+        Some(kept) if kept.memory == *memory => Some(kept.runs()),
         _ => {
             // Where that is not possible each start goes on without.
             let _ = unlinkat(entry, kind.file(), AtFlags::empty());
@@ -104,7 +121,7 @@ impl Templates {
         &self,
         name: &str,
         kind: StartKind,
-        runs: Vec<PageRun>,
+        runs: &[PageRun],
     ) -> Result<(), TemplateError> {
         let path = self.path.join(name);
         let failed = |act| TemplateError::io(act, &path);
@@ -116,7 +133,7 @@ impl Templates {
             Err(Errno::EXIST) => return Ok(()),
             made => File::from(made.map_err(failed("keep a working set in"))?),
         };
-        let written = file::write(&file, file::WORKING_SET, &Kept { memory, runs });
+        let written = file::write(&file, file::WORKING_SET, &Kept::of(memory, runs));
         written.map_err(|source| TemplateError::Io {
             act: "keep a working set in",
             path: path.clone(),
