@@ -179,11 +179,6 @@ impl Running {
         self.devices.change(Slot::Interface(slot), DeviceChange::Link(up))
     }
 
-    /// Has the network interface in a slot announced by the guest where it is now.
-    pub fn announce(&self, slot: NicSlot) -> Result<(), PlugError> {
-        self.devices.change(Slot::Interface(slot), DeviceChange::Announce)
-    }
-
     /// What the devices have counted by now. Waits for none of them.
     pub fn counters(&self) -> Vec<DeviceCounters> {
         self.devices.counters()

@@ -30,8 +30,6 @@ pub enum DeviceSpec {
 pub enum DeviceChange {
     /// The link of a network interface goes up, or down.
     Link(bool),
-    /// A network interface has come to another place: its driver shall announce it there.
-    Announce,
 }
 
 /// Open descriptors that a device works on; each is the device's own, and closed with it.

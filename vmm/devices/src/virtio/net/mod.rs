@@ -207,10 +207,8 @@ impl VirtioDevice for Net {
     }
 
     fn change(&mut self, change: DeviceChange) -> Result<(), ChangeError> {
-        match change {
-            DeviceChange::Link(up) => self.shared.link.set(up),
-            DeviceChange::Announce => self.shared.link.announce(true),
-        }
+        let DeviceChange::Link(up) = change;
+        self.shared.link.set(up);
         Ok(())
     }
 }

@@ -117,10 +117,10 @@ fn suspended_device_leaves_its_queues_where_they_were_and_another_announces_itse
 #[test]
 fn driver_that_announces_itself_says_so() {
     let (ours, answer) = ((BUFFERS, 2, 0), (BUFFERS + 0x100, 1, WRITE));
-    let mut setting = setting(&spec(), &[], &[], &[]);
-    setting.net.change(DeviceChange::Announce).unwrap();
-    assert_eq!(setting.status(), 3);
+    let setting = setting(&spec(), &[], &[], &[]);
     let link = &setting.net.shared.link;
+    link.announce(true);
+    assert_eq!(setting.status(), 3);
     let memory = memory();
     let answers = |command: [u8; 2], chain: &[Buffer]| {
         memory.write_slice(&command, GuestAddress(BUFFERS)).unwrap();
