@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use vmrun_netlink::core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
@@ -25,6 +26,20 @@ const LEAST_IPV6_MTU: u32 = 1280;
 /// IPv6 makes no address of its own accord.
 const NO_ADDRESSES: u8 = 1;
 
+/// For how long it is waited until interfaces can send. What the kernel does at once takes no longer than the first,
+/// unless the host stands still; where requests of others wait meanwhile, all interfaces together have the second.
+const LIMIT: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Who waits until interfaces can send.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waiting {
+    /// The container's start alone, which goes wrong without.
+    Start,
+    /// Everybody who asks the agent for something. What is not ready by then will be later.
+    Everybody,
+}
+
 /// The sockets with which interfaces are set up in the container's namespace.
 #[derive(Debug)]
 pub(super) struct Hand {
@@ -34,16 +49,22 @@ pub(super) struct Hand {
     indexes: RefCell<BTreeMap<String, u32>>,
     /// Settings of new interfaces may be others than the kernel's.
     has_other_defaults: bool,
+    /// When others shall have waited for long enough, if there are any.
+    others_wait_until: Option<Instant>,
 }
 
 impl Hand {
     /// In the namespace in which the thread is.
-    pub(super) fn reach() -> io::Result<Self> {
+    pub(super) fn reach(waiting: Waiting) -> io::Result<Self> {
         Ok(Self {
             netlink: RefCell::new(Netlink::open()?),
             changing: RefCell::new(Listener::open()?),
             indexes: RefCell::default(),
             has_other_defaults: false,
+            others_wait_until: match waiting {
+                Waiting::Start => None,
+                Waiting::Everybody => Some(Instant::now() + SHORT),
+            },
         })
     }
 
@@ -194,31 +215,27 @@ impl Hand {
         let about = |error: String| format!("{}: {error}", interface.name);
         let virtio = late_device::bind(device, announcement)
             .map_err(|error| about(format!("cannot bind the network card at {device}: {error}")))?;
-        let (index, name) = self.card(&virtio).map_err(|error| {
+        let card = self.card(&virtio).map_err(|error| {
             about(format!("the network card at {device} has not become an interface: {}", words(&error)))
         })?;
-        if name != interface.name {
-            let mut message = LinkMessage::default();
-            message.header.index = index;
-            message.attributes = vec![LinkAttribute::IfName(interface.name.clone())];
-            self.link(message, &format!("rename {name} to"), interface)?;
+        if let Some(message) = identity(&card, interface) {
+            self.link(message, &format!("make {} into", card.name), interface)?;
         }
-        self.indexes.borrow_mut().insert(interface.name.clone(), index);
+        self.indexes.borrow_mut().insert(interface.name.clone(), card.index);
         Ok(())
     }
 
-    /// Number and name of the interface that a virtio device is. The kernel has told of it when it
-    /// appeared.
-    fn card(&self, virtio: &str) -> io::Result<(u32, String)> {
+    /// The interface that a virtio device is. The kernel has told of it when it appeared.
+    fn card(&self, virtio: &str) -> io::Result<Heard> {
         if let Some(heard) = self.changing.borrow_mut().on_device(virtio)? {
-            return Ok((heard.index, heard.name.clone()));
+            return Ok(heard.clone());
         }
         let mut all = LinkMessage::default();
         all.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
         let links = self.netlink.borrow_mut().dump(&RouteNetlinkMessage::GetLink(all))?;
         let mut links = links.iter().filter_map(Heard::of);
         let found = links.find(|link| link.device.as_deref() == Some(virtio));
-        found.map(|link| (link.index, link.name)).ok_or_else(|| io::Error::from(Errno::ENODEV))
+        found.ok_or_else(|| io::Error::from(Errno::ENODEV))
     }
 
     fn make_vlan(&self, interface: &Interface, parent: &str, id: u16, protocol: u16) -> Result<(), String> {
@@ -320,13 +337,18 @@ impl Hand {
             return Ok(());
         }
         let what = || format!("{} to be able to send", interface.name);
-        self.changing.borrow_mut().until(&what, |listener| {
+        let deadline = self.others_wait_until.unwrap_or_else(|| Instant::now() + LIMIT);
+        let sends = self.changing.borrow_mut().until(&what, deadline, |listener| {
             let flags = match listener.of(index) {
                 Some(heard) => heard.flags,
                 None => self.flags(interface, index)?,
             };
             Ok(flags.contains(LinkFlags::Running).then_some(()))
-        })
+        })?;
+        if sends.is_none() && self.others_wait_until.is_none() {
+            return Err(format!("timed out after {} s waiting for {}", LIMIT.as_secs(), what()));
+        }
+        Ok(())
     }
 
     fn flags(&self, interface: &Interface, index: u32) -> Result<LinkFlags, String> {
@@ -354,6 +376,19 @@ impl Hand {
         unless_gone(self.inside(RouteNetlinkMessage::DelLink(message), 0))
             .map_err(|error| format!("cannot remove {}: {}", interface.name, words(&error)))
     }
+}
+
+/// What makes a card's interface the one that is wanted; none where it is that. The card has the address of the time
+/// when it was plugged in, and the interface may have got another name and another address since.
+fn identity(card: &Heard, wanted: &Interface) -> Option<LinkMessage> {
+    let mut message = LinkMessage::default();
+    message.header.index = card.index;
+    let mac = wanted.mac.filter(|mac| card.mac != Some(*mac));
+    message.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+    if card.name != wanted.name {
+        message.attributes.push(LinkAttribute::IfName(wanted.name.clone()));
+    }
+    (!message.attributes.is_empty()).then_some(message)
 }
 
 fn loopback() -> Interface {
@@ -496,4 +531,27 @@ fn route_shown(route: &Route) -> String {
 /// The system's words without its number.
 pub(super) fn words(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn card_gets_the_name_and_the_address_that_it_does_not_have() {
+        let (old, new) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let device = NetworkDevice::Card { device: "virtio-mmio.7".into(), announcement: String::new() };
+        let wanted = Interface { mac: Some(new), ..Interface::new("eth0", device) };
+        let card = |name: &str, mac| {
+            let flags = LinkFlags::empty();
+            let card = Heard { index: 3, name: name.to_owned(), mac, device: None, flags };
+            identity(&card, &wanted).map(|message| message.attributes)
+        };
+        let address = LinkAttribute::Address(new.to_vec());
+        let name = LinkAttribute::IfName("eth0".to_owned());
+        assert_eq!(card("eth0", Some(new)), None);
+        assert_eq!(card("eth7", Some(new)), Some(vec![name.clone()]));
+        assert_eq!(card("eth0", Some(old)), Some(vec![address.clone()]));
+        assert_eq!(card("eth7", None), Some(vec![address, name]));
+    }
 }

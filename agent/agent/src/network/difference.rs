@@ -39,7 +39,8 @@ pub(super) fn difference<'n>(old: &'n Network, new: &'n Network) -> Vec<Change<'
     }
     let mut changes = Vec::new();
     // One that only loses its source stays in the kernel without it, and would be in the way.
-    let is_changed = |route: &&Route| !new.routes.contains(route) || lost.has_source(route);
+    let (old_routes, new_routes) = (set(&old.routes), set(&new.routes));
+    let is_changed = |route: &&Route| !new_routes.contains(*route) || lost.has_source(route);
     let mut gone: Vec<_> = old.routes.iter().filter(is_changed).collect();
     gone.sort_by_key(|route| std::cmp::Reverse(place(route)));
     changes.extend(gone.into_iter().map(Change::RemoveRoute));
@@ -67,10 +68,10 @@ pub(super) fn difference<'n>(old: &'n Network, new: &'n Network) -> Vec<Change<'
             changes.push(Change::FinishInterface(interface));
         }
     }
-    let neighbours = new.neighbours.iter();
-    let neighbours = neighbours.filter(|one| !old.neighbours.contains(one) || lost.has_neighbour(one));
+    let (old_neighbours, neighbours) = (set(&old.neighbours), new.neighbours.iter());
+    let neighbours = neighbours.filter(|one| !old_neighbours.contains(*one) || lost.has_neighbour(one));
     changes.extend(neighbours.map(Change::AddNeighbour));
-    let routes = new.routes.iter().filter(|route| !old.routes.contains(route) || lost.has_route(route));
+    let routes = new.routes.iter().filter(|route| !old_routes.contains(*route) || lost.has_route(route));
     let mut added: Vec<_> = routes.collect();
     added.sort_by_key(|route| place(route));
     changes.extend(added.into_iter().map(Change::AddRoute));
@@ -91,12 +92,19 @@ struct Lost<'n> {
     /// Those whose addresses of IPv4 have all gone.
     without_ipv4: BTreeSet<&'n str>,
     addresses: BTreeSet<(&'n str, IpAddr)>,
+    /// The same, wherever they were.
+    sources: BTreeSet<IpAddr>,
 }
 
 impl<'n> Lost<'n> {
     fn interface(&mut self, interface: &'n Interface) {
         self.interfaces.insert(&interface.name);
-        self.addresses.extend(interface.addresses.iter().map(|one| (interface.name.as_str(), one.address)));
+        interface.addresses.iter().for_each(|one| self.address(&interface.name, one.address));
+    }
+
+    fn address(&mut self, interface: &'n str, address: IpAddr) {
+        self.addresses.insert((interface, address));
+        self.sources.insert(address);
     }
 
     /// The addresses that are to go from an interface that becomes `after`.
@@ -105,10 +113,10 @@ impl<'n> Lost<'n> {
         let (kept, gone): (Vec<_>, Vec<_>) =
             before.addresses.iter().zip(stays).partition(|(_, stays)| *stays);
         let name = before.name.as_str();
-        self.addresses.extend(gone.iter().map(|(address, _)| (name, address.address)));
+        gone.iter().for_each(|(address, _)| self.address(name, address.address));
         let follows = |one: &Address| gone.iter().any(|(first, _)| are_of_one_network(first, one));
         let followers = kept.iter().filter(|(address, _)| follows(address));
-        self.addresses.extend(followers.map(|(address, _)| (name, address.address)));
+        followers.for_each(|(address, _)| self.address(name, address.address));
         let survives = |one: &Address| one.address.is_ipv4() && !follows(one);
         if gone.iter().any(|(address, _)| address.address.is_ipv4())
             && !kept.iter().any(|(address, _)| survives(address))
@@ -128,9 +136,7 @@ impl<'n> Lost<'n> {
     }
 
     fn has_source(&self, route: &Route) -> bool {
-        route
-            .preferred_source
-            .is_some_and(|source| self.addresses.iter().any(|(_, address)| *address == source))
+        route.preferred_source.is_some_and(|source| self.sources.contains(&source))
     }
 
     fn has_route(&self, route: &Route) -> bool {
@@ -193,8 +199,14 @@ fn is_set_by(address: &Address, other: &Address) -> bool {
     Address { flags, peer, priority, preferred_s, valid_s, protocol, ..address.clone() } == *other
 }
 
-fn missing<'n, T: PartialEq>(from: &'n [T], in_: &'n [T]) -> impl Iterator<Item = &'n T> {
-    from.iter().filter(|one| !in_.contains(one))
+fn missing<'n, T: Ord>(from: &'n [T], in_: &'n [T]) -> impl Iterator<Item = &'n T> {
+    let there = set(in_);
+    from.iter().filter(move |one| !there.contains(one))
+}
+
+/// There may be thousands of them, of which each is looked for.
+fn set<T: Ord>(all: &[T]) -> BTreeSet<&T> {
+    all.iter().collect()
 }
 
 /// A router must be known to be reachable before a route leads to it: routes without one come first,
@@ -458,5 +470,17 @@ mod tests {
         let with = Network::default();
         assert_eq!(difference(&with, &without), [Change::RemoveRule(&without.missing_rules[0])]);
         assert_eq!(difference(&without, &with), [Change::AddRule(&without.missing_rules[0])]);
+    }
+
+    #[test]
+    fn of_many_routes_those_that_differ_are_found() {
+        let routes = |metrics: std::ops::Range<u32>| {
+            let one = |metric| Route { priority: Some(metric), ..route("10.9.0.0", 16, None, false) };
+            metrics.map(one).collect()
+        };
+        let old = Network { routes: routes(0..5_000), ..Network::default() };
+        let new = Network { routes: routes(1..5_001), ..Network::default() };
+        let expected = [Change::RemoveRoute(&old.routes[0]), Change::AddRoute(&new.routes[4_999])];
+        assert_eq!(difference(&old, &new), expected);
     }
 }

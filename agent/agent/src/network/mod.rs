@@ -21,7 +21,7 @@ use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
 use vmrun_proto::Network;
 
 use crate::{log, sys};
-use apply::Hand;
+use apply::{Hand, Waiting};
 
 /// This thread's own.
 const OURS: &str = "/proc/self/ns/net";
@@ -50,7 +50,7 @@ pub(crate) fn make(spec: &mut Spec, network: &Network, holder: Option<i32>) -> R
     };
     join(spec, &format!("/proc/self/fd/{}", namespace.as_raw_fd())).map_err(failed)?;
     sys::loopback_up().map_err(|error| format!("cannot switch lo on: {error}"))?;
-    let mut hand = Hand::reach().map_err(failed)?;
+    let mut hand = Hand::reach(Waiting::Start).map_err(failed)?;
     hand.go(&Network::default(), network).1?;
     Ok(namespace)
 }
@@ -64,7 +64,7 @@ pub(crate) fn change(
 ) -> (Option<Network>, Result<(), String>) {
     let failed = |error: io::Error| format!("cannot enter the container's network namespace: {error}");
     let changed = within(init, |_| {
-        let mut hand = Hand::reach()?;
+        let mut hand = Hand::reach(Waiting::Everybody)?;
         let (reached, result) = hand.go(old.unwrap_or(&Network::default()), new);
         Ok((Some(reached), result))
     });

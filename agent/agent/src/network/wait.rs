@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,9 +13,6 @@ use vmrun_netlink::{Answer, Netlink};
 /// `RTMGRP_LINK`.
 const LINKS: u32 = 1;
 
-/// What the kernel does at once takes no longer, unless the host stands still.
-const LIMIT: Duration = Duration::from_secs(10);
-
 /// `RTM_NEWLINK` and `RTM_DELLINK`.
 const NEW_LINK: u16 = 16;
 const DEL_LINK: u16 = 17;
@@ -24,8 +21,9 @@ const DEL_LINK: u16 = 17;
 pub(super) const INDEX_AT: Range<usize> = 4..8;
 pub(super) const FLAGS_AT: Range<usize> = 8..12;
 
-/// `IFLA_IFNAME` and `IFLA_PARENT_DEV_NAME` behind an `ifinfomsg`.
+/// `IFLA_ADDRESS`, `IFLA_IFNAME` and `IFLA_PARENT_DEV_NAME` behind an `ifinfomsg`.
 const LINK_HEADER: usize = 16;
+const ADDRESS: u16 = 1;
 const NAME: u16 = 3;
 const PARENT_DEVICE: u16 = 56;
 
@@ -34,6 +32,7 @@ const PARENT_DEVICE: u16 = 56;
 pub(super) struct Heard {
     pub(super) index: u32,
     pub(super) name: String,
+    pub(super) mac: Option<[u8; 6]>,
     /// The device that it is on.
     pub(super) device: Option<String>,
     pub(super) flags: LinkFlags,
@@ -44,6 +43,7 @@ impl Heard {
         Some(Self {
             index: link.number(INDEX_AT)?,
             name: link.text(LINK_HEADER, NAME)?.to_owned(),
+            mac: link.attribute(LINK_HEADER, ADDRESS).and_then(|mac| mac.try_into().ok()),
             device: link.text(LINK_HEADER, PARENT_DEVICE).map(str::to_owned),
             flags: LinkFlags::from_bits_retain(link.number(FLAGS_AT)?),
         })
@@ -87,21 +87,21 @@ impl Listener {
         self.heard.iter().find(|heard| heard.index == index)
     }
 
-    /// Looks until there is something to be seen, whenever there are news.
+    /// Looks until there is something to be seen, whenever there are news. None when it is late.
     pub(super) fn until<T>(
         &mut self,
         what: &dyn Fn() -> String,
+        deadline: Instant,
         look: impl Fn(&Self) -> Result<Option<T>, String>,
-    ) -> Result<T, String> {
-        let deadline = Instant::now() + LIMIT;
+    ) -> Result<Option<T>, String> {
         loop {
             self.hear().map_err(|error| format!("cannot wait for {}: {error}", what()))?;
             if let Some(found) = look(self)? {
-                return Ok(found);
+                return Ok(Some(found));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(format!("timed out after {} s waiting for {}", LIMIT.as_secs(), what()));
+                return Ok(None);
             }
             let timeout =
                 PollTimeout::try_from(left.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
@@ -161,8 +161,9 @@ mod tests {
     #[test]
     fn what_is_there_is_not_waited_for() {
         let mut listener = Listener::open().unwrap();
-        let what = || "nothing".to_owned();
-        assert_eq!(listener.until(&what, |_| Ok(Some(7))), Ok(7));
-        assert_eq!(listener.until::<()>(&what, |_| Err("gone".to_owned())), Err("gone".to_owned()));
+        let (what, now) = (|| "nothing".to_owned(), Instant::now());
+        assert_eq!(listener.until(&what, now, |_| Ok(Some(7))), Ok(Some(7)));
+        assert_eq!(listener.until::<()>(&what, now, |_| Err("gone".to_owned())), Err("gone".to_owned()));
+        assert_eq!(listener.until::<()>(&what, now, |_| Ok(None)), Ok(None));
     }
 }
