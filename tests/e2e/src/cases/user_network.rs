@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -204,24 +204,68 @@ fn guest_reaches_the_host_by_ipv6_and_is_reached_at_its_loopback() {
     thread::scope(|scope| scope.spawn(lives).join().unwrap());
 }
 
+/// What a container asks of [`name_server`].
+const ASK: &str = "nslookup -type=a asked.test | grep -A 9 asked.test | grep -o 10.9.8.7";
+
+/// A network as [above](enter_network_with_ipv6), of which `/etc/resolv.conf` names a server at `address`, for this
+/// thread and its children.
+fn name_server(scratch: &Scratch, address: &str) -> Server {
+    scratch.file("resolv.conf", format!("nameserver {address}\n"));
+    enter_network_with_ipv6();
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(Some(&scratch.join("resolv.conf")), "/etc/resolv.conf", none, MsFlags::MS_BIND, none).unwrap();
+    let mut server = Command::new("python3");
+    server.args(["-c", ONE_ANSWER, address, "10.9.8.7"]).stdout(Stdio::piped());
+    let mut server = Server(server.spawn().unwrap());
+    server.0.stdout.take().unwrap().read_exact(&mut [0; 8]).unwrap();
+    server
+}
+
 #[test]
-fn names_are_asked_of_the_hosts_first_name_server() {
+fn names_are_asked_of_the_hosts_first_name_server_also_at_its_loopback() {
     let scratch = Scratch::new();
-    scratch.file("resolv.conf", "nameserver 192.0.2.77\n");
+    let bundle = Bundle::shell(ASK);
+    for address in ["192.0.2.77", "127.0.0.53"] {
+        let lives = || {
+            let _server = name_server(&scratch, address);
+            Run::of(&bundle).options(&["--network", "user"]).start().finish().prints("10.9.8.7\n");
+        };
+        thread::scope(|scope| scope.spawn(lives).join().unwrap());
+    }
+}
+
+#[test]
+fn plain_users_sandbox_resolves_names_connects_and_is_connected_to() {
+    let scratch = Scratch::new();
+    let root = users_root(&scratch);
     let lives = || {
-        enter_network_with_ipv6();
-        // Of this thread and its children alone.
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        mount(Some(&scratch.join("resolv.conf")), "/etc/resolv.conf", none, MsFlags::MS_BIND, none).unwrap();
-        let mut server = Command::new("python3");
-        server.args(["-c", ONE_ANSWER, "192.0.2.77", "10.9.8.7"]).stdout(Stdio::piped());
-        let mut server = Server(server.spawn().unwrap());
-        server.0.stdout.take().unwrap().read_exact(&mut [0; 8]).unwrap();
-        let ask = "nslookup -type=a asked.test | grep -A 9 asked.test | grep -o 10.9.8.7";
-        let bundle = Bundle::shell(ask);
-        Run::of(&bundle).options(&["--network", "user"]).start().finish().prints("10.9.8.7\n");
+        let _server = name_server(&scratch, "192.0.2.77");
+        let listener = TcpListener::bind(("192.0.2.77", 0)).unwrap();
+        let script = format!(
+            "{ASK}; nc 192.0.2.77 {} </dev/null && echo; nc -ll -p 80 -e echo served & cat",
+            listener.local_addr().unwrap().port()
+        );
+        let answering = answer_once(listener);
+        let bundle = Bundle::with_root(&root).args(&["sh", "-c", &script]);
+        let published = free_port();
+        let options = ["--network", "user", "-p", &format!("{HERE}:{published}:80")];
+        let run = Run::of(&bundle).options(&options).store(Path::new("/tmp/user-network-ports"));
+        let said = scratch.join("said");
+        let file = fs::File::create(&said).unwrap();
+        let mut child = as_plain_user(&run.command()).stdin(Stdio::piped()).stdout(file).spawn().unwrap();
+        let said = || fs::read_to_string(&said).unwrap();
+        wait::until_or("the published port", || {
+            let mut answer = String::new();
+            let asked =
+                TcpStream::connect((HERE, published)).and_then(|mut to| to.read_to_string(&mut answer));
+            if answer == "served\n" { Ok(()) } else { Err(format!("{asked:?}: {answer}; {}", said())) }
+        });
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+        assert_eq!(said(), "10.9.8.7\nfrom the host\n");
+        answering.join().unwrap();
     };
     thread::scope(|scope| scope.spawn(lives).join().unwrap());
 }
@@ -241,7 +285,17 @@ fn port_that_is_taken_is_named_and_nothing_is_left() {
     let words = format!("{HERE}:{port}:80");
     let bundle = Bundle::shell("true");
     let outcome = Run::of(&bundle).options(&["--network", "user", "-p", &words]).start().finish();
-    outcome.fails_with(1, &["passt cannot connect the network", &port, "--publish", "choose another"]);
+    outcome.fails_with(1, &["cannot publish a port", &port, "in use (TCP)", "choose another", "--publish"]);
+    // passt would be content with the other version of IP.
+    let lives = || {
+        enter_network_with_ipv6();
+        let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port().to_string();
+        let options = ["--network", "user", "-p", &format!("{port}:80")];
+        let outcome = Run::of(&bundle).options(&options).start().finish();
+        outcome.fails_with(1, &[&format!("0.0.0.0:{port} is in use")]);
+    };
+    thread::scope(|scope| scope.spawn(lives).join().unwrap());
 }
 
 #[test]
@@ -301,6 +355,22 @@ fn end_of_passt_is_the_sandboxs_and_the_reverse() {
     wait::until_or("passt to be gone", || no_passt(&argument));
 }
 
+/// A root file system of a plain user's, since a mount point for `/etc/resolv.conf` is made in it.
+fn users_root(scratch: &Scratch) -> PathBuf {
+    let root = scratch.join("root");
+    let copied = Command::new("cp").arg("-a").arg(&place().busybox).arg(&root).status().unwrap();
+    let given = Command::new("chown").args(["-R", "1000:1000"]).arg(&root).status().unwrap();
+    assert!(copied.success() && given.success());
+    root
+}
+
+fn as_plain_user(command: &Command) -> Command {
+    let mut plain = Command::new("setpriv");
+    plain.args(["--reuid=1000", "--regid=1000", "--clear-groups"]);
+    plain.arg(command.get_program()).args(command.get_args());
+    plain
+}
+
 #[test]
 fn several_sandboxes_and_plain_users_have_networks_at_once() {
     let bundle = Bundle::python(PROGRAM);
@@ -315,20 +385,13 @@ fn several_sandboxes_and_plain_users_have_networks_at_once() {
     }
     sandboxes.into_iter().for_each(Sandbox::end);
 
-    // Whose root file system it is, since a mount point for /etc/resolv.conf is made in it.
     let scratch = Scratch::new();
-    let root = scratch.join("root");
-    let copied = Command::new("cp").arg("-a").arg(&place().busybox).arg(&root).status().unwrap();
-    let given = Command::new("chown").args(["-R", "1000:1000"]).arg(&root).status().unwrap();
-    assert!(copied.success() && given.success());
+    let root = users_root(&scratch);
     let show = "ip -o -4 addr show dev eth0 | awk '{ print $4 }'; head -n 1 /etc/resolv.conf";
     let bundle = Bundle::with_root(&root).args(&["sh", "-c", show]);
     let command =
         Run::of(&bundle).options(&["--network", "user"]).store(Path::new("/tmp/user-network")).command();
-    let mut plain = Command::new("setpriv");
-    plain.args(["--reuid=1000", "--regid=1000", "--clear-groups"]);
-    plain.arg(command.get_program()).args(command.get_args());
     // What it says of subordinate ids depends on whether the host gives this user some.
-    let outcome = end_of(&mut plain);
+    let outcome = end_of(&mut as_plain_user(&command));
     assert_eq!(outcome.ok(), "10.0.2.100/24\nnameserver 10.0.2.3\n", "{outcome:?}");
 }

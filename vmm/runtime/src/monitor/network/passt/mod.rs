@@ -9,6 +9,7 @@
 //! two goes takes the other one along, however it ends.
 
 mod arguments;
+mod ports;
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -48,6 +49,8 @@ const NOISE: [&str; 2] = ["Don't run as root", "Failed to send"];
 pub(crate) enum PasstError {
     #[error("--network user needs the program {PROGRAM}, which is not in PATH")]
     Missing,
+    #[error("cannot publish a port: {address} is in use ({protocol})")]
+    Taken { address: std::net::SocketAddr, protocol: &'static str },
     #[error("cannot {act}")]
     Io { act: &'static str, source: io::Error },
     #[error("{PROGRAM} cannot connect the network: {said}")]
@@ -70,6 +73,7 @@ impl PasstError {
             Self::Refused { said } if said.contains("bind") => Some(
                 "a port or address of --publish is in use, not this host's, or below 1024 and not yours: choose another",
             ),
+            Self::Taken { .. } => Some("choose another for --publish, or end what has it"),
             Self::Ended => Some("see who has killed it; the sandbox was ended, since its network is gone"),
             Self::Refused { .. } | Self::Wait(_) => {
                 Some("see whether it starts by hand, or choose --network none")
@@ -104,6 +108,9 @@ pub(crate) fn start(network: &UserNetwork) -> Result<(Passt, OwnedFd), PasstErro
     let said = File::from(said);
     let families =
         Families { v4: leads_out("0.0.0.0:0", "192.0.2.1:9"), v6: leads_out("[::]:0", "[2001:db8::1]:9") };
+    if let Some((address, protocol)) = ports::first_taken(&network.ports, families) {
+        return Err(PasstError::Taken { address, protocol });
+    }
     let socket = fds::pass_on(&theirs).map_err(PasstError::io("pass the socket on"))?;
     let arguments = arguments::arguments(network, families, socket);
     step!("{PROGRAM} {}", arguments.join(" "));
