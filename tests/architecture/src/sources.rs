@@ -39,6 +39,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("vmm/runtime/src/machine/process.rs", "fork, for the machine's process"),
     ("vmm/runtime/src/monitor/attributes.rs", "mount_setattr"),
     ("vmm/runtime/src/monitor/id_map.rs", "fork, for a user namespace"),
+    ("vmm/runtime/src/monitor/network/netfilter/legacy/system.rs", "reads tables of iptables-legacy"),
     ("vmm/runtime/src/monitor/network/tap.rs", "ioctls of the tun driver; a packet socket's membership"),
     ("vmm/runtime/src/pages.rs", "gives the pages of the embedded images back"),
     (

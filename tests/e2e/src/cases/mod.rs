@@ -33,6 +33,7 @@ mod network_changes;
 mod network_floods;
 mod network_kinds;
 mod network_limits;
+mod network_moves;
 mod network_refused;
 mod pause;
 mod process;

@@ -36,7 +36,8 @@ table ip6 mesh {
 /// Programs of the host's, for a container that has none: they come with their libraries.
 const HOSTS: &str = "export XTABLES_LIBDIR=/host/lib/x86_64-linux-gnu/xtables
     libraries=/host/lib/x86_64-linux-gnu
-    iptables() { $libraries/ld-linux-x86-64.so.2 --library-path $libraries /host/sbin/xtables-nft-multi iptables \"$@\"; }";
+    hosts() { program=/host/$1; shift; $libraries/ld-linux-x86-64.so.2 --library-path $libraries $program \"$@\"; }
+    iptables() { hosts sbin/xtables-nft-multi iptables \"$@\"; }";
 
 /// A namespace with rules.
 struct Ruled {
@@ -151,4 +152,66 @@ fn rule_that_the_guest_cannot_have_is_refused_by_name() {
         .run()
         .fails_with(1, &["netfilter rule", "own in", "numbers of interfaces", "; "]);
     assert_eq!(ruled.net.traces(), "");
+}
+
+/// As Docker makes them for its name server, where `iptables` is the legacy one.
+const OF_A_NAME_SERVER: &str = "t='iptables-legacy -t nat'; set -e
+    $t -N DOCKER_OUTPUT; $t -A OUTPUT -d 127.0.0.11/32 -j DOCKER_OUTPUT
+    $t -N DOCKER_POSTROUTING; $t -A POSTROUTING -d 127.0.0.11/32 -j DOCKER_POSTROUTING
+    $t -A DOCKER_OUTPUT -d 127.0.0.11/32 -p udp -m udp --dport 53 -j DNAT --to-destination 127.0.0.11:34567
+    $t -A DOCKER_POSTROUTING -s 127.0.0.11/32 -p udp -m udp --sport 34567 -j SNAT --to-source :53";
+
+#[test]
+fn rules_of_legacy_iptables_are_refused_by_table_unless_the_guest_does_without_them() {
+    let ruled = Ruled::new();
+    let is_fine = || {
+        ruled.net.bundle("echo fine").run().prints("fine\n");
+    };
+    let is_refused = |table: &str| {
+        ruled.net.bundle("true").run().fails_with(1, &["iptables-legacy", table, "; ", "iptables-nft"]);
+    };
+    // Tables are made by a look, and let everything go.
+    ruled.inside("iptables-legacy -t nat -S && iptables-legacy -S && ip6tables-legacy -t mangle -S");
+    is_fine();
+    ruled.inside(OF_A_NAME_SERVER);
+    is_fine();
+    ruled.inside("iptables-legacy -t nat -A PREROUTING -p tcp --dport 8080 -j REDIRECT --to-ports 80");
+    is_refused("tables nat)");
+    ruled.inside("iptables-legacy -t nat -D PREROUTING 1 && iptables-legacy -P INPUT DROP");
+    is_refused("tables filter)");
+    ruled.inside(
+        "iptables-legacy -P INPUT ACCEPT && ip6tables-legacy -t mangle -A INPUT -j MARK --set-mark 1",
+    );
+    is_refused("tables mangle)");
+    assert_eq!(ruled.net.traces(), "");
+}
+
+/// A network namespace behind a bridge of the container's own, whose addresses nobody else knows.
+const BEHIND_A_BRIDGE: &str = "set -e
+    unshare -n sleep 1000 & pid=$!
+    until [ \"$(readlink /proc/$pid/ns/net)\" != \"$(readlink /proc/self/ns/net)\" ]; do sleep 0.1; done
+    hosts bin/ip link add br0 type bridge; ip addr add 10.200.0.1/24 dev br0; ip link set br0 up
+    hosts bin/ip link add v0 type veth peer name v1
+    hosts bin/ip link set v0 master br0 up; hosts bin/ip link set v1 netns $pid
+    nsenter -t $pid -n sh -c 'ip addr add 10.200.0.2/24 dev v1; ip link set v1 up; ip route add default via 10.200.0.1'
+    echo 1 >/proc/sys/net/ipv4/ip_forward
+    iptables -t nat -A POSTROUTING -s 10.200.0.0/24 -o eth0 -j MASQUERADE
+    nsenter -t $pid -n ping -c 1 -W 30 10.88.0.1 >/dev/null && echo reached
+    kill $pid";
+
+#[test]
+fn container_routes_and_masquerades_for_a_namespace_behind_a_bridge_of_its_own() {
+    for runtime in BOTH {
+        // A runtime that shares the kernel leaves the bridge in it.
+        let net = Net::with_eth0();
+        let bundle = net
+            .bundle(&format!("{HOSTS}\n{BEHIND_A_BRIDGE}"))
+            .capabilities(&["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_KILL"])
+            .set("/linux/readonlyPaths", json!([]))
+            .bind(Path::new("/usr"), "/host", &["ro"]);
+        let outcome = bundle.run_on(runtime);
+        outcome.exits(0);
+        assert_eq!(outcome.out(), "reached\n", "{outcome:?}");
+        assert_eq!(net.traces(), "", "{runtime:?}");
+    }
 }

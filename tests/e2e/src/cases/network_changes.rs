@@ -32,7 +32,7 @@ fn view(net: &Net) -> String {
 
 /// Does all of it without a pause.
 #[track_caller]
-fn at_once(net: &Net, lines: &str) {
+pub(super) fn at_once(net: &Net, lines: &str) {
     let mut ip = Command::new("ip");
     let ip = ip.args(["-n", &net.name, "-batch", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut ip = ip.spawn().unwrap();

@@ -13,6 +13,7 @@ use vmrun_netlink::{Change, Netlink};
 use vmrun_spec::Frames;
 
 use super::error::NetworkError;
+use super::filters::{self, Filter};
 use super::plan::Card;
 use super::redirect::{self, Earlier, Failure, Redirect};
 use super::slots::Slots;
@@ -26,7 +27,7 @@ pub(super) struct Carried {
     pub(super) tap: u32,
     pub(super) redirect: Redirect,
     /// Has the interface take frames of all groups.
-    _groups: Option<OwnedFd>,
+    groups: Option<OwnedFd>,
     /// Name servers of the namespace hear what they ask others through it.
     pub(super) lets_answers_in: bool,
 }
@@ -48,6 +49,27 @@ impl Carried {
             slots.rename(card.slot, &card.name);
         }
         self.card = card.clone();
+    }
+
+    /// Whoever moves the interface away and back, or clears its queues, takes the redirection along: it is made anew.
+    pub(super) fn mend(&mut self, netlink: &mut Netlink) -> Result<(), NetworkError> {
+        let Card { index, name, .. } = &self.card;
+        let failed = |(step, source): Failure| NetworkError::Join { interface: name.clone(), step, source };
+        let seen = |source| failed((redirect::FILTER_STEP, source));
+        let at_tap = filters::all(netlink, self.tap).map_err(seen)?;
+        if !redirect::leads(&at_tap, *index) {
+            Filter::Redirection.remove(netlink, self.tap);
+            redirect::make(netlink, self.tap, *index).map_err(failed)?;
+        }
+        let at_interface = filters::all(netlink, *index).map_err(seen)?;
+        self.lets_answers_in &= at_interface.iter().any(|filter| Filter::Answers.is(filter));
+        if !redirect::leads(&at_interface, self.tap) {
+            self.redirect = instead_of_earlier(netlink, &self.card, self.tap)?.instead_of(self.redirect);
+            // It has gone with the interface.
+            self.groups = groups(&self.card);
+            step!("{name} is joined to its tap again");
+        }
+        Ok(())
     }
 
     pub(super) fn release(self, netlink: &mut Netlink, slots: &dyn Slots) {
@@ -81,7 +103,14 @@ pub(super) fn carry(
             }
         }
     }
-    let mut said = netlink.change_all(steps).unwrap_or_else(|error| vec![Err(error)]).into_iter();
+    let mut said = match netlink.change_all(steps) {
+        Ok(said) => said.into_iter(),
+        Err(error) => {
+            results
+                .extend(with_taps.into_iter().map(|(card, tap)| Err(given_up(netlink, card, &tap, &error))));
+            return results;
+        }
+    };
     for (card, tap) in with_taps {
         // What was not said was not done.
         let said = [(); STEPS].map(|()| said.next().unwrap_or(Err(io::ErrorKind::BrokenPipe.into())));
@@ -93,6 +122,14 @@ pub(super) fn carry(
         );
     }
     results
+}
+
+/// It is not known which of the steps were done: none shall be.
+fn given_up(netlink: &mut Netlink, card: Card, tap: &Tap, error: &io::Error) -> (String, NetworkError) {
+    redirect::undo(netlink, card.index, tap.index);
+    let source = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+    let interface = card.name.clone();
+    (card.name, NetworkError::Join { interface, step: "netlink", source })
 }
 
 /// How many steps join an interface to its tap.
@@ -130,7 +167,7 @@ fn joined(
         },
         Err(_) if there => {
             at_tap?;
-            instead_of_earlier(netlink, card, tap)
+            instead_of_earlier(netlink, card, tap.index)
         }
         Err(failure) => Err(joining(failure)),
     }
@@ -140,8 +177,8 @@ fn is_there(said: &io::Result<()>) -> bool {
     said.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EEXIST))
 }
 
-/// A filter of vmrun's is there already: of another sandbox, or of one whose monitor was killed.
-fn instead_of_earlier(netlink: &mut Netlink, card: &Card, tap: &Tap) -> Result<Redirect, NetworkError> {
+/// A filter of vmrun's may be there already: of another sandbox, or of one whose monitor was killed.
+fn instead_of_earlier(netlink: &mut Netlink, card: &Card, tap: u32) -> Result<Redirect, NetworkError> {
     let interface = || card.name.clone();
     let joining = |(step, source): Failure| NetworkError::Join { interface: interface(), step, source };
     let failed = |step| move |error| joining((step, error));
@@ -150,11 +187,7 @@ fn instead_of_earlier(netlink: &mut Netlink, card: &Card, tap: &Tap) -> Result<R
         Earlier::Stale => redirect::clean(netlink, card.index),
         Earlier::None => {}
     }
-    let steps = redirect::steps(card.index, tap.index).map_err(failed("its number"))?;
-    let said = netlink.change_all(steps.into()).map_err(failed("its filters"))?;
-    let said =
-        <[_; 2]>::try_from(said).map_err(|_| failed("its filters")(io::ErrorKind::InvalidData.into()))?;
-    redirect::made(netlink, card.index, said).map_err(joining)
+    redirect::make(netlink, card.index, tap).map_err(joining)
 }
 
 fn plug(
@@ -164,8 +197,7 @@ fn plug(
     tap: Tap,
     redirect: Redirect,
 ) -> Result<Carried, NetworkError> {
-    // Without it the guest hears of less, as on a network that filters groups.
-    let groups = tap::take_multicast(card.index).ok();
+    let groups = groups(&card);
     let frames = Frames::Tap(tap.descriptor);
     let plugged = slots.plug(card.slot, &card.name, card.mac, frames).and_then(|()| {
         // A cable is in it at first.
@@ -183,7 +215,19 @@ fn plug(
         tap.name,
         card.slot.number()
     );
-    Ok(Carried { card, tap: tap.index, redirect, _groups: groups, lets_answers_in: false })
+    Ok(Carried { card, tap: tap.index, redirect, groups, lets_answers_in: false })
+}
+
+/// Without it the guest hears of fewer groups, as on a network that filters them.
+fn groups(card: &Card) -> Option<OwnedFd> {
+    let taken = tap::take_multicast(card.index);
+    let warn = |error: &io::Error| {
+        crate::log::warn(&format!(
+            "{} does not take the frames of all multicast groups: {error}; that takes CAP_NET_RAW in the user namespace that owns the network namespace",
+            card.name
+        ));
+    };
+    taken.inspect_err(warn).ok()
 }
 
 /// The host's IPv6 is not to speak through the tap.

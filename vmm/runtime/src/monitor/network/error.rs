@@ -17,9 +17,9 @@ pub(crate) enum NetworkError {
     /// Nor which rules there are.
     #[error("cannot read the netfilter rules of the container's network namespace")]
     Rules(#[source] io::Error),
-    /// There may be rules that are not carried.
+    /// There are rules that are not carried.
     #[error(
-        "rules of legacy iptables in the container's network namespace do not hold in the guest (tables {tables})"
+        "cannot bring rules of iptables-legacy of the container's network namespace into the guest (tables {tables})"
     )]
     Legacy {
         /// Which tables there are.
@@ -87,7 +87,13 @@ impl NetworkError {
     /// What the user can do.
     pub(crate) fn next_step(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Read(_) | Self::Rules(_) | Self::Plug { .. } => return None,
+            Self::Read(source) | Self::Rules(source) => match source.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => NO_RIGHT,
+                _ => "try again; if it stays so, see whether `ip address` and `nft list ruleset` work there",
+            },
+            Self::Plug { .. } => {
+                "try again; console.log in the container's directory has what its machine said"
+            }
             Self::Legacy { .. } => {
                 "have what makes them use iptables-nft, as Debian's alternatives for iptables do by default"
             }
@@ -166,6 +172,12 @@ mod tests {
             assert!(error.to_string().contains("eth0 "), "{error}");
             let step = error.next_step();
             assert!(step.is_some_and(|step| step.contains(words)), "{error}: {step:?}");
+        }
+        for (errno, words) in [(libc::EPERM, "CAP_NET_ADMIN"), (libc::EMFILE, "try again")] {
+            let source = || io::Error::from_raw_os_error(errno);
+            for error in [NetworkError::Read(source()), NetworkError::Rules(source())] {
+                assert!(error.next_step().is_some_and(|step| step.contains(words)), "{error}");
+            }
         }
         assert_eq!(tap(tap::ATTACH, libc::EBUSY).next_step(), None);
         assert_eq!(join(redirect::FILTER_STEP, libc::EBUSY).next_step(), None);

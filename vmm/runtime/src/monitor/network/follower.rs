@@ -7,16 +7,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 use vmrun_plan::VSOCK_SOCKET;
-use vmrun_proto::Request;
+use vmrun_proto::{Network, Request};
 
-use super::mirror::{Change, Mirror};
+use super::mirror::{Found, Mirror};
 use super::news::News;
+use super::retries::Retries;
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
 use crate::log::{self, Log};
@@ -37,6 +38,8 @@ pub(crate) struct Follower {
     news: News,
     log: Log,
     state: State,
+    /// How often somebody has waited for the guest to have what there is.
+    settles: u64,
 }
 
 #[derive(Debug)]
@@ -50,8 +53,8 @@ enum State {
 #[derive(Debug)]
 struct Worker {
     orders: Sender<Order>,
-    settled: Receiver<Result<(), String>>,
-    /// Readable once there is something in `settled`.
+    settled: Receiver<Settled>,
+    /// Readable once there is something in `settled`, or nothing will come any more.
     is_settled: EventFd,
     /// Its end interrupts the thread.
     stop: UnixStream,
@@ -62,13 +65,16 @@ struct Worker {
 enum Order {
     /// There were news.
     Look,
-    /// Look now, and say when it is done.
-    Settle,
+    /// Look now, and say when it is done; by the number the answer is known.
+    Settle(u64),
 }
+
+/// Which order was carried out, and what the guest cannot have.
+type Settled = (u64, Result<(), String>);
 
 impl Follower {
     pub(crate) fn new(news: News, mirror: Mirror, log: Log) -> Self {
-        Self { news, log, state: State::Resting(Box::new(mirror)) }
+        Self { news, log, state: State::Resting(Box::new(mirror)), settles: 0 }
     }
 
     /// The guest has what the mirror has begun with.
@@ -82,6 +88,7 @@ impl Follower {
     /// What has come is passed on.
     pub(crate) fn news_came(&mut self) -> io::Result<()> {
         if self.news.drain()? {
+            // A thread that has ended has said why.
             self.order(Order::Look)?;
         }
         Ok(())
@@ -95,24 +102,37 @@ impl Follower {
         if !any && !matches!(self.state, State::Following(_)) {
             return Ok(Ok(()));
         }
-        self.order(Order::Settle).map_err(failed)?;
+        self.settles = self.settles.wrapping_add(1);
+        let number = self.settles;
+        if !self.order(Order::Settle(number)).map_err(failed)? {
+            return Err(failed(ended()));
+        }
         let State::Following(worker) = &self.state else { return Ok(Ok(())) };
-        SETTLE.readable(worker.is_settled.as_fd(), SETTLE.deadline(), watch)?;
-        let _ = worker.is_settled.read();
-        Ok(worker.settled.try_recv().unwrap_or(Ok(())))
+        let deadline = SETTLE.deadline();
+        loop {
+            SETTLE.readable(worker.is_settled.as_fd(), deadline, watch)?;
+            let _ = worker.is_settled.read();
+            if let Some(result) = worker.answer(number).map_err(failed)? {
+                return Ok(result);
+            }
+        }
     }
 
-    fn order(&mut self, order: Order) -> io::Result<()> {
+    /// Says whether somebody takes it.
+    fn order(&mut self, order: Order) -> io::Result<bool> {
         self.state = match std::mem::replace(&mut self.state, State::Over) {
             State::Resting(mirror) => State::Following(Worker::start(*mirror, self.log.clone())?),
             other => other,
         };
-        if let State::Following(worker) = &self.state {
-            // A thread that has ended has said why.
-            let _ = worker.orders.send(order);
+        match &self.state {
+            State::Following(worker) => Ok(worker.orders.send(order).is_ok()),
+            State::Resting(_) | State::Over => Ok(false),
         }
-        Ok(())
     }
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the thread that follows it has ended; see the log")
 }
 
 impl Drop for Follower {
@@ -140,17 +160,56 @@ impl Worker {
         let (stop, stopped) = UnixStream::pair()?;
         let is_settled = EventFd::new()?;
         let seat = Seat {
+            complained: mirror.warned().to_vec(),
             mirror,
             log,
             orders: received,
             stopped,
-            settled: sender,
-            is_settled: is_settled.as_fd().try_clone_to_owned()?.into(),
-            complained: String::new(),
+            answers: Answers { settled: Some(sender), bell: is_settled.as_fd().try_clone_to_owned()?.into() },
+            refused: false,
+            retries: Retries::default(),
         };
         let thread = thread::Builder::new().name("network".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || seat.work())?;
         Ok(Self { orders, settled, is_settled, stop, thread })
+    }
+
+    /// What has come of the order of this number, if it is known by now. Answers that nobody has waited for go.
+    fn answer(&self, number: u64) -> io::Result<Option<Result<(), String>>> {
+        loop {
+            match self.settled.try_recv() {
+                Ok((settled, result)) if settled == number => return Ok(Some(result)),
+                Ok(_) => {}
+                Err(TryRecvError::Empty) => return Ok(None),
+                Err(TryRecvError::Disconnected) => return Err(ended()),
+            }
+        }
+    }
+}
+
+/// Where it is said what has come of orders.
+struct Answers {
+    settled: Option<Sender<Settled>>,
+    bell: std::fs::File,
+}
+
+impl Answers {
+    fn say(&self, settled: Settled) {
+        // Who does not wait any more needs no answer.
+        let _ = self.settled.as_ref().map(|sender| sender.send(settled));
+        self.ring();
+    }
+
+    fn ring(&self) {
+        let _ = io::Write::write_all(&mut &self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Answers {
+    /// Whoever waits hears that there will be none, also of a thread that has panicked.
+    fn drop(&mut self) {
+        self.settled = None;
+        self.ring();
     }
 }
 
@@ -160,84 +219,120 @@ struct Seat {
     log: Log,
     orders: Receiver<Order>,
     stopped: UnixStream,
-    settled: Sender<Result<(), String>>,
-    is_settled: std::fs::File,
+    answers: Answers,
+    /// The agent could not do all that it was told last.
+    refused: bool,
+    /// When what failed is tried again, if there are no news before.
+    retries: Retries,
     /// What was complained of last: news that change nothing of it come often.
-    complained: String,
+    complained: Vec<String>,
+}
+
+/// What has come of following.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// What the guest cannot have.
+    missing: Vec<String>,
+    warnings: Vec<String>,
+    /// It may work another time.
+    again: bool,
+}
+
+impl Outcome {
+    fn failed(error: &dyn std::error::Error) -> Self {
+        Self { missing: vec![about(error)], again: true, ..Self::default() }
+    }
+}
+
+fn about(error: &dyn std::error::Error) -> String {
+    format!("the guest's network does not follow that of its namespace: {}", chain(error))
 }
 
 impl Seat {
     /// Until nobody orders any more.
     fn work(mut self) {
-        while let Ok(order) = self.orders.recv() {
-            let settle = order == Order::Settle || self.gather();
-            let result = self.follow();
-            let complaint = result.as_ref().err().cloned().unwrap_or_default();
-            if !complaint.is_empty() && complaint != self.complained {
-                self.complain(&complaint);
-            }
-            self.complained = complaint;
-            if settle {
-                // Who does not wait any more needs no answer.
-                let _ = self.settled.send(result);
-                let _ = io::Write::write_all(&mut &self.is_settled, &1u64.to_ne_bytes());
+        while let Some(order) = self.next() {
+            let awaited = match order {
+                Order::Settle(number) => Some(number),
+                Order::Look => self.gather(),
+            };
+            let outcome = self.follow();
+            self.retries.note(outcome.again);
+            let result = if outcome.missing.is_empty() { Ok(()) } else { Err(outcome.missing.join("; ")) };
+            self.complain([outcome.missing, outcome.warnings].concat());
+            if let Some(number) = awaited {
+                self.answers.say((number, result));
             }
         }
     }
 
-    /// Waits until a burst of news is over; says whether somebody waits for the end of it.
-    fn gather(&self) -> bool {
+    /// The next order, or that to look again at what has failed.
+    fn next(&self) -> Option<Order> {
+        let Some(pause) = self.retries.pause() else { return self.orders.recv().ok() };
+        match self.orders.recv_timeout(pause) {
+            Ok(order) => Some(order),
+            Err(RecvTimeoutError::Timeout) => Some(Order::Look),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    /// Waits until a burst of news is over; says who waits for the end of it.
+    fn gather(&self) -> Option<u64> {
         let longest = Instant::now() + LONGEST;
         while Instant::now() < longest {
             match self.orders.recv_timeout(QUIET) {
                 Ok(Order::Look) => {}
-                Ok(Order::Settle) => return true,
-                Err(_) => return false,
+                Ok(Order::Settle(number)) => return Some(number),
+                Err(_) => return None,
             }
         }
-        false
+        None
     }
 
-    fn follow(&mut self) -> Result<(), String> {
-        let about = |error: &dyn std::error::Error| {
-            format!("the guest's network does not follow that of its namespace: {}", chain(error))
+    fn follow(&mut self) -> Outcome {
+        let Found { network, is_told, mut missing, warnings, may_be_had_later } = match self.mirror.look() {
+            Ok(found) => found,
+            Err(error) => return Outcome::failed(&error),
         };
-        let Some(Change { network, complaints, warnings }) =
-            self.mirror.look().map_err(|error| about(&error))?
-        else {
-            // Its connection may have ended meanwhile, or was not to be had.
-            return self.mirror.serve_names(&[self.stopped.as_fd()]).map_err(|error| about(&error));
-        };
-        if !warnings.is_empty() {
-            self.complain(&warnings.join("; "));
+        let mut again = may_be_had_later;
+        if !is_told || self.refused {
+            match self.tell(network) {
+                Ok(()) => {}
+                Err(error) => {
+                    again = true;
+                    missing.push(about(&error));
+                }
+            }
         }
-        let mut agent = AgentClient::connect(Path::new(VSOCK_SOCKET), &[self.stopped.as_fd()])
-            .map_err(|error| about(&error))?;
+        // Names are none of that. Their connection may have ended meanwhile, or was not to be had.
+        if let Err(error) = self.mirror.serve_names(&[self.stopped.as_fd()]) {
+            again = true;
+            missing.push(about(&error));
+        }
+        Outcome { missing, warnings, again }
+    }
+
+    /// Tells the guest what it is to have. What the agent cannot do it tries again when it is told again.
+    fn tell(&mut self, network: Network) -> Result<(), AgentError> {
+        let watch = &[self.stopped.as_fd()];
+        let mut agent = AgentClient::connect(Path::new(VSOCK_SOCKET), watch)?;
         let container = self.mirror.container().to_owned();
         let request = Request::Network { container, network: Box::new(network.clone()) };
-        match agent.call(request, CHANGE, &[self.stopped.as_fd()]) {
-            Ok(_) => {
-                self.mirror.told(network);
-                self.mirror.serve_names(&[self.stopped.as_fd()]).map_err(|error| about(&error))?;
-                if complaints.is_empty() { Ok(()) } else { Err(complaints.join("; ")) }
-            }
-            // It has done what it could, and tries the rest again with the next change.
-            Err(error @ AgentError::Refused(_)) => {
-                self.mirror.told(network);
-                // Names are none of that.
-                let served = self.mirror.serve_names(&[self.stopped.as_fd()]);
-                let failures: Vec<_> =
-                    std::iter::once(error).chain(served.err()).map(|error| about(&error)).collect();
-                Err(failures.join("; "))
-            }
-            Err(error) => Err(about(&error)),
+        let answer = agent.call(request, CHANGE, watch);
+        if let Ok(_) | Err(AgentError::Refused(_)) = &answer {
+            self.refused = answer.is_err();
+            self.mirror.told(network);
         }
+        answer.map(drop)
     }
 
-    fn complain(&self, complaint: &str) {
+    /// Logs what has not been said before.
+    fn complain(&mut self, complaints: Vec<String>) {
+        let new: Vec<_> = complaints.iter().filter(|one| !self.complained.contains(one)).cloned().collect();
         // There is nobody left to tell when it is not writable.
-        if crate::monitor::open_log(&self.log).is_ok() {
-            log::warn(complaint);
+        if !new.is_empty() && crate::monitor::open_log(&self.log).is_ok() {
+            log::warn(&new.join("; "));
         }
+        self.complained = complaints;
     }
 }

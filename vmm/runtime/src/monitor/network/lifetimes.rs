@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use vmrun_proto::{Address, Interface, Network, Route};
 
+use super::advertised;
+
 /// The kernel counts whole seconds, and so do we, each from a beginning of its own.
 const ROUNDING_S: u64 = 2;
 
@@ -19,16 +21,17 @@ pub(super) struct Lifetimes {
     /// By interface and address, preferred and valid.
     addresses: BTreeMap<(String, IpAddr), [Option<u64>; 2]>,
     /// Of routes that are the same but for it.
-    routes: Vec<(Route, u64)>,
+    routes: BTreeMap<Route, u64>,
 }
 
 impl Lifetimes {
     /// Nothing has been told by `now`.
     pub(super) fn begin(now: Instant) -> Self {
-        Self { begun: now, addresses: BTreeMap::new(), routes: Vec::new() }
+        Self { begun: now, addresses: BTreeMap::new(), routes: BTreeMap::new() }
     }
 
-    /// Whether `new` is what the guest has been told, and time has gone by. Where it is not, what was renewed to as
+    /// Whether `new` is what the guest has been told, and time has gone by; what is [kept](advertised::keep) in it counts
+    /// as it is. Where it is not, what was renewed to as
     /// much as before is made a second less.
     pub(super) fn are_as_told(&self, told: &Network, new: &mut Network, now: Instant) -> bool {
         let now = self.seconds(now);
@@ -41,6 +44,9 @@ impl Lifetimes {
                 let key = (interface.name.clone(), address.address);
                 let older = before.addresses.iter().find(|before| before.address == address.address);
                 let (Some(older), Some(ends)) = (older, self.addresses.get(&key)) else { continue };
+                if advertised::is_address(address) && address == older {
+                    continue;
+                }
                 if lives(address).into_iter().zip(*ends).all(|(left, end)| is_when(now, left, end)) {
                     (address.preferred_s, address.valid_s) = (older.preferred_s, older.valid_s);
                 } else if lives(address) == lives(older) {
@@ -49,13 +55,20 @@ impl Lifetimes {
                 }
             }
         }
-        for (route, later) in settled.routes.iter_mut().zip(&mut new.routes) {
+        // There may be thousands, of which few end.
+        let older: BTreeMap<_, _> =
+            told.routes.iter().rev().filter(|route| route.expires_s.is_some()).map(ending).collect();
+        let limited =
+            settled.routes.iter_mut().zip(&mut new.routes).filter(|(one, _)| one.expires_s.is_some());
+        for (route, later) in limited {
             let bare = without_end(route);
-            let end = self.routes.iter().find(|(known, _)| *known == bare).map(|(_, end)| *end);
-            let Some(older) = told.routes.iter().find(|before| without_end(before) == bare) else { continue };
-            if is_when(now, route.expires_s, end) {
-                route.expires_s = older.expires_s;
-            } else if route.expires_s == older.expires_s {
+            let Some(before) = older.get(&bare) else { continue };
+            if advertised::is_route(route) && route.expires_s == *before {
+                continue;
+            }
+            if is_when(now, route.expires_s, self.routes.get(&bare).copied()) {
+                route.expires_s = *before;
+            } else if route.expires_s == *before {
                 later.expires_s = less(later.expires_s);
                 *route = later.clone();
             }
@@ -73,8 +86,10 @@ impl Lifetimes {
             addresses.map(move |one| ((name.clone(), one.address), lives(&one).map(|left| end(now, left))))
         };
         self.addresses = network.interfaces.iter().flat_map(limited).collect();
-        let limited = |route: &Route| Some((without_end(route), end(now, route.expires_s)?));
-        self.routes = network.routes.iter().filter_map(limited).collect();
+        let limited = |route: &Route| Some((end(now, route.expires_s)?, without_end(route)));
+        // Of two that are the same but for their ends the first one counts.
+        self.routes =
+            network.routes.iter().rev().filter_map(limited).map(|(end, route)| (route, end)).collect();
     }
 
     fn seconds(&self, now: Instant) -> u64 {
@@ -88,6 +103,10 @@ fn lives(address: &Address) -> [Option<u32>; 2] {
 
 fn without_end(route: &Route) -> Route {
     Route { expires_s: None, ..route.clone() }
+}
+
+fn ending(route: &Route) -> (Route, Option<u32>) {
+    (without_end(route), route.expires_s)
 }
 
 fn end(now: u64, left: Option<u32>) -> Option<u64> {
@@ -173,5 +192,26 @@ mod tests {
         lifetimes.told(&renewed, lifetimes.begun + Duration::from_secs(40));
         assert_eq!(news(&lifetimes, &renewed, network(Some(70), Some(170), Some(230)), 70), None);
         assert!(news(&lifetimes, &renewed, network(Some(30), Some(130), Some(230)), 70).is_some());
+    }
+
+    #[test]
+    fn many_routes_are_found_again_each_by_itself() {
+        let mut all = network(None, None, Some(300));
+        let route = all.routes.remove(0);
+        all.routes = (0..5_000).map(|metric| Route { priority: Some(metric), ..route.clone() }).collect();
+        let lifetimes = told(&all);
+        let mut later = all.clone();
+        later.routes.iter_mut().for_each(|route| route.expires_s = Some(260));
+        assert_eq!(news(&lifetimes, &all, later.clone(), 40), None);
+        later.routes[2_000].expires_s = Some(200);
+        assert!(news(&lifetimes, &all, later, 40).is_some());
+    }
+
+    #[test]
+    fn what_is_kept_of_advertisements_is_no_news_however_late() {
+        let mut advertised = network(Some(100), Some(200), Some(300));
+        advertised.interfaces[0].addresses[0].protocol = 2;
+        advertised.routes[0].protocol = 9;
+        assert_eq!(news(&told(&advertised), &advertised, advertised.clone(), 5_000), None);
     }
 }

@@ -10,11 +10,14 @@ use vmrun_netlink::route::link::{
 /// How vmrun's own taps are called.
 pub(super) const TAP_PREFIX: &str = "vmrun-tap";
 
-/// IPv6 makes no addresses by itself.
+/// IPv6 makes no addresses by itself; it makes them from a secret that it is told, and from one of its own
+/// (`IN6_ADDR_GEN_MODE_*`).
 const NO_ADDRESSES: u8 = 1;
+const STABLE_SECRET: u8 = 2;
+const RANDOM_SECRET: u8 = 3;
 
-/// What an Ethernet card of the guest's can have at most.
-const MOST_MTU: u32 = 65_535;
+/// What a tap can have at most: 65535 bytes with the Ethernet header (`tun_net_initialize`).
+const MOST_MTU: u32 = 65_521;
 
 /// Settings of loopback that programs notice.
 const LOOPBACKS: [&str; 2] = ["ipv4/route_localnet", "ipv6/disable_ipv6"];
@@ -84,7 +87,7 @@ pub(super) fn look_at(link: &LinkMessage) -> Found {
     }
     let Some(mac) = info.mac else { return Found::Unfit("it has no Ethernet address") };
     if info.mtu > MOST_MTU {
-        return Found::Unfit("its MTU is above 65535");
+        return Found::Unfit("its MTU is above 65521, the most that a tap can have");
     }
     Found::Link(Box::new(Link {
         index: link.header.index,
@@ -94,7 +97,11 @@ pub(super) fn look_at(link: &LinkMessage) -> Found {
         up,
         carrier: link.header.flags.contains(LinkFlags::LowerUp),
         noarp: link.header.flags.contains(LinkFlags::Noarp),
-        address_mode: info.address_mode.unwrap_or(NO_ADDRESSES),
+        address_mode: match info.address_mode {
+            // The kernel does not tell the secret. What it has made of it is carried.
+            Some(STABLE_SECRET) => RANDOM_SECRET,
+            mode => mode.unwrap_or(NO_ADDRESSES),
+        },
         vlan: info.vlan(),
         settings: info.settings,
     }))

@@ -18,7 +18,7 @@ use super::netfilter::{Listing, Rules, UnfitRule};
 use super::news::News;
 use super::plan::{Card, NetworkPlan, Unfit};
 use super::slots::Slots;
-use super::{answers, carried, dump, namespace_settings, plan};
+use super::{advertised, answers, carried, dump, namespace_settings, plan};
 use crate::agent_client::{AgentError, Watch};
 use crate::log::Log;
 use crate::step;
@@ -36,8 +36,8 @@ pub(crate) struct Mirror {
     lifetimes: Lifetimes,
     /// What could not be carried when it was looked last.
     unfit: Vec<Unfit>,
-    /// What has been said of that.
-    complaints: Vec<String>,
+    /// What was warned of at the beginning.
+    warned: Vec<String>,
     /// Where name servers at loopback addresses are named; nowhere if the guest alone knows.
     resolv_conf: Option<ResolvConf>,
     /// Who asks them for the guest.
@@ -45,15 +45,19 @@ pub(crate) struct Mirror {
     log: Log,
 }
 
-/// What has changed, for the guest to follow.
+/// What a look at the namespace has found.
 #[derive(Debug)]
-pub(crate) struct Change {
-    /// What it is to have from now on.
+pub(crate) struct Found {
+    /// What the guest is to have from now on.
     pub(crate) network: Network,
-    /// What cannot be carried, where that was not said before.
-    pub(crate) complaints: Vec<String>,
-    /// What works less well than it should, where that was not said before.
+    /// It has been told all of that.
+    pub(crate) is_told: bool,
+    /// What it cannot have.
+    pub(crate) missing: Vec<String>,
+    /// What works less well than it should.
     pub(crate) warnings: Vec<String>,
+    /// Some of what is missing was only not to be had now.
+    pub(crate) may_be_had_later: bool,
 }
 
 /// What there is.
@@ -62,6 +66,8 @@ struct Taken {
     network: Network,
     /// What could not be carried.
     failures: Vec<NetworkError>,
+    /// What may be carried another time.
+    delayed: Vec<NetworkError>,
     /// What the container would be right without.
     warnings: Vec<NetworkError>,
 }
@@ -84,7 +90,7 @@ impl Mirror {
             told: Network::default(),
             lifetimes: Lifetimes::begin(Instant::now()),
             unfit: Vec::new(),
-            complaints: Vec::new(),
+            warned: Vec::new(),
             resolv_conf,
             names: None,
             log,
@@ -94,8 +100,9 @@ impl Mirror {
     /// Carries what there is. Whatever cannot be carried is an error: the container would not be right
     /// without. None where there is nothing but loopback. Beside it is what to warn of.
     pub(crate) fn begin(&mut self) -> Result<(Option<Network>, Vec<String>), NetworkError> {
-        let Taken { mut network, mut failures, warnings } = self.take_in()?;
-        if let Some(error) = self.unfit.first().map(Unfit::error).or_else(|| failures.pop()) {
+        let Taken { mut network, mut failures, mut delayed, warnings } = self.take_in()?;
+        let unfit = self.unfit.first().map(Unfit::error);
+        if let Some(error) = unfit.or_else(|| failures.pop()).or_else(|| delayed.pop()) {
             return Err(error);
         }
         let with_next_step = |error: &NetworkError| match error.next_step() {
@@ -103,7 +110,7 @@ impl Mirror {
             None => crate::error::chain(error),
         };
         let shown = warnings.iter().map(with_next_step).collect();
-        self.complaints = warnings.iter().map(|error| crate::error::chain(error)).collect();
+        self.warned = warnings.iter().map(|error| crate::error::chain(error)).collect();
         if network == Network::default() {
             return Ok((None, shown));
         }
@@ -112,25 +119,25 @@ impl Mirror {
         Ok((Some(network), shown))
     }
 
+    /// What was warned of at the [beginning](Self::begin).
+    pub(crate) fn warned(&self) -> &[String] {
+        &self.warned
+    }
+
     /// Looks at the namespace anew. Cards for interfaces that have come are plugged in; those of
-    /// interfaces that have gone stay until the guest has been [told](Self::told). None where it has
-    /// all been told.
-    pub(crate) fn look(&mut self) -> Result<Option<Change>, NetworkError> {
-        let Taken { mut network, failures, warnings } = self.take_in()?;
+    /// interfaces that have gone stay until the guest has been [told](Self::told).
+    pub(crate) fn look(&mut self) -> Result<Found, NetworkError> {
+        let Taken { mut network, failures, delayed, warnings } = self.take_in()?;
         if network != Network::default() {
             network.settings = namespace_settings::read(&self.told.settings);
         }
-        let shown = |error: NetworkError| crate::error::chain(&error);
-        let mut complaints: Vec<_> = self.unfit.iter().map(Unfit::error).chain(failures).map(shown).collect();
-        let mut warnings: Vec<_> = warnings.into_iter().map(shown).collect();
-        let known = std::mem::replace(&mut self.complaints, [&complaints[..], &warnings].concat());
-        complaints.retain(|complaint| !known.contains(complaint));
-        warnings.retain(|warning| !known.contains(warning));
+        advertised::keep(&self.told, &mut network);
         let is_told = self.lifetimes.are_as_told(&self.told, &mut network, Instant::now());
-        if complaints.is_empty() && warnings.is_empty() && is_told {
-            return Ok(None);
-        }
-        Ok(Some(Change { network, complaints, warnings }))
+        let shown = |error: NetworkError| crate::error::chain(&error);
+        let may_be_had_later = !delayed.is_empty();
+        let missing = self.unfit.iter().map(Unfit::error).chain(failures).chain(delayed).map(shown).collect();
+        let warnings = warnings.into_iter().map(shown).collect();
+        Ok(Found { network, is_told, missing, warnings, may_be_had_later })
     }
 
     /// Carries what there is as far as that can be; what failed is in the answer.
@@ -144,11 +151,14 @@ impl Mirror {
             plan::plan(&dump, &taken)
         };
         self.unfit = unfit;
-        let mut failures = Vec::new();
+        let (mut failures, mut delayed) = (Vec::new(), Vec::new());
         let mut new = Vec::new();
         for card in cards {
             match self.carried.get_mut(&card.index) {
-                Some(carried) => carried.follow(&card, &mut self.netlink, &*self.slots),
+                Some(carried) => {
+                    carried.follow(&card, &mut self.netlink, &*self.slots);
+                    delayed.extend(carried.mend(&mut self.netlink).err());
+                }
                 None => new.push(card),
             }
         }
@@ -157,7 +167,7 @@ impl Mirror {
                 Ok(carried) => drop(self.carried.insert(carried.card.index, carried)),
                 Err((name, error)) => {
                     plan::leave_out(&mut network, &name);
-                    failures.push(error);
+                    delayed.push(error);
                 }
             }
         }
@@ -169,11 +179,12 @@ impl Mirror {
             network.tables = tables;
             failures.extend(unfit.into_iter().map(UnfitRule::error));
             if !legacy.is_empty() {
-                warnings.push(NetworkError::Legacy { tables: legacy.join(", ") });
+                let tables = legacy.into_iter().collect::<Vec<_>>().join(", ");
+                failures.push(NetworkError::Legacy { tables });
             }
         }
         warnings.extend(self.let_answers_in(network.name_servers.first().copied()));
-        Ok(Taken { network, failures, warnings })
+        Ok(Taken { network, failures, delayed, warnings })
     }
 
     /// Lets the namespace's name servers, of which one is named, have what they ask for.

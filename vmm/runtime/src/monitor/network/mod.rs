@@ -9,6 +9,7 @@
 //! Where the sandbox stands alone, passt is behind its only card instead, and nothing changes.
 
 mod addresses;
+mod advertised;
 mod alone;
 mod answers;
 mod attached;
@@ -29,6 +30,7 @@ mod own_taps;
 mod passt;
 mod plan;
 mod redirect;
+mod retries;
 mod routes;
 mod rules;
 mod settings;

@@ -10,9 +10,10 @@ use vmrun_netlink::Netlink;
 use super::netfilter::RuleNews;
 use super::own_taps::Taps;
 
-/// `RTMGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`,
-/// and the groups of IPv6's rules and of both families' settings.
-const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000 | 0x80_0000 | 0x100_0000;
+/// `RTMGRP_LINK`, `_NEIGH`, `_TC`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`,
+/// and the groups of IPv6's rules, of both families' settings and of next hops.
+const GROUPS: u32 =
+    0x1 | 0x4 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000 | 0x80_0000 | 0x100_0000 | 0x8000_0000;
 
 /// Of the namespace of the thread that has opened it. Readable when there are some.
 #[derive(Debug)]

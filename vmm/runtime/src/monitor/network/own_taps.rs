@@ -17,6 +17,10 @@ const ADDRESSES: [u16; 2] = [20, 21];
 const ROUTES: [u16; 2] = [24, 25];
 const NEIGHBOURS: [u16; 2] = [28, 29];
 const SETTINGS: [u16; 2] = [80, 81];
+/// `RTM_NEWQDISC`, `_NEWTCLASS`, `_NEWTFILTER` and `_NEWCHAIN`: what is added to queues is nobody's loss.
+const NEW_AT_QUEUES: [u16; 4] = [36, 40, 44, 100];
+/// `RTM_DELQDISC` and `_DELTFILTER`: what somebody takes away from a tap is.
+const GONE_FROM_QUEUES: [u16; 2] = [37, 45];
 
 /// A link's header, its attributes `IFLA_IFNAME` and `IFLA_LINKINFO`, and of the latter `IFLA_INFO_KIND`. To
 /// read all of each link would take a start longer than anything else that is done here.
@@ -52,7 +56,12 @@ impl Taps {
                 false => self.0.remove(&index),
             };
         }
-        let any = heard.iter().any(|answer| !interface(answer).is_some_and(|index| self.0.contains(&index)));
+        let is_of_tap = |answer: &Answer| interface(answer).is_some_and(|index| self.0.contains(&index));
+        let counts = |answer: &Answer| match answer.kind() {
+            kind if NEW_AT_QUEUES.contains(&kind) => false,
+            kind => GONE_FROM_QUEUES.contains(&kind) || !is_of_tap(answer),
+        };
+        let any = heard.iter().any(counts);
         for answer in heard.iter().filter(|answer| answer.kind() == DEL_LINK) {
             interface(answer).map(|index| self.0.remove(&index));
         }
@@ -126,6 +135,9 @@ mod tests {
             assert_eq!(is_news(&mut taps, about(24, 12, ROUTE_INTERFACE, number)), expected);
             assert_eq!(is_news(&mut taps, about(80, 1, SETTING_INTERFACE, number)), expected);
         }
+        // A queue that is made, and one that is removed.
+        assert!(!is_news(&mut taps, about(36, 8, 0, 2)) && !is_news(&mut taps, about(44, 8, 0, 2)));
+        assert!(is_news(&mut taps, about(37, 8, 0, 2)) && is_news(&mut taps, about(45, 8, 0, 3)));
         // A rule, and what is not known.
         assert!(is_news(&mut taps, about(32, 12, ROUTE_INTERFACE, 3)));
         assert!(is_news(&mut taps, about(99, 8, 0, 3)));

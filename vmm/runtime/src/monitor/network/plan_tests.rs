@@ -239,3 +239,47 @@ fn interfaces_keep_their_slots_and_new_ones_take_the_lowest_that_is_free() {
     let unfit = super::plan(&dump, &full).unfit;
     assert_eq!(unfit[0].why, "the machine has room for 8 network cards");
 }
+
+#[test]
+fn route_that_is_told_by_the_number_of_its_next_hop_alone_is_unfit() {
+    let mut dump = recorded(include_str!("dumps/bridge.dump"));
+    let plan = |dump: &Dump| plan(dump, &Slots::new()).unfit;
+    let route = dump.routes.iter_mut().find(|route| route.header.destination_prefix_length == 0).unwrap();
+    let number = vmrun_netlink::core::DefaultNla::new(30, 5_u32.to_ne_bytes().to_vec());
+    route.attributes.push(RouteAttribute::Other(number));
+    assert_eq!(plan(&dump), []);
+    let route = dump.routes.iter_mut().find(|route| route.header.destination_prefix_length == 0).unwrap();
+    route.attributes.retain(|one| !matches!(one, RouteAttribute::Oif(_) | RouteAttribute::Gateway(_)));
+    let [Unfit { interface: None, why }] = &plan(&dump)[..] else { panic!("{:?}", plan(&dump)) };
+    assert!(why.starts_with("the route to 0.0.0.0/0 has the number of a next hop"), "{why}");
+}
+
+#[test]
+fn mtu_is_what_a_tap_can_have_and_a_secret_stays_on_the_host() {
+    let mut dump = recorded(include_str!("dumps/bridge.dump"));
+    let eth0 = |dump: &mut Dump, mtu: u32| {
+        let link = dump.links.iter_mut().find(|link| links::name(link) == "eth0").unwrap();
+        for attribute in &mut link.attributes {
+            match attribute {
+                LinkAttribute::Mtu(is) => *is = mtu,
+                LinkAttribute::AfSpecUnspec(specs) => {
+                    specs.push(AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+                        vmrun_netlink::route::link::In6AddrGenMode::StablePrivacy,
+                    )]));
+                }
+                _ => {}
+            }
+        }
+    };
+    eth0(&mut dump, 65_521);
+    let plan_of = |dump: &Dump| plan(dump, &Slots::new());
+    let carried = plan_of(&dump);
+    assert_eq!(carried.unfit, []);
+    let eth0_of = |plan: &NetworkPlan| {
+        plan.network.interfaces.iter().find(|interface| interface.name == "eth0").cloned()
+    };
+    assert_eq!(eth0_of(&carried).unwrap().address_mode, Some(3));
+    eth0(&mut dump, 65_522);
+    let refused = plan_of(&dump);
+    assert!(refused.unfit[0].why.contains("65521") && eth0_of(&refused).is_none(), "{refused:?}");
+}

@@ -56,6 +56,14 @@ pub(super) fn steps(from: u32, to: u32) -> io::Result<[Change; 2]> {
     ])
 }
 
+/// Does those steps.
+pub(super) fn make(netlink: &mut Netlink, from: u32, to: u32) -> Result<Redirect, Failure> {
+    let steps = steps(from, to).map_err(|error| ("its number", error))?;
+    let said = netlink.change_all(steps.into()).map_err(|error| (FILTER_STEP, error))?;
+    let said = <[_; 2]>::try_from(said).map_err(|_| (FILTER_STEP, io::ErrorKind::InvalidData.into()))?;
+    made(netlink, from, said)
+}
+
 /// What has come of those steps at `from`. The word of an error is what it was about.
 pub(super) fn made(netlink: &mut Netlink, from: u32, said: [io::Result<()>; 2]) -> Result<Redirect, Failure> {
     let [qdisc, filter] = said;
@@ -78,6 +86,11 @@ pub(super) fn made(netlink: &mut Netlink, from: u32, said: [io::Result<()>; 2]) 
 }
 
 impl Redirect {
+    /// The same, in the place of one whose queue may have stayed.
+    pub(super) fn instead_of(self, earlier: Self) -> Self {
+        Self { made_qdisc: self.made_qdisc || earlier.made_qdisc, ..self }
+    }
+
     /// Takes it away, as far as it is still there: with its interface it is gone.
     pub(super) fn remove(self, netlink: &mut Netlink) {
         let is_alone = filters::all(netlink, self.index).is_ok_and(|filters| filters.iter().all(is_ours));
@@ -85,6 +98,18 @@ impl Redirect {
         if !with_queue {
             Filter::ALL.iter().for_each(|filter| filter.remove(netlink, self.index));
         }
+    }
+}
+
+/// Whether what `from` receives is still led out through `to`, by what is at `from`.
+pub(super) fn leads(filters: &[TcMessage], to: u32) -> bool {
+    filters.iter().any(|filter| Filter::Redirection.is(filter) && target(filter) == Some(to))
+}
+
+/// Takes away what this process has just set up at `from`, of which it does not know how far it has come.
+pub(super) fn undo(netlink: &mut Netlink, from: u32, to: u32) {
+    if filters::all(netlink, from).is_ok_and(|filters| leads(&filters, to)) {
+        clean(netlink, from);
     }
 }
 
@@ -164,6 +189,8 @@ mod tests {
         let filter = filter(3, 9).unwrap();
         assert!(is_ours(&filter));
         assert_eq!(target(&filter), Some(9));
+        let filters = std::slice::from_ref(&filter);
+        assert!(leads(filters, 9) && !leads(filters, 8) && !leads(&[], 9));
         // The order of the fields is the kernel's: family, interface, handle, parent, priority and protocol.
         let mut bytes = vec![0; filter.buffer_len()];
         filter.emit(&mut bytes);

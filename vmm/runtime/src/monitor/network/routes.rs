@@ -22,6 +22,9 @@ pub(super) const LOCAL: u32 = 255;
 /// Ticks in which the kernel tells how long a route will be there.
 const TICKS_A_SECOND: u32 = 100;
 
+/// `RTA_NH_ID`, the number of a next hop that is a thing of its own.
+const NEXT_HOP: u16 = 30;
+
 /// `RTAX_CC_ALGO`, the one metric that is a name.
 const CONGESTION_CONTROL: u16 = 16;
 
@@ -61,7 +64,7 @@ pub(super) fn route(message: &RouteMessage, names: &Names) -> Found {
     };
     let onlink = message.header.flags.contains(RouteFlags::Onlink);
     let mut hop = Hop { onlink, ..Hop::default() };
-    let mut strange = None;
+    let (mut strange, mut by_number) = (None, false);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(table) => route.table = *table,
@@ -95,6 +98,7 @@ pub(super) fn route(message: &RouteMessage, names: &Names) -> Found {
             }
             RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => strange = Some("an encapsulation"),
             RouteAttribute::NewDestination(_) => strange = Some("MPLS labels"),
+            RouteAttribute::Other(number) if number.kind() == NEXT_HOP => by_number = true,
             attribute => take_hop(&mut hop, attribute, names),
         }
         if let RouteAttribute::MultiPath(hops) = attribute {
@@ -113,16 +117,25 @@ pub(super) fn route(message: &RouteMessage, names: &Names) -> Found {
     } else if hop.interface.is_some() || hop.gateway.is_some() {
         route.hops.push(hop);
     }
+    let Prefix { address, bits } = route.destination;
+    if by_number && !forbids(message.header.kind) && !message.attributes.iter().any(is_way) {
+        return Found::Unfit(format!(
+            "the route to {address}/{bits} has the number of a next hop and no way, which the kernel tells with net.ipv4.nexthop_compat_mode=1"
+        ));
+    }
     if is_the_kernels(message, &route) || !leads_somewhere(message, &route) {
         return Found::Nothing;
     }
     match strange {
-        Some(strange) => {
-            let Prefix { address, bits } = route.destination;
-            Found::Unfit(format!("the route to {address}/{bits} has {strange}"))
-        }
+        Some(strange) => Found::Unfit(format!("the route to {address}/{bits} has {strange}")),
         None => Found::Route(route),
     }
+}
+
+/// Whether it says where packets go.
+fn is_way(attribute: &RouteAttribute) -> bool {
+    use RouteAttribute::{Gateway, MultiPath, Oif, Via};
+    matches!(attribute, Oif(_) | Gateway(_) | Via(_) | MultiPath(_))
 }
 
 fn take_hop(hop: &mut Hop, attribute: &RouteAttribute, names: &Names) {

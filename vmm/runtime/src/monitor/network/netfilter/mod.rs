@@ -7,11 +7,12 @@
 
 mod dump;
 mod expressions;
+mod legacy;
 mod plan;
 #[cfg(test)]
 mod plan_tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -26,18 +27,14 @@ use super::error::NetworkError;
 /// The group that hears of nf_tables' changes (`NFNLGRP_NFTABLES`), as a bit.
 const TABLES: u32 = 1 << 6;
 
-/// Name the tables that the interface before nf_tables has made in this thread's namespace; they are not there
-/// where the kernel has not loaded it.
-const LEGACY: [&str; 2] = ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
-
 /// What the namespace's rules are to the guest.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Listing {
     pub(super) tables: Vec<Table>,
     /// What cannot be carried.
     pub(super) unfit: Vec<UnfitRule>,
-    /// Tables of the interface before nf_tables, whose rules are not carried.
-    pub(super) legacy: Vec<String>,
+    /// Tables of the interface before nf_tables with rules, which are not carried.
+    pub(super) legacy: BTreeSet<String>,
 }
 
 /// A rule that the guest cannot have.
@@ -113,16 +110,7 @@ impl Rules {
             }
             State::Unread | State::Absent => Listing::default(),
         };
-        listing.legacy = legacy_tables();
+        listing.legacy = legacy::tables(servers).map_err(NetworkError::Rules)?;
         Ok(listing)
     }
-}
-
-fn legacy_tables() -> Vec<String> {
-    let files = LEGACY.iter().filter_map(|path| std::fs::read_to_string(path).ok());
-    let mut names: Vec<String> =
-        files.flat_map(|names| names.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
 }
