@@ -2,20 +2,22 @@
 
 use std::fs;
 
-use super::network::{Net, end};
+use super::network::{Net, end, run};
 use crate::support::{Bundle, Run, place};
 
 const FLOOD: &str = include_str!("../programs/flood.py");
 
-/// Datagrams for a guest that does not take them: some four times what its queue and the tap's hold.
+/// Datagrams for a guest that does not take them: some four times what its queue and the tap's hold. Says how many
+/// hundredths of a second of a CPU it has taken.
 const DATAGRAMS: &str = "python3 -I -S -c '
-import socket
+import socket, time
 to_guest = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 for _ in range(5000):
     try:
         to_guest.sendto(bytes(1400), (\"10.88.0.2\", 9))
     except OSError:
-        pass'";
+        pass
+print(round(time.process_time() * 100))'";
 
 /// What a process has of the host: descriptors, threads, MiB of addresses.
 fn held(pid: i32) -> (usize, usize, u64) {
@@ -27,7 +29,15 @@ fn held(pid: i32) -> (usize, usize, u64) {
     (descriptors, threads, kib >> 10)
 }
 
-/// Whether nothing has grown but by what the monitor's own tasks take: a flood is a thousand times that.
+/// The hundredths of a second of CPUs that a process has taken so far.
+fn ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let fields: Vec<&str> = fields.split(' ').collect();
+    [11, 12].map(|field| fields[field].parse::<u64>().unwrap()).iter().sum()
+}
+
+/// Whether nothing has grown but by what the tasks of its own take: a flood is a thousand times that.
 fn is_no_more(before: (usize, usize, u64), now: (usize, usize, u64)) -> bool {
     now.0 <= before.0 + 8 && now.1 <= before.1 + 2 && now.2 <= before.2 + 16
 }
@@ -37,9 +47,14 @@ fn guest_that_floods_or_does_not_read_has_no_more_of_the_host_and_others_their_s
     let net = Net::with_eth0();
     let bundle = net.joined_by(Bundle::python(FLOOD));
     let container = Run::of(&bundle).detach();
-    let monitor = container.started.monitor();
+    let processes = [container.started.monitor(), container.started.machine()];
     let first = container.started.stdout.await_text(0, "round\n");
-    let before = held(monitor);
+    let before = processes.map(held);
+    let hold_no_more = || {
+        let now = processes.map(held);
+        let all = before.into_iter().zip(now).all(|(before, now)| is_no_more(before, now));
+        assert!(all, "monitor and machine: {before:?}, then {now:?}");
+    };
 
     let other = Net::with_eth0();
     other.bundle("ping -c 1 -W 60 10.88.0.1 >/dev/null && echo reached").run().prints("reached\n");
@@ -47,16 +62,21 @@ fn guest_that_floods_or_does_not_read_has_no_more_of_the_host_and_others_their_s
 
     let second = container.started.stdout.await_text(first, "round\n");
     container.started.stdout.await_text(second, "round\n");
-    let after = held(monitor);
-    assert!(is_no_more(before, after), "{before:?}, then {after:?}");
+    hold_no_more();
 
     let ping = format!("{}/bin/busybox ping -c 1 -W 60 10.88.0.2", place().busybox.display());
     let reached = || assert!(net.far_shell(&ping).output().unwrap().status.success());
     reached();
     container.verb("pause", &[]).prints("");
-    assert!(net.far_shell(DATAGRAMS).status().unwrap().success());
-    let after = held(monitor);
-    assert!(is_no_more(before, after), "{before:?}, then {after:?}");
+    let send = || String::from_utf8(run(&mut net.far_shell(DATAGRAMS)).stdout).unwrap();
+    send();
+    hold_no_more();
+    // All there is room for is there. Who goes on all the same takes as much of the CPU as who sends.
+    let idle = processes.map(ticks);
+    let sender: u64 = send().trim().parse().unwrap();
+    let busy: u64 = processes.map(ticks).iter().sum::<u64>() - idle.iter().sum::<u64>();
+    assert!(busy <= 10 + sender / 4, "{busy} ticks, and {sender} of the sender's");
+    hold_no_more();
     container.verb("resume", &[]).prints("");
     reached();
     end(&container);

@@ -244,7 +244,7 @@ fn plain_users_sandbox_resolves_names_connects_and_is_connected_to() {
         let _server = name_server(&scratch, "192.0.2.77");
         let listener = TcpListener::bind(("192.0.2.77", 0)).unwrap();
         let script = format!(
-            "{ASK}; nc 192.0.2.77 {} </dev/null && echo; nc -ll -p 80 -e echo served & cat",
+            "{ASK}; nc 192.0.2.77 {} </dev/null && echo; nc -ll -p 80 -e head -n 1 & cat",
             listener.local_addr().unwrap().port()
         );
         let answering = answer_once(listener);
@@ -257,10 +257,18 @@ fn plain_users_sandbox_resolves_names_connects_and_is_connected_to() {
         let mut child = as_plain_user(&run.command()).stdin(Stdio::piped()).stdout(file).spawn().unwrap();
         let said = || fs::read_to_string(&said).unwrap();
         wait::until_or("the published port", || {
-            let mut answer = String::new();
-            let asked =
-                TcpStream::connect((HERE, published)).and_then(|mut to| to.read_to_string(&mut answer));
-            if answer == "served\n" { Ok(()) } else { Err(format!("{asked:?}: {answer}; {}", said())) }
+            // passt of 2023 loses the words of who speaks first and ends at once.
+            let ask = |mut stream: TcpStream| {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.write_all(b"served\n")?;
+                std::io::read_to_string(stream)
+            };
+            let answer = TcpStream::connect((HERE, published)).and_then(ask);
+            if matches!(&answer, Ok(answer) if answer == "served\n") {
+                Ok(())
+            } else {
+                Err(format!("{answer:?}; {}", said()))
+            }
         });
         drop(child.stdin.take());
         assert!(child.wait().unwrap().success());
