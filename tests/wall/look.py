@@ -22,6 +22,9 @@ CAPABILITIES = (
 ).split()
 NAMESPACES = "cgroup ipc mnt net pid user uts".split()
 
+# A thread that runs in the kernel alone, such as KVM's since Linux 6.12 (include/linux/sched.h).
+PF_USER_WORKER = 0x4000
+
 
 def start(vmrun: Path, rootfs: Path, place: Path) -> tuple[subprocess.Popen, str]:
     """A sandbox with a volume and a disk that has said that it runs, and the directory of its record."""
@@ -82,10 +85,18 @@ def thread(path: Path, directory: str, everything: int) -> list[str]:
     ]
 
 
+def is_the_kernels(path: Path) -> bool:
+    # The fields behind the name, of which the flags are the seventh (proc_pid_stat(5)).
+    fields = (path / "stat").read_text().rpartition(")")[2].split()
+    return int(fields[6]) & PF_USER_WORKER != 0
+
+
 def threads(name: str, pid: int, directory: str, everything: int) -> list[str]:
     """A row for each kind of thread: those that are alike in name and all else are one."""
     rows = []
     for path in sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda path: int(path.name)):
+        if is_the_kernels(path):
+            continue
         called = re.sub(r"\d+$", "", (path / "comm").read_text().strip())
         called = "first" if int(path.name) == pid else f"`{called}`"
         row = " | ".join([name, called, *thread(path, directory, everything)])
