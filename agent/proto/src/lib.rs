@@ -54,7 +54,7 @@ pub use names::{Answer, NAME_SERVER_PORT, Question, Transport};
 pub use network::{
     Address, Hop, INTERFACE_SETTINGS, Interface, Neighbour, Network, NetworkDevice, Prefix, Route, Rule,
 };
-pub use plan::{ConsoleSize, ContainerPlan, Disk, ProcessIo, Share};
+pub use plan::{Changes, ConsoleSize, ContainerPlan, Disk, ProcessIo, RootImage, Share};
 
 /// Version of the contract. It grows when a message is added that an older peer
 /// must not be sent; fields with defaults do not change it.

@@ -44,6 +44,35 @@ pub struct ContainerPlan {
     /// Disks that the host has plugged in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
+    /// The root file system is on a disk; else it is the directory that `spec` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_image: Option<RootImage>,
+}
+
+/// A root file system that is on a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootImage {
+    /// The disk's [name](Disk::name).
+    pub name: String,
+    /// Its type.
+    pub typ: String,
+    /// Where what is changed of it goes.
+    pub changes: Changes,
+}
+
+/// A layer over a root file system that nobody writes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Changes {
+    /// There is none.
+    Nowhere,
+    /// In the machine's memory.
+    Memory,
+    /// On an ext4 disk.
+    Disk {
+        /// The disk's [name](Disk::name).
+        name: String,
+    },
 }
 
 /// A disk, which the agent finds in a slot of the machine, and how `spec` names it.

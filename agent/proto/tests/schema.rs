@@ -104,6 +104,7 @@ fn plan() -> ContainerPlan {
         settings: std::collections::BTreeMap::new(),
         network: None,
         disks: Vec::new(),
+        root_image: None,
     }
 }
 
@@ -241,6 +242,14 @@ fn requests() {
     };
     let with_disks = ContainerPlan { disks: vec![disk(None), disk(Some((7, 3)))], ..plan() };
     request("create-disks", Request::Create { container: "web".into(), plan: Box::new(with_disks) });
+    let of_image = |changes| {
+        let root = RootImage { name: "/run/vmrun/disks/0".into(), typ: "erofs".into(), changes };
+        let plan = Box::new(ContainerPlan { root_image: Some(root), ..plan() });
+        Request::Create { container: "web".into(), plan }
+    };
+    request("create-root-image-nowhere", of_image(Changes::Nowhere));
+    request("create-root-image-memory", of_image(Changes::Memory));
+    request("create-root-image-disk", of_image(Changes::Disk { name: "/run/vmrun/disks/1".into() }));
     let with_network = ContainerPlan { network: Some(Box::new(network())), ..plan() };
     request("create-network", Request::Create { container: "web".into(), plan: Box::new(with_network) });
     request("network", Request::Network { container: "web".into(), network: Box::new(network()) });

@@ -7,6 +7,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, Mount, 
 use vmrun_proto::{DISKS_DIR, Disk};
 use vmrun_spec::{DiskPlan, DiskSlot, DiskSource, RateSpec};
 
+use crate::root_image::{self, Changes, IMAGE_ANNOTATION, RootImage, WRITABLE_ANNOTATION};
 use crate::validate::PlanError;
 use crate::{Bundle, file_systems, rates, volumes};
 
@@ -17,6 +18,8 @@ pub(crate) struct Disks {
     pub(crate) planned: Vec<DiskPlan>,
     /// By index in `mounts`.
     pub(crate) guest_sources: BTreeMap<usize, PathBuf>,
+    /// What the root file system is on, if it is on one.
+    pub(crate) root: Option<vmrun_proto::RootImage>,
 }
 
 /// Plans one for each image or block device that a mount is of, and for each block device in `linux.devices` that the
@@ -24,6 +27,9 @@ pub(crate) struct Disks {
 pub(crate) fn disks(bundle: &Bundle) -> Result<Disks, PlanError> {
     let rate = rates::disk_rate(bundle)?;
     let mut disks = Disks::default();
+    if let Some(root) = root_image::root_image(bundle)? {
+        disks.add_root(root, rate)?;
+    }
     for (index, mount) in bundle.spec.mounts().iter().flatten().enumerate() {
         let typ = mount.typ().as_deref().unwrap_or_default();
         let Some(writable) = file_systems::on_disk(typ).filter(|_| !volumes::is_bind(mount)) else {
@@ -57,13 +63,29 @@ impl Disks {
         let disks = disks.map(|(slot, disk)| Disk {
             device: slot.device(),
             announcement: slot.announcement(),
-            name: name(slot).display().to_string(),
+            name: guest_name(slot),
             number: match disk.source {
                 DiskSource::Device { major, minor } => Some((major, minor)),
                 DiskSource::Path(_) => None,
             },
         });
         disks.collect()
+    }
+
+    fn add_root(&mut self, root: RootImage, rate: Option<RateSpec>) -> Result<(), PlanError> {
+        let RootImage { image, typ, changes } = root;
+        let field = |key: &str| format!("annotations[{key:?}]");
+        let image = self.add(field(IMAGE_ANNOTATION), DiskSource::Path(image), true, rate)?;
+        let changes = match changes {
+            Changes::Memory => vmrun_proto::Changes::Memory,
+            Changes::Nowhere => vmrun_proto::Changes::Nowhere,
+            Changes::Disk(path) => {
+                let slot = self.add(field(WRITABLE_ANNOTATION), DiskSource::Path(path), false, rate)?;
+                vmrun_proto::Changes::Disk { name: guest_name(slot) }
+            }
+        };
+        self.root = Some(vmrun_proto::RootImage { name: guest_name(image), typ, changes });
+        Ok(())
     }
 
     /// The same source is one disk, which can be written if any of its users may.
@@ -92,6 +114,10 @@ impl Disks {
 /// What mounts of a disk have for their source in the guest.
 fn name(slot: DiskSlot) -> PathBuf {
     Path::new(DISKS_DIR).join(slot.number().to_string())
+}
+
+fn guest_name(slot: DiskSlot) -> String {
+    name(slot).display().to_string()
 }
 
 /// The last word on it counts.

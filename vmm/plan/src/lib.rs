@@ -36,6 +36,7 @@ mod rates;
 mod refuse;
 mod resources;
 mod rlimits;
+mod root_image;
 mod settings;
 mod size;
 mod unified;
@@ -239,6 +240,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             notify: options.notify,
             network: None,
             disks: disks.for_the_guest(),
+            root_image: disks.root.clone(),
         },
         host: HostPlan {
             rootfs: bundle.rootfs.clone(),

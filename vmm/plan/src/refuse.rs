@@ -9,6 +9,7 @@ use crate::boot_request::{INITRD_ANNOTATION, KERNEL_ANNOTATION};
 use crate::free_memory::FREE_MEMORY_ANNOTATION;
 use crate::rates::{DISK_RATE_ANNOTATION, RX_RATE_ANNOTATION, TX_RATE_ANNOTATION};
 use crate::resources::check_resources;
+use crate::root_image::{IMAGE_ANNOTATION, TYPE_ANNOTATION, WRITABLE_ANNOTATION};
 use crate::size::{MEMORY_ANNOTATION, VCPUS_ANNOTATION};
 use crate::validate::PlanError;
 use crate::vm::VmSection;
@@ -169,6 +170,9 @@ fn annotations(spec: &Spec) -> Result<(), PlanError> {
         VOLUME_CACHE_ANNOTATION,
         FREE_MEMORY_ANNOTATION,
         DISK_RATE_ANNOTATION,
+        IMAGE_ANNOTATION,
+        TYPE_ANNOTATION,
+        WRITABLE_ANNOTATION,
     ];
     let mut ours: Vec<_> = spec
         .annotations()

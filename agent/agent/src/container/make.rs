@@ -12,7 +12,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{major, minor};
 use nix::unistd::{Gid, Uid, fchown};
 use oci_spec::runtime::{Mount, Process, Spec};
-use vmrun_proto::{ConsoleSize, Disk, ErrorKind, ErrorReply, Network, ProcessIo, Share, SharedMount, Stage};
+use vmrun_proto::{
+    ConsoleSize, Disk, ErrorKind, ErrorReply, Network, ProcessIo, RootImage, Share, SharedMount, Stage,
+};
 
 use super::adapt::{self, Adapted};
 use super::cgroup::Cgroup;
@@ -59,6 +61,8 @@ pub(crate) enum Kind<'a> {
         mounts: &'a [SharedMount],
         /// Disks of the host's.
         disks: &'a [Disk],
+        /// The one that the root file system is on.
+        root_image: Option<&'a RootImage>,
         /// The host's path of the bundle.
         bundle: &'a str,
         /// The directory with the socket on which its program says how it is.
@@ -122,7 +126,7 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
         message: error.to_string(),
     };
     let mut adapted = match &order.kind {
-        Kind::Init { shares, mounts, disks, bundle, notify, settings, .. } => {
+        Kind::Init { shares, mounts, disks, root_image, bundle, notify, settings, .. } => {
             settings::apply(settings);
             shares.iter().try_for_each(mount_share)?;
             shared_mounts::apply(mounts).map_err(|message| failed(Stage::Shares, message))?;
@@ -132,7 +136,7 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
                 invalid(adapt::AdaptError::Build { what: "mount of the notification socket", cause })
             })?;
             let mut adapted = adapt::for_init(offered.as_ref().unwrap_or(order.spec)).map_err(invalid)?;
-            disks::attach(&mut adapted.spec, order.spec, disks)
+            disks::attach(&mut adapted.spec, order.spec, disks, *root_image)
                 .map_err(|message| failed(Stage::Create, message))?;
             let hooks = StartHooks::take(&mut adapted.spec, order.container, bundle)
                 .map_err(|message| failed(Stage::Create, message))?;

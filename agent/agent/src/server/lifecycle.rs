@@ -74,6 +74,7 @@ impl Server {
                 shares: &shares,
                 mounts: &entry.plan.mounts,
                 disks: &entry.plan.disks,
+                root_image: entry.plan.root_image.as_ref(),
                 bundle: &entry.plan.bundle,
                 settings: &entry.plan.settings,
                 network: entry.plan.network.as_deref(),

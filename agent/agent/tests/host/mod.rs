@@ -144,6 +144,7 @@ impl Host {
             settings: BTreeMap::new(),
             network: self.network.take(),
             disks: Vec::new(),
+            root_image: None,
         });
         match self.ask(Request::Create { container: id.into(), plan }) {
             Reply::Error(error) => Err(error),

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::support::{Bundle, Mounted, Run, Scratch, wait};
+use crate::support::{Bundle, Mounted, Run, Scratch, place, wait};
 
 fn succeeds(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
@@ -312,4 +312,57 @@ fn disk_is_as_fast_as_an_annotation_says() {
         .run()
         .prints("1048576\n");
     rated("fast").run().fails_with(1, &["dev.vmrun.disk.rate", "is no rate", "500iops"]);
+}
+
+/// A bundle whose root file system is on an image, as these annotations say; its own directory is empty.
+fn on_image(scratch: &Scratch, script: &str, annotations: &[(&str, &str)]) -> Bundle {
+    let annotations: serde_json::Map<_, _> =
+        annotations.iter().map(|(key, value)| (format!("dev.vmrun.rootfs.{key}"), json!(value))).collect();
+    Bundle::with_root(&scratch.directory("empty"))
+        .args(&["sh", "-c", script])
+        .set("/annotations", Value::Object(annotations))
+}
+
+#[test]
+fn root_file_system_is_on_an_image_and_its_changes_are_gone_with_the_machine() {
+    let scratch = Scratch::new();
+    let image = scratch.join("root.erofs");
+    succeeds(Command::new("mkfs.erofs").arg(&image).arg(&place().busybox));
+    let path = image.to_str().unwrap();
+    let before = fs::read(&image).unwrap();
+    let script =
+        "ls /new 2>/dev/null; echo new >/new && cat /new && rm /bin/ls && test ! -e /bin/ls && stat -c %a /";
+    let bundle = on_image(&scratch, script, &[("image", path), ("type", "erofs")]);
+    for _ in 0..2 {
+        bundle.run().prints("new\n755\n");
+    }
+    assert!(fs::read(&image).unwrap() == before);
+    assert_eq!(fs::read_dir(scratch.join("empty")).unwrap().count(), 0, "nothing is made in the directory");
+}
+
+#[test]
+fn changes_of_a_root_file_system_stay_on_a_disk_or_cannot_be_made() {
+    let scratch = Scratch::new();
+    let image = scratch.join("root.squashfs");
+    // The mount points that a container has are made in it.
+    let tree = scratch.join("tree");
+    succeeds(Command::new("cp").arg("-a").arg(&place().busybox).arg(&tree));
+    for name in ["proc", "dev", "sys"] {
+        fs::create_dir_all(tree.join(name)).unwrap();
+    }
+    succeeds(Command::new("mksquashfs").arg(&tree).arg(&image).args(["-quiet", "-no-progress"]));
+    let path = image.to_str().unwrap();
+    let disk = ext4(&scratch, 8, None);
+    let changes = format!("disk:{}", disk.display());
+    let script = "echo more >>/log && cat /log";
+    let kept = on_image(&scratch, script, &[("image", path), ("type", "squashfs"), ("writable", &changes)]);
+    kept.run().prints("more\n");
+    kept.run().prints("more\nmore\n");
+    is_whole(&disk);
+    let script = "echo x >/log || echo refused";
+    let closed = on_image(&scratch, script, &[("image", path), ("type", "squashfs"), ("writable", "none")]);
+    closed.run().prints_with_errors("refused\n", &["Read-only file system"]);
+    let none = scratch.file("noise", vec![0; 1 << 20]);
+    let damaged = on_image(&scratch, script, &[("image", none.to_str().unwrap()), ("type", "ext4")]);
+    damaged.run().fails_with(1, &["cannot mount ext4 for the root file system", "EXT4-fs"]);
 }

@@ -55,13 +55,13 @@ pub(crate) enum DiskError {
     Plug { field: String, cause: String },
 }
 
-/// What the agent tells of file systems on disks, with what these are on for the guest's places (`DISKS_DIR/SLOT.MOUNT`).
+/// What the agent tells of file systems on disks, with what these are on for the guest's places (`DISKS_DIR/SLOT.MOUNT`, and `SLOT.root`).
 pub(super) fn with_the_hosts_paths(text: &str, plan: &[DiskPlan]) -> String {
     let mut text = text.to_owned();
     for (slot, disk) in DiskSlot::all().zip(plan) {
         let place = format!("{DISKS_DIR}/{}.", slot.number());
         while let Some((before, behind)) = text.split_once(&place) {
-            let behind = behind.trim_start_matches(|letter: char| letter.is_ascii_digit());
+            let behind = behind.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric());
             text = format!("{before}{}{behind}", shown(&disk.source));
         }
     }

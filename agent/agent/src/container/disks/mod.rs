@@ -6,6 +6,7 @@
 
 mod file_system;
 mod kernel_log;
+mod root;
 
 use std::fs;
 use std::io;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Mount, Spec};
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, chown, makedev, mknodat};
-use vmrun_proto::{DISKS_DIR, Disk};
+use vmrun_proto::{DISKS_DIR, Disk, RootImage};
 
 use super::create::{mounts, words};
 use super::identity::host_user;
@@ -48,11 +49,20 @@ impl Found<'_> {
 
 /// Has the kernel find the disks, and `spec` name them as they are here; `given` is the configuration whose fields
 /// failures name.
-pub(crate) fn attach(spec: &mut Spec, given: &Spec, disks: &[Disk]) -> Result<(), String> {
+pub(crate) fn attach(
+    spec: &mut Spec,
+    given: &Spec,
+    disks: &[Disk],
+    root: Option<&RootImage>,
+) -> Result<(), String> {
     if disks.is_empty() {
         return Ok(());
     }
     let found: Vec<_> = disks.iter().map(find).collect::<Result<_, _>>()?;
+    if let Some(root) = root {
+        let named = |name: &str| found.iter().find(|found| found.disk.name == name);
+        root::mount_root(spec, root, |name| named(name).map(|found| found.node.clone()))?;
+    }
     mount_all(spec, given, &found)?;
     rename_devices(spec, &found);
     if has_user_namespace(spec) {
