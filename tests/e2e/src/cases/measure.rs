@@ -125,9 +125,14 @@ fn bench_alternates_with_other_commands_and_writes_what_it_found() {
     assert!(report["comparisons"][0]["ratio"]["value"].as_f64().unwrap() > 1.0);
     // Counted, or said why not: nothing in between.
     let counted = &report["sides"][0]["figures"];
-    for figure in
-        ["system calls", "page faults", "VM exits", "VM exits: nested page fault", "guest instructions"]
-    {
+    for figure in [
+        "system calls",
+        "page faults",
+        "bytes read",
+        "VM exits",
+        "VM exits: nested page fault",
+        "guest instructions",
+    ] {
         let value = counted[figure]["median"].as_f64();
         assert!(
             value.is_some_and(|value| value > 0.0) || report["missing"][figure].is_string(),

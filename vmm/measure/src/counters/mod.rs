@@ -2,6 +2,7 @@
 //! the machine is.
 
 mod filter;
+mod reads;
 mod reasons;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ use reasons::Reason;
 #[derive(Debug)]
 pub(crate) struct Counters {
     open: Vec<Pair>,
+    /// Whether the kernel keeps account of what is read.
+    reads: bool,
     /// Names of figures, and why they are not counted.
     pub(crate) missing: BTreeMap<String, String>,
 }
@@ -29,13 +32,20 @@ struct Pair {
     own: Counter,
 }
 
+/// The name of what is read with system calls.
+const READ: &str = "bytes read";
+
 /// The figures of one run.
 pub(crate) type Figures = BTreeMap<String, u64>;
 
 impl Counters {
     /// Opens all that there are here.
     pub(crate) fn open() -> Self {
-        let mut counters = Self { open: Vec::new(), missing: BTreeMap::new() };
+        let mut counters = Self::none();
+        match reads::of_ended_children() {
+            Ok(_) => counters.reads = true,
+            Err(error) => drop(counters.missing.insert(READ.to_owned(), why(&error))),
+        }
         counters.add("guest instructions", Ok(Hardware::INSTRUCTIONS), Scope::Guest, None);
         counters.add("system calls", Tracepoint::with_name("raw_syscalls/sys_enter"), Scope::Host, None);
         counters.add("page faults", Ok(Software::PAGE_FAULTS), Scope::Host, None);
@@ -51,7 +61,7 @@ impl Counters {
 
     /// None at all.
     pub(crate) fn none() -> Self {
-        Self { open: Vec::new(), missing: BTreeMap::new() }
+        Self { open: Vec::new(), reads: false, missing: BTreeMap::new() }
     }
 
     fn add(&mut self, name: &str, event: io::Result<impl Event + Clone>, scope: Scope, filter: Option<&str>) {
@@ -94,7 +104,11 @@ impl Counters {
     fn read(&mut self) -> io::Result<Figures> {
         let read =
             |pair: &mut Pair| Ok((pair.name.clone(), pair.all.read()?.saturating_sub(pair.own.read()?)));
-        self.open.iter_mut().map(read).collect()
+        let mut figures = self.open.iter_mut().map(read).collect::<io::Result<Figures>>()?;
+        if self.reads {
+            figures.insert(READ.to_owned(), reads::of_ended_children()?);
+        }
+        Ok(figures)
     }
 }
 
