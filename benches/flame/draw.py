@@ -24,35 +24,39 @@ ENTERS_GUEST = {"kvm_arch_vcpu_ioctl_run", "vcpu_enter_guest", "vcpu_enter_guest
 
 @dataclass
 class Frame:
-    """A function in a stack, how often it was seen, and what it has called."""
+    """A function in a stack, how many ns it was there, and what it has called."""
 
     kind: str = "phase"
-    samples: int = 0
+    time: int = 0
     calls: dict[str, "Frame"] = field(default_factory=dict)
 
-    def add(self, stack: list[tuple[str, str]]) -> None:
-        self.samples += 1
+    def add(self, stack: list[tuple[str, str]], time: int) -> None:
+        self.time += time
         if stack:
             (name, kind), *rest = stack
-            self.calls.setdefault(name, Frame(kind)).add(rest)
+            self.calls.setdefault(name, Frame(kind)).add(rest, time)
 
 
 class Phases:
-    """The phases of all starts, by the host's clock."""
+    """The phases of the quicker half of all starts, by the host's clock: others had neighbours that took their processor."""
 
     def __init__(self, timelines: list[Path]) -> None:
-        self.phases, self.seconds = [], 0.0
-        for path in timelines:
-            timeline = json.loads(path.read_text())["timeline"]
-            at = min(mark["at_ns"] for mark in timeline["marks"])
-            for phase in timeline["phases"]:
-                begin, at = at, at + phase["duration_ns"]
-                self.phases.append((begin, at, phase["name"]))
-                self.seconds += phase["duration_ns"] / 1e9
-        self.starts = len(timelines)
+        starts = sorted((self._of(path) for path in timelines), key=lambda phases: phases[-1][1] - phases[0][0])
+        self.starts = starts[: (len(starts) + 1) // 2]
+        self.phases = [phase for start in self.starts for phase in start]
 
-    def at(self, nanoseconds: int) -> str | None:
-        return next((name for begin, end, name in self.phases if begin <= nanoseconds < end), None)
+    def _of(self, path: Path) -> list[tuple[int, int, str]]:
+        timeline = json.loads(path.read_text())["timeline"]
+        begin = min(mark["at_ns"] for mark in timeline["marks"])
+        phases = []
+        for phase in timeline["phases"]:
+            phases.append((begin, begin + phase["duration_ns"], phase["name"]))
+            begin += phase["duration_ns"]
+        return phases
+
+    def at(self, nanoseconds: int) -> tuple[int, str] | None:
+        """When the phase of this moment began, and its name."""
+        return next(((begin, name) for begin, end, name in self.phases if begin <= nanoseconds < end), None)
 
 
 def samples(text: str) -> Iterator[tuple[str, int, list[tuple[str, str]]]]:
@@ -81,22 +85,25 @@ def short(name: str) -> str:
 
 
 def fold(text: str, phases: Phases) -> Frame:
-    whole = Frame()
-    for comm, time, stack in samples(text):
+    """Each sample stands for the time since the one before: the timer is late where the guest runs, or the testbed does not."""
+    whole, before = Frame(), 0
+    for comm, time, stack in sorted(samples(text), key=lambda sample: sample[1]):
         # What perf itself does is nobody's.
         if comm != "perf" and (phase := phases.at(time)):
+            begin, name = phase
             # Nobody calls an idle processor's loop.
             rest = [("idle", "thread")] if comm == "swapper" else [(comm, "thread"), *stack]
-            whole.add([(phase, "phase"), *rest])
+            whole.add([(name, "phase"), *rest], time - max(begin, before))
+        before = time
     return whole
 
 
 def draw(whole: Frame, phases: Phases, kind: str) -> str:
-    milliseconds = phases.seconds / phases.starts * 1e3 / whole.samples
+    milliseconds = 1 / len(phases.starts) / 1e6
     boxes: list[str] = []
-    depth = lay_out(whole, 0.0, 0, WIDTH / whole.samples, milliseconds, boxes)
+    depth = lay_out(whole, 0.0, 0, WIDTH / whole.time, milliseconds, boxes)
     height = TOP + (depth + 1) * ROW
-    title = f"A {kind} start: {phases.seconds / phases.starts * 1e3:.0f} ms, mean of {phases.starts}, {whole.samples} samples"
+    title = f"A {kind} start: {whole.time * milliseconds:.0f} ms, mean of {len(phases.starts)}"
     legend = "".join(
         f'<rect x="{8 + 110 * at}" y="26" width="11" height="11" fill="{color}"/><text x="{24 + 110 * at}" y="36">{name}</text>'
         for at, (name, color) in enumerate(COLORS.items())
@@ -111,9 +118,9 @@ def draw(whole: Frame, phases: Phases, kind: str) -> str:
 def lay_out(frame: Frame, left: float, depth: int, scale: float, milliseconds: float, boxes: list[str]) -> int:
     """Draws what `frame` has called, the phases in the order of time, and gives how deep that goes."""
     deepest = depth
-    calls = frame.calls.items() if depth == 0 else sorted(frame.calls.items(), key=lambda call: -call[1].samples)
+    calls = frame.calls.items() if depth == 0 else sorted(frame.calls.items(), key=lambda call: -call[1].time)
     for name, call in calls:
-        width = call.samples * scale
+        width = call.time * scale
         if width >= WIDTH * LEAST:
             boxes.append(box(name, call, left, depth, width, milliseconds))
             deepest = max(deepest, lay_out(call, left, depth + 1, scale, milliseconds, boxes))
@@ -123,7 +130,7 @@ def lay_out(frame: Frame, left: float, depth: int, scale: float, milliseconds: f
 
 def box(name: str, call: Frame, left: float, depth: int, width: float, milliseconds: float) -> str:
     top = TOP + depth * ROW
-    told = f"{name}: {call.samples * milliseconds:.1f} ms"
+    told = f"{name}: {call.time * milliseconds:.1f} ms"
     letters = int((width - 4) / LETTER)
     shown = name if len(name) <= letters else name[: letters - 1] + "…" if letters > 2 else ""
     text = f'<text x="{left + 2:.1f}" y="{top + 12}">{escape(shown)}</text>' if shown else ""
@@ -137,11 +144,11 @@ def main() -> int:
     kind, directory, picture = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     phases = Phases(sorted(directory.glob(f"{kind}-*.json")))
     whole = fold((directory / "samples").read_text(), phases)
-    if not whole.samples:
+    if not whole.time:
         print(f"there are no samples of a {kind} start", file=sys.stderr)
         return 1
     picture.write_text(draw(whole, phases, kind))
-    print(f"{picture}: {whole.samples} samples of {phases.starts} starts")
+    print(f"{picture}: {len(phases.starts)} starts")
     return 0
 
 
