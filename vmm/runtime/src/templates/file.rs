@@ -140,7 +140,8 @@ mod tests {
 
     use super::*;
 
-    /// States as `vmrun template build` wrote them in the testbed, one of each format: `state-FORMAT`.
+    /// States as `vmrun template build` wrote them in the testbed, one of each format: `state-FORMAT`. From 1 to 2
+    /// working sets have changed, and of states the number alone.
     fn golden() -> Vec<(String, PathBuf)> {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/template");
         let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
