@@ -25,9 +25,22 @@ NAMESPACES = "cgroup ipc mnt net pid user uts".split()
 # A thread that runs in the kernel alone, such as KVM's since Linux 6.12 (include/linux/sched.h).
 PF_USER_WORKER = 0x4000
 
+# A network namespace with an interface, and what makes it.
+NETWORK = "wall"
+MADE = (
+    f"netns add {NETWORK}",
+    f"-n {NETWORK} link add eth0 type dummy",
+    f"-n {NETWORK} addr add 192.0.2.2/24 dev eth0",
+    f"-n {NETWORK} link set eth0 up",
+)
+
+
+def ip(words: str) -> None:
+    subprocess.run(["ip", *words.split()], check=True)
+
 
 def start(vmrun: Path, rootfs: Path, place: Path) -> tuple[subprocess.Popen, str]:
-    """A sandbox with a volume and a disk that has said that it runs, and the directory of its record."""
+    """A sandbox with a volume, a disk and an interface that has said that it runs, and the directory of its record."""
     bundle, store, volume, disk = (place / name for name in ("bundle", "store", "volume", "disk.img"))
     for directory in bundle, store, volume:
         directory.mkdir(mode=0o700)
@@ -41,6 +54,11 @@ def start(vmrun: Path, rootfs: Path, place: Path) -> tuple[subprocess.Popen, str
     os.truncate(disk, 8 << 20)
     subprocess.run(["mkfs.ext4", "-qF", disk], check=True, stdin=subprocess.DEVNULL)
     config["mounts"].append({"destination": "/media", "type": "ext4", "source": str(disk)})
+    for words in MADE:
+        ip(words)
+    network = {"type": "network", "path": f"/run/netns/{NETWORK}"}
+    others = (namespace for namespace in config["linux"]["namespaces"] if namespace["type"] != "network")
+    config["linux"]["namespaces"] = [*others, network]
     path.write_text(json.dumps(config))
     command = [vmrun, "--root", store, "run", "--bundle", bundle, "--cold", "wall"]
     # What is its own then is told from what it has of its caller.
@@ -154,6 +172,7 @@ def main() -> None:
         subprocess.run([program, "--root", place / "store", "delete", "--force", "wall"], capture_output=True)
         if sandbox is not None:
             sandbox.wait()
+            ip(f"netns delete {NETWORK}")
         shutil.rmtree(place)
 
 
