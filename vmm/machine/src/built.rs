@@ -18,7 +18,9 @@ use crate::io_apic::IoApic;
 use crate::io_bus::IoBus;
 use crate::mapped::MappedPages;
 use crate::running::Running;
-use crate::snapshot::{Checkpoint, Savers, Snapshot, SnapshotError, can_map_ahead, map_ahead, set_apart};
+use crate::snapshot::{
+    Checkpoint, Savers, Snapshot, SnapshotError, can_map_ahead, map_ahead, room_for_mappings, set_apart,
+};
 use crate::stamps::Stamps;
 use crate::vcpu::{Entry, VcpuThread, guest_cpuid, set_boot_state, set_firmware_state, write_tables};
 use crate::{check, kvm, layout, memory};
@@ -128,8 +130,9 @@ impl Built {
         // Behind the routes, by which they interrupt.
         machine.devices.restore(&state.devices)?;
         let saved = snapshot.ranges();
-        let knows_reads =
-            snapshot.is_recorded && can_map_ahead(&machine.kvm) && set_apart(&machine.memory, &saved).is_ok();
+        let knows_reads = snapshot.is_recorded
+            && can_map_ahead(&machine.kvm)
+            && set_apart(&machine.memory, &saved, room_for_mappings()).is_ok();
         if let Some((vcpu, _)) = machine.vcpus.first() {
             map_ahead(vcpu, &machine.memory, snapshot.working_set, &saved);
         }

@@ -108,11 +108,11 @@ impl Running {
     /// written, and where KVM can map pages ahead those that were touched. `pagemap` is `/proc/self/pagemap` of this process.
     pub fn working_set(&self, saved: &[Range<u64>], pagemap: &File) -> io::Result<Vec<PageRun>> {
         let memory = &self.held.1;
-        let set = snapshot::record(memory, saved, pagemap, self.knows_reads)?;
+        let set = snapshot::record(memory, saved, pagemap, self.knows_reads);
         if self.knows_reads {
-            snapshot::join(memory, saved)?;
+            snapshot::join(memory, saved);
         }
-        Ok(set)
+        set
     }
 
     /// Lets the guest go on behind the checkpoint, or not stop there at all.

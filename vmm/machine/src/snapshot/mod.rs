@@ -41,7 +41,7 @@ pub(crate) use pre_fault::is_possible as can_map_ahead;
 pub(crate) use vcpu::VcpuState;
 use working_set::copy_ahead;
 pub use working_set::{Ahead, PageRun};
-pub(crate) use working_set::{join, map_ahead, record, set_apart};
+pub(crate) use working_set::{join, map_ahead, record, room_for_mappings, set_apart};
 
 /// A machine besides the content of its memory.
 #[derive(Debug, Serialize, Deserialize)]

@@ -130,10 +130,26 @@ impl Runs {
 /// mapping of its own.
 ///
 /// # Errors
-/// The host's limit of mappings (`vm.max_map_count`), or another; some pages may be apart then.
-pub(crate) fn set_apart(memory: &Memory, saved: &[Range<u64>]) -> io::Result<()> {
-    for range in merged(saved) {
-        let pages = slice(memory, &range)?;
+/// The host's limit of mappings (`vm.max_map_count`), or another. None is apart then.
+pub(crate) fn set_apart(memory: &Memory, saved: &[Range<u64>], most: usize) -> io::Result<()> {
+    let ranges = merged(saved);
+    let pages = ranges.iter().map(|range| range.end.saturating_sub(range.start) / PAGE as u64);
+    if pages.sum::<u64>() > most as u64 {
+        return Err(io::ErrorKind::QuotaExceeded.into());
+    }
+    halve(memory, &ranges).inspect_err(|_| join(memory, saved))
+}
+
+/// How many mappings this process may have for [`set_apart`]: half of what the host allows it.
+pub(crate) fn room_for_mappings() -> usize {
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    limit.and_then(|text| text.trim().parse::<usize>().ok()).map_or(0, |limit| limit / 2)
+}
+
+/// Gives every second page other advice than its neighbours have.
+fn halve(memory: &Memory, ranges: &[Range<u64>]) -> io::Result<()> {
+    for range in ranges {
+        let pages = slice(memory, range)?;
         let target = pages.ptr_guard_mut();
         for at in (0..pages.len()).step_by(2 * PAGE) {
             mapped::set_inherited(target.as_ptr().wrapping_add(at), PAGE, false)?;
@@ -142,13 +158,13 @@ pub(crate) fn set_apart(memory: &Memory, saved: &[Range<u64>]) -> io::Result<()>
     Ok(())
 }
 
-/// Undoes that.
-pub(crate) fn join(memory: &Memory, saved: &[Range<u64>]) -> io::Result<()> {
+/// Undoes that, as far as the host can: pages that were written meanwhile stay mappings of their own (`is_mergeable_anon_vma` of
+/// mm/vma.c), some hundreds.
+pub(crate) fn join(memory: &Memory, saved: &[Range<u64>]) {
     for range in merged(saved) {
-        let pages = slice(memory, &range)?;
-        mapped::set_inherited(pages.ptr_guard_mut().as_ptr(), pages.len(), true)?;
+        let Ok(pages) = slice(memory, &range) else { continue };
+        let _ = mapped::set_inherited(pages.ptr_guard_mut().as_ptr(), pages.len(), true);
     }
-    Ok(())
 }
 
 fn slice<'a>(memory: &'a Memory, range: &Range<u64>) -> io::Result<VolatileSlice<'a, MS<'a, Memory>>> {

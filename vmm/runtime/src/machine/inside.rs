@@ -156,13 +156,15 @@ fn build(
         .map_err(InsideError::io("keep other processes out"))?;
     let saved = match begin {
         Begin::Restore(template) => {
-            let working_set = &template.working_set.runs;
+            let is_recorded = matches!(pagemap, Some(Ok(_)));
+            // What is done ahead would be recorded with what the start touches.
+            let working_set = if is_recorded { &[][..] } else { &template.working_set.runs };
             let snapshot = Snapshot {
                 state: &template.state,
                 pages: &template.memory,
                 kernel: kernel_pages,
                 working_set,
-                is_recorded: matches!(pagemap, Some(Ok(_))),
+                is_recorded,
             };
             let built = Built::restored(spec, snapshot, host_port)?;
             // Without it this start records nothing.

@@ -207,13 +207,14 @@ impl Used {
             Ok(set) => set,
             Err(error) => return step!("the working set is not known: {error}"),
         };
-        if !self.working_set.lacks(kind) {
-            return;
-        }
         let pages: u64 = set.iter().map(|run| u64::from(run.count)).sum();
         step!("working set: {pages} pages in {} runs", set.len());
-        let kept = Templates::open(&self.place.path)
-            .and_then(|templates| templates.map_or(Ok(()), |it| it.keep_working_set(&self.name, kind, &set)));
+        let kept = Templates::open(&self.place.path).and_then(|templates| {
+            templates.map_or(Ok(()), |templates| match self.working_set.lacks(kind) {
+                true => templates.keep_working_set(&self.name, kind, &set),
+                false => templates.recorded_in_vain(&self.name),
+            })
+        });
         if let Err(error) = kept {
             step!("the working set is not kept: {}", chain(&error));
         }

@@ -217,6 +217,23 @@ fn first_working_set_of_a_kind_is_kept_and_goes_with_its_template() {
 }
 
 #[test]
+fn starts_that_had_no_interfaces_record_in_vain_three_times() {
+    let (_above, path) = place();
+    publish(&path, &shape(1));
+    let name = shape(1).name();
+    open(&path).keep_working_set(&name, StartKind::Alone, &SET).unwrap();
+    for _ in 0..3 {
+        assert_eq!(working_set(&path, StartKind::Networked), (SET.to_vec(), [false, true]));
+        open(&path).recorded_in_vain(&name).unwrap();
+    }
+    assert_eq!(working_set(&path, StartKind::Networked), (SET.to_vec(), [false, false]));
+    // One that has some, and began to record before.
+    open(&path).keep_working_set(&name, StartKind::Networked, &SET[..1]).unwrap();
+    open(&path).recorded_in_vain(&name).unwrap();
+    assert_eq!(working_set(&path, StartKind::Networked), (SET[..1].to_vec(), [false, false]));
+}
+
+#[test]
 fn working_set_that_is_no_good_is_recorded_anew() {
     let changes: [(&str, Change<'_>); 5] = [
         ("a byte", &|file| {

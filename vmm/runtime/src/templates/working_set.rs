@@ -64,14 +64,19 @@ pub(super) struct Kept {
     /// Runs of pages: the number of the first one, and how many.
     copied: Vec<(u32, u32)>,
     mapped: Vec<(u32, u32)>,
+    /// How many starts have recorded in vain: they looked like ones with interfaces, and had none. There are no runs then.
+    vain: u8,
 }
+
+/// After so many no start of that look records any more: to record costs a start a fifth of its time.
+const MOST_VAIN: u8 = 3;
 
 impl Kept {
     fn of(memory: FileIdentity, runs: &[PageRun]) -> Self {
         let of_kind = |ahead| {
             runs.iter().filter(|run| run.ahead == ahead).map(|run| (run.first, run.count)).collect::<Vec<_>>()
         };
-        Self { memory, copied: of_kind(Ahead::Copied), mapped: of_kind(Ahead::Mapped) }
+        Self { memory, copied: of_kind(Ahead::Copied), mapped: of_kind(Ahead::Mapped), vain: 0 }
     }
 
     fn runs(self) -> Vec<PageRun> {
@@ -86,19 +91,21 @@ impl Kept {
 pub(super) fn find(entry: &OwnedFd, kind: StartKind, memory: &FileIdentity, path: &Path) -> WorkingSet {
     let read = |kind| read(entry, kind, memory, path);
     let networked = if kind == StartKind::Networked { read(StartKind::Networked) } else { None };
-    if let Some(runs) = networked {
-        return WorkingSet { runs, ..WorkingSet::default() };
+    let vain = networked.as_ref().map_or(0, |kept| kept.vain);
+    match networked {
+        Some(kept) if vain == 0 => return WorkingSet { runs: kept.runs(), ..WorkingSet::default() },
+        _ => {}
     }
     let alone = read(StartKind::Alone);
     WorkingSet {
         lacks_alone: alone.is_none(),
-        lacks_networked: kind == StartKind::Networked,
-        runs: alone.unwrap_or_default(),
+        lacks_networked: kind == StartKind::Networked && vain < MOST_VAIN,
+        runs: alone.map(Kept::runs).unwrap_or_default(),
     }
 }
 
 /// The one that is kept, if it is of these pages. One that is no good goes, so that another can be.
-fn read(entry: &OwnedFd, kind: StartKind, memory: &FileIdentity, path: &Path) -> Option<Vec<PageRun>> {
+fn read(entry: &OwnedFd, kind: StartKind, memory: &FileIdentity, path: &Path) -> Option<Kept> {
     let opened =
         match openat(entry, kind.file(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
             Err(Errno::NOENT) => return None,
@@ -106,7 +113,7 @@ fn read(entry: &OwnedFd, kind: StartKind, memory: &FileIdentity, path: &Path) ->
         };
     let kept = opened.ok().and_then(|file| file::read::<Kept>(&file, file::WORKING_SET).ok());
     match kept {
-        Some(kept) if kept.memory == *memory => Some(kept.runs()),
+        Some(kept) if kept.memory == *memory => Some(kept),
         _ => {
             // Where that is not possible each start goes on without.
             let _ = unlinkat(entry, kind.file(), AtFlags::empty());
@@ -123,17 +130,47 @@ impl Templates {
         kind: StartKind,
         runs: &[PageRun],
     ) -> Result<(), TemplateError> {
+        self.keep(name, kind, |memory, there| match there {
+            Some(kept) if kept.vain == 0 => None,
+            _ => Some(Kept::of(memory, runs)),
+        })
+    }
+
+    /// A start from the template `name` has recorded as one with interfaces, and had none.
+    pub(crate) fn recorded_in_vain(&self, name: &str) -> Result<(), TemplateError> {
+        self.keep(name, StartKind::Networked, |memory, there| match there {
+            Some(kept) if kept.vain == 0 => None,
+            there => {
+                let vain = there.map_or(0, |kept| kept.vain).saturating_add(1);
+                Some(Kept { vain, ..Kept::of(memory, &[]) })
+            }
+        })
+    }
+
+    /// Puts what `change` makes of the file of this kind in its place, if it makes anything.
+    fn keep(
+        &self,
+        name: &str,
+        kind: StartKind,
+        change: impl FnOnce(FileIdentity, Option<Kept>) -> Option<Kept>,
+    ) -> Result<(), TemplateError> {
         let path = self.path.join(name);
         let failed = |act| TemplateError::io(act, &path);
         let entry = self.open_entry(name).map_err(failed("open the template"))?;
         let memory =
             FileIdentity::of(&open_file(&entry, MEMORY, &path)?).map_err(failed("look at the template"))?;
+        let there = read(&entry, kind, &memory, &path);
+        let replaces = there.is_some();
+        let Some(kept) = change(memory, there) else { return Ok(()) };
+        if replaces {
+            unlinkat(&entry, kind.file(), AtFlags::empty()).map_err(failed("keep a working set in"))?;
+        }
         // Whoever reads it half written removes it, and another start records it.
         let file = match make_file(&entry, kind.file()) {
             Err(Errno::EXIST) => return Ok(()),
             made => File::from(made.map_err(failed("keep a working set in"))?),
         };
-        let written = file::write(&file, file::WORKING_SET, &Kept::of(memory, runs));
+        let written = file::write(&file, file::WORKING_SET, &kept);
         written.map_err(|source| TemplateError::Io {
             act: "keep a working set in",
             path: path.clone(),
