@@ -12,7 +12,7 @@ use vmrun_proto::{Answer, Envelope, FrameReader, Hello, Message, Question};
 type Target = fn(&[u8]);
 
 /// Who is asked, and by whom: a guest, a guest's agent, another process, whoever has written a template, a user.
-const TARGETS: [(&str, Target); 10] = [
+const TARGETS: [(&str, Target); 11] = [
     ("mmio", fuzz::mmio),
     ("queue", fuzz::queue),
     ("net", fuzz::net),
