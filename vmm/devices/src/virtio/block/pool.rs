@@ -8,7 +8,7 @@ use super::backend::Backend;
 use super::class::BLOCK;
 use super::counters::BlockCounters;
 use super::request::Request;
-use super::ring::Ring;
+use super::ring::UnderWay;
 use super::worker::{Durability, carry_out, finish};
 use crate::failure::FailureSink;
 use crate::memory::Memory;
@@ -20,7 +20,7 @@ const THREADS: usize = 4;
 /// A request, and where it is from.
 pub(super) struct Job {
     pub(super) request: Request,
-    pub(super) ring: Arc<Ring>,
+    pub(super) under_way: UnderWay,
     pub(super) memory: Memory,
     pub(super) durability: Durability,
 }
@@ -30,7 +30,7 @@ pub(super) struct Job {
 pub(super) struct Pool {
     /// Goes before the threads are joined: without it they end.
     jobs: Sender<Job>,
-    _threads: Vec<Worker>,
+    threads: Vec<Worker>,
 }
 
 impl Pool {
@@ -42,7 +42,7 @@ impl Pool {
     ) -> Result<Self, ThreadError> {
         let (jobs, incoming) = channel();
         let incoming = Arc::new(Mutex::new(incoming));
-        let start = |_| {
+        let start = || {
             let (backend, counters) = (Arc::clone(backend), Arc::clone(counters));
             let (incoming, failures) = (Arc::clone(&incoming), failures.clone());
             let work = move || {
@@ -52,30 +52,36 @@ impl Pool {
             };
             Worker::start("vmm-block-io", BLOCK, work, move |failure| failures.report(NAME, &failure))
         };
-        let threads = (0..THREADS).map(start).collect::<Result<_, _>>()?;
-        Ok(Self { jobs, _threads: threads })
+        Self::of_threads(jobs, start)
+    }
+
+    /// Starts them with `start`. Where that fails those that there are end like any pool's.
+    pub(super) fn of_threads<E>(jobs: Sender<Job>, start: impl Fn() -> Result<Worker, E>) -> Result<Self, E> {
+        let mut pool = Self { jobs, threads: Vec::new() };
+        for _ in 0..THREADS {
+            pool.threads.push(start()?);
+        }
+        Ok(pool)
     }
 
     /// Has one of them do it.
     pub(super) fn give(&self, job: Job) {
-        job.ring.depart();
-        if let Err(refused) = self.jobs.send(job) {
-            // All threads have ended, and their owner has been told.
-            refused.0.ring.arrive(Ok(()));
-        }
+        // Where all threads have ended their owner has been told, and the job is not under way any more.
+        let _ = self.jobs.send(job);
     }
 }
 
 /// The next one; nothing when there will be none.
-fn next(incoming: &Mutex<Receiver<Job>>) -> Option<Job> {
+pub(super) fn next(incoming: &Mutex<Receiver<Job>>) -> Option<Job> {
     incoming.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
 impl Job {
     fn run(self, backend: &Backend, counters: &BlockCounters) {
-        let Self { request, ring, memory, durability } = self;
+        let Self { request, under_way, memory, durability } = self;
         let result = carry_out(backend, &memory, &request, durability);
-        let finished = finish(&ring, &memory, counters, &request, &result);
-        ring.arrive(finished);
+        if let Err(error) = finish(under_way.ring(), &memory, counters, &request, &result) {
+            under_way.ring().fail(&error);
+        }
     }
 }

@@ -112,6 +112,14 @@ impl Request {
         };
         Ok(Self { head, act, data, bytes, status })
     }
+
+    /// Bytes that it counts as where the disk has a rate: those that it moves, or has written by the host.
+    pub(super) fn cost(&self) -> u64 {
+        match self.act {
+            Act::Zero { range, .. } => range.bytes,
+            _ => self.bytes,
+        }
+    }
 }
 
 impl Limits {

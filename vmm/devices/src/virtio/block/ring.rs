@@ -1,10 +1,28 @@
 //! The queue of a disk while several threads work on its requests.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::NAME;
 use super::request::{Limits, Request};
 use crate::virtio::queue::{ActiveQueue, QueueError};
+
+/// A request on another thread, until this is dropped: it is done then, or nobody can do it.
+#[derive(Debug)]
+pub(super) struct UnderWay(Arc<Ring>);
+
+impl UnderWay {
+    pub(super) fn ring(&self) -> &Ring {
+        &self.0
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.under_way = state.under_way.saturating_sub(1);
+        self.0.fewer.notify_all();
+    }
+}
 
 /// The queue, and how many of its requests are on other threads.
 #[derive(Debug)]
@@ -62,21 +80,18 @@ impl Ring {
     }
 
     /// One more goes to another thread, once there is room for it.
-    pub(super) fn depart(&self) {
-        let state = self.lock();
-        let full = |state: &mut State| state.under_way >= self.most;
-        let mut state = self.fewer.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn depart(ring: &Arc<Self>) -> UnderWay {
+        let state = ring.lock();
+        let full = |state: &mut State| state.under_way >= ring.most;
+        let mut state = ring.fewer.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
         state.under_way += 1;
+        drop(state);
+        UnderWay(Arc::clone(ring))
     }
 
-    /// It is done, or nobody can do it.
-    pub(super) fn arrive(&self, finished: Result<(), QueueError>) {
-        let mut state = self.lock();
-        if let (Err(error), Some(queue)) = (finished, &state.queue) {
-            queue.fail(NAME, &error);
-        }
-        state.under_way = state.under_way.saturating_sub(1);
-        self.fewer.notify_all();
+    /// Reports that the queue cannot be used any more.
+    pub(super) fn fail(&self, error: &QueueError) {
+        self.with(|queue| queue.fail(NAME, error));
     }
 
     /// Gives the queue back when all requests that were taken are done.

@@ -64,7 +64,10 @@ struct Bench {
 
 impl Bench {
     fn of(spec: &DiskSpec) -> Self {
-        let file = image();
+        Self::on(spec, image())
+    }
+
+    fn on(spec: &DiskSpec, file: File) -> Self {
         let failures = Failures::default();
         let counters = Arc::new(BlockCounters::default());
         let backend = Arc::new(Backend::new(spec, file.try_clone().unwrap().into()));
@@ -180,6 +183,23 @@ fn driver_that_never_flushes_has_its_writes_flushed() {
     bench.serve(&[&chain], false).0.unwrap();
     assert_eq!(bench.on_disk(512, 512), [0xcd; 512]);
     assert_eq!(bench.count("waited"), 1, "it waits for the disk");
+}
+
+#[test]
+fn flush_that_fails_is_an_error_of_the_request() {
+    // It takes what is written, and there is nothing that it could be on.
+    let null = || File::options().read(true).write(true).open("/dev/null").unwrap();
+    let mut bench = Bench::on(&spec(false), null());
+    assert_eq!(bench.request(FLUSH, 0, &[]), (IOERR, 1));
+    assert_eq!(bench.request(OUT, 0, &[(DATA, 512, 0)]), (OK, 1));
+    let chain = bench.chain(0, OUT, 0, &[(DATA, 512, 0)]);
+    bench.serve(&[&chain], false).0.unwrap();
+    assert_eq!(
+        bench.memory.read_obj::<u8>(GuestAddress(STATUS)).unwrap(),
+        IOERR,
+        "it is to be there at once"
+    );
+    assert_eq!((bench.count("flushes"), bench.count("errors")), (0, 2));
 }
 
 #[test]
@@ -317,6 +337,54 @@ fn requests_beyond_the_rate_come_later_and_all_of_them_come() {
 }
 
 #[test]
+fn zeros_count_as_bytes_though_the_driver_sends_none() {
+    let mut limited = spec(false);
+    limited.rate = Some(RateSpec { bytes: NonZeroU64::new(1 << 20), packets: None });
+    let mut bench = Bench::of(&limited);
+    bench.put_range(0, 128, 0);
+    let data = [(DATA, 16, 0)];
+    let enough = (0..64).any(|_| {
+        assert_eq!(bench.requests(&[(ZERO, 0, &data), (ZERO, 0, &data)]), [(OK, 1); 2]);
+        bench.count("limited") > 0
+    });
+    assert!(enough, "8 MiB of zeros are within a rate of 1 MiB");
+}
+
+/// A ring of an empty queue.
+fn ring() -> Arc<ring::Ring> {
+    Arc::new(ring::Ring::new(queue_with_chains(&memory(), &[]).split().0))
+}
+
+#[test]
+fn request_whose_thread_panics_is_not_under_way_any_more() {
+    let ring = ring();
+    let under_way = ring::Ring::depart(&ring);
+    assert!(!ring.is_idle());
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _under_way = under_way;
+        panic!("a bug");
+    }));
+    assert!(panicked.is_err() && ring.is_idle());
+    assert!(ring.take().is_some());
+}
+
+#[test]
+fn thread_that_cannot_be_started_ends_those_before_it() {
+    let (jobs, incoming) = std::sync::mpsc::channel();
+    let incoming = Arc::new(std::sync::Mutex::new(incoming));
+    let started = std::cell::Cell::new(0);
+    let start = || {
+        if started.replace(started.get() + 1) == 2 {
+            return Err("no more");
+        }
+        let incoming = Arc::clone(&incoming);
+        let work = move || while pool::next(&incoming).is_some() {};
+        crate::thread::Worker::start("test", BLOCK, work, |_| {}).map_err(|_| "not even one")
+    };
+    assert_eq!(Pool::of_threads(jobs, start).unwrap_err(), "no more");
+}
+
+#[test]
 fn device_says_what_the_disk_is_and_serves_what_it_is_given() {
     let failures = Failures::default();
     assert!(matches!(
@@ -384,13 +452,15 @@ pub(crate) fn run(program: &[u8]) {
     let chains: Vec<_> = chains.iter().map(Vec::as_slice).collect();
     let (queue, seen) = queue_with_chains(&bench.memory, &chains).split();
     assert_eq!(seen.counters.kicks.get(), 0);
+    let untouched = queue.save().next_avail;
     let mut session = Some(DiskQueue { queue, flushes: true });
     let stop = EventFd::new(EFD_NONBLOCK).unwrap();
     stop.write(1).unwrap();
     for _ in 0..2 {
-        // One turn, at the beginning of which somebody wants it to stop; what it has taken is done by then.
+        // One turn, behind which somebody wants it to stop; what it has taken is done by then.
         let _ = worker::serve(&bench.disk, &bench.timer, &mut bench.limiter, &mut session, &stop);
-        assert!(session.is_some());
+        let queue = &session.as_ref().unwrap().queue;
+        assert!(chains.is_empty() || queue.save().next_avail != untouched, "nothing was taken");
     }
     assert!(bench.file.metadata().unwrap().len() <= DISK_BYTES);
 }

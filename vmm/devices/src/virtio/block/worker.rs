@@ -128,6 +128,10 @@ impl Worker<'_> {
         self.ring.with(|queue| watch.add(Source::Queue, queue.kick())).unwrap_or(Ok(()))?;
         let mut wait = Wait::Nothing;
         loop {
+            // Before the first wait, too: who is told to stop at once has still taken what was there.
+            if wait == Wait::Nothing {
+                wait = self.turn()?;
+            }
             for source in watch.wait(wait == Wait::Nothing)? {
                 match (source, wait) {
                     (Source::Stop, _) => return Ok(()),
@@ -145,9 +149,6 @@ impl Worker<'_> {
                     }
                 }
             }
-            if wait == Wait::Nothing {
-                wait = self.turn()?;
-            }
         }
     }
 
@@ -164,7 +165,7 @@ impl Worker<'_> {
                 let more = self.ring.with(ActiveQueue::rearm).unwrap_or(Ok(false))?;
                 return Ok(if more { Wait::Nothing } else { Wait::Driver });
             };
-            self.limiter.limit.charge(usize::try_from(request.bytes).unwrap_or(usize::MAX));
+            self.limiter.limit.charge(usize::try_from(request.cost()).unwrap_or(usize::MAX));
             self.begin(request)?;
         }
         Ok(Wait::Nothing)
@@ -190,8 +191,8 @@ impl Worker<'_> {
             return finish(&self.ring, &self.memory, counters, &request, &result);
         }
         counters.waited.count();
-        let (ring, memory) = (Arc::clone(&self.ring), self.memory.clone());
-        pool.give(Job { request, ring, memory, durability: self.durability });
+        let (under_way, memory) = (Ring::depart(&self.ring), self.memory.clone());
+        pool.give(Job { request, under_way, memory, durability: self.durability });
         Ok(())
     }
 }
