@@ -243,6 +243,29 @@ impl AgentClient {
         }
     }
 
+    /// Waits for the reply for as long as `progress` is another one after each `wait`: what takes its time is not lost for
+    /// that.
+    pub(crate) fn reply_during<P: PartialEq>(
+        &mut self,
+        seq: u64,
+        wait: Wait,
+        watch: Watch<'_>,
+        mut progress: impl FnMut() -> P,
+    ) -> Result<Reply, AgentError> {
+        let mut before = progress();
+        loop {
+            let timed_out = match self.reply(seq, wait, watch) {
+                Err(error @ AgentError::TimedOut { .. }) => error,
+                other => return other,
+            };
+            let now = progress();
+            if now == before {
+                return Err(timed_out);
+            }
+            before = now;
+        }
+    }
+
     /// Sends a request and waits for its reply.
     pub(crate) fn call(
         &mut self,

@@ -64,6 +64,25 @@ fn silence_is_limited_and_named() {
 }
 
 #[test]
+fn silence_is_waited_out_while_there_is_progress() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut client = AgentClient::new(ours).unwrap();
+    let mut looks = 0;
+    let seq = client.send(Request::Sync).unwrap();
+    let moving = client.reply_during(seq, NOW, &[], || {
+        looks += 1;
+        if looks == 4 {
+            write_frame(&theirs, &Message::Reply { seq, reply: Reply::Ok }).unwrap();
+        }
+        looks
+    });
+    assert!(matches!(moving, Ok(Reply::Ok)), "{moving:?}");
+    let seq = client.send(Request::Sync).unwrap();
+    let standing = client.reply_during(seq, NOW, &[], || 0);
+    assert!(matches!(standing, Err(AgentError::TimedOut { .. })), "{standing:?}");
+}
+
+#[test]
 fn watched_descriptor_ends_a_wait_at_once() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let (watched, mut other) = UnixStream::pair().unwrap();

@@ -32,7 +32,7 @@ use crate::assets::Embedded;
 use crate::process::{END_LIMIT, ProcessHandle};
 use crate::templates::Template;
 pub(crate) use handle::{Machine, Named, OrderError, SaveError};
-pub(crate) use message::Stamped;
+pub(crate) use message::{Counted, Stamped};
 
 /// What is told of one that a hanging file system of the host's keeps from ending.
 pub(crate) const STILL_THERE: &str = "the machine's process was killed and has not ended: it waits for a file system of the host's, and may write there; see the host's kernel log";

@@ -22,11 +22,14 @@ use rustix::fs::{ioctl_blkpbszget, ioctl_blksszget};
 use vmrun_proto::DISKS_DIR;
 use vmrun_spec::{DiskKind, DiskPlan, DiskSlot, DiskSource, DiskSpec};
 
-use crate::machine::{Machine, OrderError};
+use crate::machine::{Counted, Machine, OrderError};
 use crate::step;
 
 /// A disk without one holds nothing.
 const SECTOR_BYTES: u64 = 512;
+
+/// What the device is called.
+const DEVICE: &str = "virtio-blk";
 
 /// What file systems write at least.
 const PAGE_BYTES: u32 = 4096;
@@ -57,15 +60,28 @@ pub(crate) enum DiskError {
 
 /// What the agent tells of file systems on disks, with what these are on for the guest's places (`DISKS_DIR/SLOT.MOUNT`, and `SLOT.root`).
 pub(super) fn with_the_hosts_paths(text: &str, plan: &[DiskPlan]) -> String {
-    let mut text = text.to_owned();
-    for (slot, disk) in DiskSlot::all().zip(plan) {
-        let place = format!("{DISKS_DIR}/{}.", slot.number());
-        while let Some((before, behind)) = text.split_once(&place) {
-            let behind = behind.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric());
-            text = format!("{before}{}{behind}", shown(&disk.source));
-        }
+    let directory = format!("{DISKS_DIR}/");
+    let (mut told, mut rest) = (String::new(), text);
+    // Forward: what is put in may look like such a place itself.
+    while let Some((before, behind)) = rest.split_once(&directory) {
+        told.push_str(before);
+        let place =
+            behind.split_once('.').and_then(|(number, behind)| Some((disk_of(number, plan)?, behind)));
+        let Some((disk, behind)) = place else {
+            told.push_str(&directory);
+            rest = behind;
+            continue;
+        };
+        told.push_str(&shown(&disk.source));
+        rest = behind.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric());
     }
-    text
+    told + rest
+}
+
+/// The disk in the slot with this number.
+fn disk_of<'p>(number: &str, plan: &'p [DiskPlan]) -> Option<&'p DiskPlan> {
+    let mut disks = DiskSlot::all().zip(plan);
+    disks.find(|(slot, _)| slot.number().to_string() == number).map(|(_, disk)| disk)
 }
 
 /// Who has a disk.
@@ -117,6 +133,11 @@ pub(super) fn plug_all(machine: &Machine, disks: Vec<OpenDisk>) -> Result<(), Un
     Ok(())
 }
 
+/// What the machine's disks have done by now.
+pub(super) fn figures(machine: &Machine) -> Vec<Counted> {
+    machine.counters().into_iter().filter(|device| device.device == DEVICE).collect()
+}
+
 /// Why they are not all there.
 pub(super) enum Unplugged {
     Refused(DiskError),
@@ -145,6 +166,7 @@ fn open(slot: DiskSlot, plan: &DiskPlan) -> Result<OpenDisk, DiskError> {
         Some(libc::EBUSY) => in_use(),
         _ => failed(error),
     })?;
+    is_the_same(&metadata, &file.metadata().map_err(failed)?).map_err(failed)?;
     if let DiskSource::Device { major, minor } = *source {
         is_the_device(&file, major, minor).map_err(failed)?;
     }
@@ -175,6 +197,16 @@ fn node_of(major: u32, minor: u32) -> io::Result<PathBuf> {
     let events = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent"))?;
     let name = events.lines().find_map(|line| line.strip_prefix("DEVNAME="));
     name.map(|name| Path::new("/dev").join(name)).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// What was looked at may have been replaced before it was opened.
+fn is_the_same(seen: &fs::Metadata, opened: &fs::Metadata) -> io::Result<()> {
+    let identity = |of: &fs::Metadata| (of.dev(), of.ino(), of.mode() & libc::S_IFMT, of.rdev());
+    if identity(seen) == identity(opened) {
+        Ok(())
+    } else {
+        Err(io::Error::other("something else has taken its place meanwhile; try again"))
+    }
 }
 
 /// The node may be another's.
@@ -280,10 +312,30 @@ mod tests {
     }
 
     #[test]
+    fn what_has_taken_a_files_place_is_not_that_file() {
+        let (image, other) = (image(), image());
+        let metadata = |file: &tempfile::NamedTempFile| fs::metadata(file.path()).unwrap();
+        is_the_same(&metadata(&image), &metadata(&image)).unwrap();
+        let replaced = is_the_same(&metadata(&image), &metadata(&other)).unwrap_err().to_string();
+        assert!(replaced.contains("has taken its place"), "{replaced}");
+    }
+
+    #[test]
     fn places_in_the_guest_are_told_by_what_is_there() {
         let plan = [plan(Path::new("/a"), false), plan(Path::new("/b.img"), false)];
         let text = "cannot write back all files of /run/vmrun/disks/1.12: no; and of /run/vmrun/disks/0.3";
         assert_eq!(with_the_hosts_paths(text, &plan), "cannot write back all files of /b.img: no; and of /a");
+    }
+
+    #[test]
+    fn image_that_is_named_like_a_place_in_the_guest_is_told_once() {
+        let plan = [plan(Path::new("/run/vmrun/disks/0.img"), false)];
+        for (text, told) in [
+            ("of /run/vmrun/disks/0.3: no", "of /run/vmrun/disks/0.img: no"),
+            ("of /run/vmrun/disks/7.3, /run/vmrun/disks/x", "of /run/vmrun/disks/7.3, /run/vmrun/disks/x"),
+        ] {
+            assert_eq!(with_the_hosts_paths(text, &plan), told);
+        }
     }
 
     #[test]

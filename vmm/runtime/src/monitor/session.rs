@@ -478,14 +478,26 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Has the guest write its files back, for as long as a disk gets anything: it may be slow, or have a rate.
+    fn write_back(&self, agent: &mut AgentClient) -> Result<Reply, AgentError> {
+        let seq = agent.send(Request::Sync)?;
+        agent.reply_during(seq, SYNC, &[self.machine.ended_fd()], || disks::figures(self.machine))
+    }
+
     /// After the program's end: its output, its files. Neither changes the exit code.
     fn finish(&self, agent: &mut AgentClient, relays: &mut Relays) -> Vec<String> {
-        let synced = agent.call(Request::Sync, SYNC, &[self.machine.ended_fd()]);
+        let synced = self.write_back(agent);
         // What cannot be written back any more is lost with the guest.
         let lost = synced.err().map(|error| {
             let cause =
                 with_the_hosts_paths(&chain(&self.explain(FINISHING, error)), &self.request.plan.host);
-            format!("{cause}; what the program wrote through mappings last may be missing in its files")
+            // A disk has what its file system has written back, whichever way a program wrote it.
+            let what = if self.request.plan.host.disks.is_empty() {
+                "what the program wrote through mappings last may be missing in its files"
+            } else {
+                "what the program wrote last may be missing on its disks, and what it wrote through mappings in its files"
+            };
+            format!("{cause}; {what}")
         });
         match relays.drain(OUTPUT) {
             // Only a guest that makes output up, or does not answer, keeps a stream open: its loss.
