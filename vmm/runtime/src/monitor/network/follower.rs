@@ -17,6 +17,7 @@ use vmrun_proto::{Network, Request};
 
 use super::mirror::{Found, Mirror};
 use super::news::News;
+use super::own_taps::Heard;
 use super::retries::Retries;
 use crate::agent_client::{AgentClient, AgentError, Wait, Watch};
 use crate::error::chain;
@@ -65,6 +66,9 @@ struct Worker {
 enum Order {
     /// There were news.
     Look,
+    /// There were news of queues alone. What has failed is not tried again for them: those of the failure's own
+    /// clean-up come after it.
+    Mend,
     /// Look now, and say when it is done; by the number the answer is known.
     Settle(u64),
 }
@@ -87,19 +91,26 @@ impl Follower {
 
     /// What has come is passed on.
     pub(crate) fn news_came(&mut self) -> io::Result<()> {
-        if self.news.drain()? {
-            // A thread that has ended has said why.
-            self.order(Order::Look)?;
-        }
-        Ok(())
+        let order = match self.news.drain()? {
+            Heard::Nothing => return Ok(()),
+            Heard::Queues => Order::Mend,
+            Heard::Changes => Order::Look,
+        };
+        // A thread that has ended has said why.
+        self.order(order).map(drop)
     }
 
     /// Returns when the guest has what the namespace holds now. The inner error says what it
     /// cannot have.
     pub(crate) fn settle(&mut self, watch: Watch<'_>) -> Result<Result<(), String>, AgentError> {
         let failed = |source| AgentError::Io { act: "follow the network namespace", source };
-        let any = self.news.drain().map_err(failed)?;
-        if !any && !matches!(self.state, State::Following(_)) {
+        let heard = self.news.drain().map_err(failed)?;
+        let is_known = match &self.state {
+            State::Resting(mirror) => heard == Heard::Nothing && !mirror.may_lack_rules(),
+            State::Following(_) => false,
+            State::Over => heard == Heard::Nothing,
+        };
+        if is_known {
             return Ok(Ok(()));
         }
         self.settles = self.settles.wrapping_add(1);
@@ -251,10 +262,10 @@ fn about(error: &dyn std::error::Error) -> String {
 impl Seat {
     /// Until nobody orders any more.
     fn work(mut self) {
-        while let Some(order) = self.next() {
+        while let Some(order) = next(&self.orders, self.retries.pause()) {
             let awaited = match order {
                 Order::Settle(number) => Some(number),
-                Order::Look => self.gather(),
+                Order::Look | Order::Mend => self.gather(),
             };
             let outcome = self.follow();
             self.retries.note(outcome.again);
@@ -266,22 +277,12 @@ impl Seat {
         }
     }
 
-    /// The next order, or that to look again at what has failed.
-    fn next(&self) -> Option<Order> {
-        let Some(pause) = self.retries.pause() else { return self.orders.recv().ok() };
-        match self.orders.recv_timeout(pause) {
-            Ok(order) => Some(order),
-            Err(RecvTimeoutError::Timeout) => Some(Order::Look),
-            Err(RecvTimeoutError::Disconnected) => None,
-        }
-    }
-
     /// Waits until a burst of news is over; says who waits for the end of it.
     fn gather(&self) -> Option<u64> {
         let longest = Instant::now() + LONGEST;
         while Instant::now() < longest {
             match self.orders.recv_timeout(QUIET) {
-                Ok(Order::Look) => {}
+                Ok(Order::Look | Order::Mend) => {}
                 Ok(Order::Settle(number)) => return Some(number),
                 Err(_) => return None,
             }
@@ -334,5 +335,44 @@ impl Seat {
             log::warn(&new.join("; "));
         }
         self.complained = complaints;
+    }
+}
+
+/// The next order, or that to look again at what has failed, which is left alone for the `pause`.
+fn next(orders: &Receiver<Order>, pause: Option<Duration>) -> Option<Order> {
+    let Some(pause) = pause else { return orders.recv().ok() };
+    let end = Instant::now() + pause;
+    loop {
+        match orders.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(Order::Mend) if Instant::now() < end => {}
+            Ok(order) => return Some(order),
+            Err(RecvTimeoutError::Timeout) => return Some(Order::Look),
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGES: Option<Duration> = Some(Duration::from_secs(100_000));
+
+    fn given(given: &[Order]) -> Receiver<Order> {
+        let (sender, orders) = mpsc::channel();
+        given.iter().for_each(|order| sender.send(*order).unwrap());
+        orders
+    }
+
+    #[test]
+    fn news_of_queues_alone_do_not_end_the_pause_after_a_failure() {
+        let of_clean_up = [Order::Mend; 3];
+        assert_eq!(next(&given(&of_clean_up), None), Some(Order::Mend));
+        assert_eq!(next(&given(&of_clean_up), AGES), None);
+        for order in [Order::Look, Order::Settle(7)] {
+            assert_eq!(next(&given(&[Order::Mend, order]), AGES), Some(order));
+        }
+        let (_sender, orders) = mpsc::channel();
+        assert_eq!(next(&orders, Some(Duration::ZERO)), Some(Order::Look));
     }
 }

@@ -18,7 +18,7 @@ use super::netfilter::{Listing, Rules, UnfitRule};
 use super::news::News;
 use super::plan::{Card, NetworkPlan, Unfit};
 use super::slots::Slots;
-use super::{advertised, answers, carried, dump, namespace_settings, plan};
+use super::{advertised, answers, carried, dump, namespace_settings, netfilter, plan};
 use crate::agent_client::{AgentError, Watch};
 use crate::log::Log;
 use crate::step;
@@ -122,6 +122,11 @@ impl Mirror {
     /// What was warned of at the [beginning](Self::begin).
     pub(crate) fn warned(&self) -> &[String] {
         &self.warned
+    }
+
+    /// Whether there may be rules that nothing has told of: the kernel has no news of those before nf_tables.
+    pub(crate) fn may_lack_rules(&self) -> bool {
+        !self.carried.is_empty() && netfilter::has_legacy_tables()
     }
 
     /// Looks at the namespace anew. Cards for interfaces that have come are plugged in; those of

@@ -8,7 +8,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use vmrun_netlink::Netlink;
 
 use super::netfilter::RuleNews;
-use super::own_taps::Taps;
+use super::own_taps::{Heard, Taps};
 
 /// `RTMGRP_LINK`, `_NEIGH`, `_TC`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`,
 /// and the groups of IPv6's rules, of both families' settings and of next hops.
@@ -33,14 +33,16 @@ impl News {
         Ok(Self { any: Arc::new(any), network, taps: Taps::default(), rules: RuleNews::default() })
     }
 
-    /// Takes all; says whether there were any but of the monitor's own taps.
-    pub(super) fn drain(&mut self) -> io::Result<bool> {
+    /// Takes all; says what they are about, but for the monitor's own taps.
+    pub(super) fn drain(&mut self) -> io::Result<Heard> {
         let mut heard = Vec::new();
         let lost = self.network.drain(|answer| {
             heard.push(answer.clone());
             false
         })?;
-        Ok(self.taps.leave_news(&heard) | lost | self.rules.drain()?)
+        let of_network = self.taps.leave_news(&heard);
+        let is_any = self.rules.drain()? || lost;
+        Ok(if is_any { Heard::Changes } else { of_network })
     }
 
     /// Where news of rules are to come.

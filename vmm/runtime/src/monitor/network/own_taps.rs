@@ -17,10 +17,11 @@ const ADDRESSES: [u16; 2] = [20, 21];
 const ROUTES: [u16; 2] = [24, 25];
 const NEIGHBOURS: [u16; 2] = [28, 29];
 const SETTINGS: [u16; 2] = [80, 81];
-/// `RTM_NEWQDISC`, `_NEWTCLASS`, `_NEWTFILTER` and `_NEWCHAIN`: what is added to queues is nobody's loss.
-const NEW_AT_QUEUES: [u16; 4] = [36, 40, 44, 100];
-/// `RTM_DELQDISC` and `_DELTFILTER`: what somebody takes away from a tap is.
-const GONE_FROM_QUEUES: [u16; 2] = [37, 45];
+/// `RTM_NEWQDISC`, `_NEWTCLASS`, `_NEWTFILTER` and `_NEWCHAIN`: what is added to queues is nobody's loss. Neither is
+/// a chain that goes (`RTM_DELCHAIN`): that of its queue or its last filter is told as well.
+const NO_LOSS_TO_QUEUES: [u16; 5] = [36, 40, 44, 100, 101];
+/// `RTM_DELQDISC`, `_DELTCLASS` and `_DELTFILTER`: what somebody takes away, even from a tap, is a loss.
+const GONE_FROM_QUEUES: [u16; 3] = [37, 41, 45];
 
 /// A link's header, its attributes `IFLA_IFNAME` and `IFLA_LINKINFO`, and of the latter `IFLA_INFO_KIND`. To
 /// read all of each link would take a start longer than anything else that is done here.
@@ -39,14 +40,25 @@ const ROUTE_INTERFACE: u16 = 4;
 const SETTING_HEADER: usize = 1;
 const SETTING_INTERFACE: u16 = 1;
 
+/// What news are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Heard {
+    /// Nothing that concerns the guest.
+    Nothing,
+    /// A queue or filter alone that has gone. A sandbox that gives up a redirection is heard like that, too.
+    Queues,
+    /// Anything else.
+    Changes,
+}
+
 /// The numbers of vmrun's own taps that were heard of.
 #[derive(Debug, Default)]
 pub(super) struct Taps(BTreeSet<u32>);
 
 impl Taps {
-    /// Whether there is something about anything else. A tap's settings are told before its name, so all
-    /// that was heard together is looked at together.
-    pub(super) fn leave_news(&mut self, heard: &[Answer]) -> bool {
+    /// What there is about anything else. A tap's settings are told before its name, so all that was heard
+    /// together is looked at together.
+    pub(super) fn leave_news(&mut self, heard: &[Answer]) -> Heard {
         for answer in heard.iter().filter(|answer| answer.kind() == NEW_LINK) {
             // What is told to a family of addresses alone does not say what it is.
             let (Some(index), Some(0)) = (interface(answer), answer.body().first()) else { continue };
@@ -57,15 +69,17 @@ impl Taps {
             };
         }
         let is_of_tap = |answer: &Answer| interface(answer).is_some_and(|index| self.0.contains(&index));
-        let counts = |answer: &Answer| match answer.kind() {
-            kind if NEW_AT_QUEUES.contains(&kind) => false,
-            kind => GONE_FROM_QUEUES.contains(&kind) || !is_of_tap(answer),
+        let about = |answer: &Answer| match answer.kind() {
+            kind if NO_LOSS_TO_QUEUES.contains(&kind) => Heard::Nothing,
+            kind if GONE_FROM_QUEUES.contains(&kind) => Heard::Queues,
+            _ if is_of_tap(answer) => Heard::Nothing,
+            _ => Heard::Changes,
         };
-        let any = heard.iter().any(counts);
+        let most = heard.iter().map(about).max().unwrap_or(Heard::Nothing);
         for answer in heard.iter().filter(|answer| answer.kind() == DEL_LINK) {
             interface(answer).map(|index| self.0.remove(&index));
         }
-        any
+        most
     }
 }
 
@@ -121,7 +135,7 @@ mod tests {
     }
 
     fn is_news(taps: &mut Taps, answer: Answer) -> bool {
-        taps.leave_news(&[answer])
+        taps.leave_news(&[answer]) != Heard::Nothing
     }
 
     #[test]
@@ -141,7 +155,18 @@ mod tests {
         // A rule, and what is not known.
         assert!(is_news(&mut taps, about(32, 12, ROUTE_INTERFACE, 3)));
         assert!(is_news(&mut taps, about(99, 8, 0, 3)));
-        assert!(!taps.leave_news(&[]));
+        assert_eq!(taps.leave_news(&[]), Heard::Nothing);
+    }
+
+    #[test]
+    fn what_a_redirection_that_is_given_up_leaves_behind_is_of_queues_alone() {
+        let mut taps = Taps::default();
+        let (filter, chain, qdisc) = (about(45, 8, 0, 2), about(101, 8, 0, 2), about(37, 8, 0, 2));
+        assert_eq!(taps.leave_news(std::slice::from_ref(&chain)), Heard::Nothing);
+        let mut heard = vec![link(3, "vmrun-tap0", InfoKind::Tun), filter, chain, qdisc];
+        assert_eq!(taps.leave_news(&heard), Heard::Queues);
+        heard.push(about(20, 8, 0, 2));
+        assert_eq!(taps.leave_news(&heard), Heard::Changes);
     }
 
     #[test]
@@ -163,8 +188,8 @@ mod tests {
     fn settings_of_a_tap_that_come_before_its_name_are_no_news() {
         let settings = || about(80, 1, SETTING_INTERFACE, 3);
         let mut taps = Taps::default();
-        assert!(!taps.leave_news(&[settings(), link(3, "vmrun-tap0", InfoKind::Tun)]));
-        assert!(taps.leave_news(&[settings(), about(20, 8, 0, 2)]));
+        assert_eq!(taps.leave_news(&[settings(), link(3, "vmrun-tap0", InfoKind::Tun)]), Heard::Nothing);
+        assert_eq!(taps.leave_news(&[settings(), about(20, 8, 0, 2)]), Heard::Changes);
         assert!(is_news(&mut Taps::default(), settings()));
     }
 

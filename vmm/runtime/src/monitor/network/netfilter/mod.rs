@@ -23,6 +23,7 @@ use vmrun_netlink::Netlink;
 use vmrun_proto::netfilter::Table;
 
 use super::error::NetworkError;
+pub(super) use legacy::are_there as has_legacy_tables;
 
 /// The group that hears of nf_tables' changes (`NFNLGRP_NFTABLES`), as a bit.
 const TABLES: u32 = 1 << 6;

@@ -22,6 +22,15 @@ const FAMILIES: [(&str, Shape); 2] = [
     ("/proc/thread-self/net/ip6_tables_names", Shape::V6),
 ];
 
+/// Whether this thread's namespace has such tables, whatever is in them: the kernel does not tell of changes. True
+/// where that cannot be known.
+pub(in super::super) fn are_there() -> bool {
+    FAMILIES.iter().any(|(file, _)| match std::fs::read(file) {
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+        Ok(names) => !names.is_empty(),
+    })
+}
+
 /// The names of the tables with rules that the guest would need, in the namespace of this thread. What serves only the
 /// name servers `servers` it does without.
 ///
