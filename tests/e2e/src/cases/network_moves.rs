@@ -1,16 +1,22 @@
 //! Interfaces that get another name or address, go and come back, and what is told of them too fast to be heard.
 
+use std::fs;
 use std::process::Command;
 
 use super::network::{Net, end, exec, ip, run, sleeping, until_exec_says};
 use super::network_changes::at_once;
-use crate::support::{Bundle, Detached, Run, place, wait};
+use crate::support::{Bundle, Detached, Run, Scratch, place, wait};
 
-/// Ping from the other end, which answers wherever the frames of the guest come from.
+/// Answers to who comes to port 7000: the host's own network, which answers pings to the same address, does not.
+const ANSWERS: &str = "while :; do echo from-inside | nc -l -p 7000; done & echo ready; sleep 1000";
+
+/// Asks the guest from the other end.
 fn is_reached(net: &Net, address: &str) -> Result<(), String> {
-    let ping = format!("{}/bin/busybox ping -c 1 -W 5 {address}", place().busybox.display());
-    let output = net.far_shell(&ping).output().unwrap();
-    if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) }
+    let ask = format!("{}/bin/busybox nc -w 5 {address} 7000", place().busybox.display());
+    // It would end when it has nothing more to say.
+    let (silent, _open) = std::io::pipe().unwrap();
+    let output = net.far_shell(&ask).stdin(silent).output().unwrap();
+    if output.stdout == b"from-inside\n" { Ok(()) } else { Err(format!("{output:?}")) }
 }
 
 #[track_caller]
@@ -21,6 +27,16 @@ fn until_reached(net: &Net, address: &str) {
 #[track_caller]
 fn in_namespace(net: &Net, words: &[&str]) {
     run(Command::new("ip").args(["netns", "exec", &net.name]).args(words));
+}
+
+/// Until what the interface receives is led to its tap.
+#[track_caller]
+fn until_led(net: &Net, interface: &str) {
+    wait::until_or("a redirection", || {
+        let show = ["netns", "exec", &net.name, "tc", "filter", "show", "dev", interface, "ingress"];
+        let filters = String::from_utf8(run(Command::new("ip").args(show)).stdout).unwrap();
+        if filters.contains("mirred") { Ok(()) } else { Err(filters) }
+    });
 }
 
 #[track_caller]
@@ -34,7 +50,7 @@ fn until_carried(net: &Net) {
 #[test]
 fn interface_that_is_renamed_and_gets_an_address_has_both_in_the_guest() {
     let net = Net::with_eth0();
-    let bundle = net.bundle("echo ready; sleep 1000");
+    let bundle = net.bundle(ANSWERS);
     let container = sleeping(&bundle);
     // As libnetwork does it, with a look between.
     let far = net.far();
@@ -71,7 +87,7 @@ fn interface_that_is_renamed_and_gets_an_address_has_both_in_the_guest() {
 #[test]
 fn vlan_that_comes_later_carries_tagged_frames_and_goes() {
     let net = Net::with_eth0();
-    let bundle = net.bundle("echo ready; sleep 1000");
+    let bundle = net.bundle(ANSWERS);
     let container = sleeping(&bundle);
     net.outside(&["link", "add", "link", "eth0", "name", "eth0.5", "type", "vlan", "id", "5"]);
     net.outside(&["addr", "add", "10.5.0.1/24", "dev", "eth0.5"]);
@@ -100,9 +116,10 @@ fn unseen(container: &Detached, act: impl FnOnce()) {
 #[test]
 fn interface_that_was_elsewhere_or_lost_its_queue_carries_frames_again() {
     let (net, other) = (Net::with_eth0(), Net::new());
-    let bundle = net.bundle("echo ready; sleep 1000");
+    let bundle = net.bundle(ANSWERS);
     let container = sleeping(&bundle);
     until_reached(&net, "10.88.0.2");
+    until_led(&net, "eth0");
     // It comes back under its number, without its queue.
     unseen(&container, || {
         net.inside(&["link", "set", "eth0", "netns", &other.name]);
@@ -113,11 +130,14 @@ fn interface_that_was_elsewhere_or_lost_its_queue_carries_frames_again() {
         );
     });
     until_reached(&net, "10.88.0.2");
+    until_led(&net, "eth0");
     in_namespace(&net, &["tc", "qdisc", "del", "dev", "eth0", "ingress"]);
     until_reached(&net, "10.88.0.2");
+    until_led(&net, "eth0");
     let tap = "tc qdisc del dev $(ls /sys/class/net | grep vmrun-tap) ingress";
     in_namespace(&net, &["sh", "-c", tap]);
     until_reached(&net, "10.88.0.2");
+    until_led(&net, "eth0");
     in_namespace(&net, &["tc", "filter", "del", "dev", "eth0", "ingress"]);
     until_reached(&net, "10.88.0.2");
     end(&container);
@@ -161,15 +181,17 @@ fn what_cannot_be_carried_is_refused_at_the_start_however_long_it_has_been_there
 
 #[test]
 fn what_the_guest_has_refused_is_tried_again() {
-    let net = Net::with_eth0();
+    let (net, scratch) = (Net::with_eth0(), Scratch::new());
     let bundle = net.bundle("echo ready; sleep 1000");
-    let container = sleeping(&bundle);
+    let container = Run::of(&bundle).option("--log").option(scratch.join("log")).detach();
+    container.started.stdout.await_text(0, "ready\n");
     // The container has the name.
     exec(&container, "ip link add eth1 type bridge");
     net.add("eth1");
-    wait::until_or("a second tap", || {
-        let traces = net.traces();
-        if traces.contains("vmrun-tap1") { Ok(()) } else { Err(traces) }
+    wait::until_or("the refusal", || {
+        // It is there once there is something to say.
+        let log = fs::read_to_string(scratch.join("log")).unwrap_or_default();
+        if log.contains("does not follow") { Ok(()) } else { Err(log) }
     });
     exec(&container, "ip link delete eth1");
     let mac = String::from_utf8(
@@ -212,7 +234,7 @@ fn address_that_a_router_advertised_is_the_guests_to_renew() {
         run(router.args(["netns", "exec", &net.far(), "python3", "-I", "-S", "-c", ADVERTISE, seconds]));
     };
     let bundle = net.bundle("echo ready; sleep 1000");
-    until_advertised(&net, true, || advertise("20"));
+    until_advertised(&net, true, || advertise("5000"));
     let container = sleeping(&bundle);
     let seen = "ip -o -6 addr show dev eth0 | grep -c fd00:77:";
     assert_eq!(exec(&container, seen), "1\n");
@@ -223,6 +245,8 @@ fn address_that_a_router_advertised_is_the_guests_to_renew() {
         "ip -6 addr show dev eth0 | grep -A 1 fd00:77: | grep -c 'valid_lft [89]...sec'",
         "1\n",
     );
+    // There it ends, as it does for who hears no more of it.
+    net.inside(&["addr", "flush", "dev", "eth0", "to", "fd00:77::/64"]);
     until_advertised(&net, false, || {});
     // All that has happened by now has been followed when this has.
     net.inside(&["addr", "add", "10.77.0.2/24", "dev", "eth0"]);
