@@ -244,7 +244,8 @@ fn plain_users_sandbox_resolves_names_connects_and_is_connected_to() {
         let _server = name_server(&scratch, "192.0.2.77");
         let listener = TcpListener::bind(("192.0.2.77", 0)).unwrap();
         let script = format!(
-            "{ASK}; nc 192.0.2.77 {} </dev/null && echo; nc -ll -p 80 -e head -n 1 & cat",
+            // passt of 2023 does not always tell the guest of the end where the guest has ended its half.
+            "{ASK}; nc 192.0.2.77 {} </dev/null & nc -ll -p 80 -e head -n 1 & cat",
             listener.local_addr().unwrap().port()
         );
         let answering = answer_once(listener);
@@ -264,15 +265,15 @@ fn plain_users_sandbox_resolves_names_connects_and_is_connected_to() {
                 std::io::read_to_string(stream)
             };
             let answer = TcpStream::connect((HERE, published)).and_then(ask);
-            if matches!(&answer, Ok(answer) if answer == "served\n") {
+            let (said, expected) = (said(), "10.9.8.7\nfrom the host");
+            if matches!(&answer, Ok(answer) if answer == "served\n") && said == expected {
                 Ok(())
             } else {
-                Err(format!("{answer:?}; {}", said()))
+                Err(format!("{answer:?}; {said}"))
             }
         });
         drop(child.stdin.take());
         assert!(child.wait().unwrap().success());
-        assert_eq!(said(), "10.9.8.7\nfrom the host\n");
         answering.join().unwrap();
     };
     thread::scope(|scope| scope.spawn(lives).join().unwrap());
