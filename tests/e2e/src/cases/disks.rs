@@ -292,7 +292,11 @@ fn monitor_that_is_killed_leaves_an_image_that_is_usable() {
     started.stdout.await_text(0, "up");
     let machine = started.machine();
     kill(Pid::from_raw(started.monitor()), Signal::SIGKILL).unwrap();
-    wait::until("the machine's end", || (!Path::new(&format!("/proc/{machine}")).exists()).then_some(()));
+    // Who has adopted it may leave it unreaped.
+    let status = || fs::read_to_string(format!("/proc/{machine}/status"));
+    wait::until("the machine's end", || {
+        status().map_or(true, |text| text.contains("State:\tZ")).then_some(())
+    });
     started.finish();
     Bundle::shell("cat /data/file").mount(mount("ext4", &image, &[])).run().prints("kept\n");
     is_whole(&image);
