@@ -16,6 +16,9 @@
 
 use vmrun_spec::NicSlot;
 
+/// A huge page of the host's, bytes.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// Boot GDT.
 pub(crate) const GDT: u64 = 0x500;
 /// Boot IDT: empty, the kernel brings its own.

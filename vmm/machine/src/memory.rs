@@ -14,9 +14,7 @@ use vm_memory::{GuestAddress, GuestRegionCollection};
 use vmrun_devices::{GuestRegion, Memory};
 
 use crate::error::MemoryError;
-use crate::layout;
-
-pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+use crate::layout::{self, HUGE_PAGE_BYTES};
 
 /// Maps `mib` MiB of memory at the guest addresses of [`layout::ram_ranges`]. It stays mapped
 /// until the process ends, so that no clone of the result can outlive it; a

@@ -157,6 +157,9 @@ fn text_bytes(event: &Event) -> usize {
 /// How long the guest may refuse to take bytes of a request.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
+/// How many waits a reply may take that gets on: half an hour where each has a minute.
+const MOST_WAITS: u32 = 30;
+
 /// How long the handshake of a connection may take.
 const HANDSHAKE: Wait = Wait { what: "the agent to take a connection", limit: Duration::from_secs(30) };
 
@@ -243,8 +246,8 @@ impl AgentClient {
         }
     }
 
-    /// Waits for the reply for as long as `progress` is another one after each `wait`: what takes its time is not lost for
-    /// that.
+    /// Waits for the reply for as long as `progress` is another one after each `wait`, [`MOST_WAITS`] times at most: what takes its
+    /// time is not lost for that, and who only pretends to get on comes to an end.
     pub(crate) fn reply_during<P: PartialEq>(
         &mut self,
         seq: u64,
@@ -253,7 +256,7 @@ impl AgentClient {
         mut progress: impl FnMut() -> P,
     ) -> Result<Reply, AgentError> {
         let mut before = progress();
-        loop {
+        for _ in 1..MOST_WAITS {
             let timed_out = match self.reply(seq, wait, watch) {
                 Err(error @ AgentError::TimedOut { .. }) => error,
                 other => return other,
@@ -264,6 +267,7 @@ impl AgentClient {
             }
             before = now;
         }
+        self.reply(seq, wait, watch)
     }
 
     /// Sends a request and waits for its reply.

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One of the register windows that are empty when the guest boots.
+/// One of `COUNT` register windows, the first of them number `FIRST`, that are empty when the guest boots.
 ///
 /// The guest learns of a window when it is told: by a write of the [announcement](Self::announcement) to
 /// `/sys/module/virtio_mmio/parameters/device`, which makes it a [platform device](Self::device) and
@@ -15,36 +15,44 @@ use serde::{Deserialize, Serialize};
 /// bound by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
-pub struct NicSlot(u8);
+pub struct Window<const FIRST: u8, const COUNT: u8>(u8);
+
+/// One for a network interface.
+pub type NicSlot = Window<16, 8>;
+
+/// One for a disk, which comes when the guest has booted.
+pub type DiskSlot = Window<{ BalloonSlot::WINDOW + 1 }, 16>;
 
 /// There is no such slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoSuchSlot(pub u8);
 
 impl NicSlot {
-    /// How many there are.
-    pub const COUNT: u8 = 8;
-
     /// Guest physical address of the machine's first window; each is a page.
     pub const WINDOWS: u64 = 0xd000_0000;
 
-    /// Number of the window that is slot 0. Those below are of the devices that the guest boots with.
-    pub const FIRST_WINDOW: u8 = 16;
-
-    /// The interrupt of all of them. Each further one would cost every boot what a device's files below
+    /// The interrupt of all slots. Each further one would cost every boot what a device's files below
     /// `/sys/kernel/irq` and `/proc/irq` cost; to share it costs a load per device and interrupt. It is
     /// the first one, so that the interrupt controller has no inputs that nobody uses: the guest's
     /// kernel makes ten exits for each.
     pub const IRQ: u8 = 1;
+}
+
+impl<const FIRST: u8, const COUNT: u8> Window<FIRST, COUNT> {
+    /// How many there are.
+    pub const COUNT: u8 = COUNT;
+
+    /// Number of the window that is slot 0. Those below the first of all slots are of the devices that the guest boots with.
+    pub const FIRST_WINDOW: u8 = FIRST;
 
     /// Slot number `number`, counted from 0.
     pub const fn new(number: u8) -> Option<Self> {
-        if number < Self::COUNT { Some(Self(number)) } else { None }
+        if number < COUNT { Some(Self(number)) } else { None }
     }
 
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        (0..Self::COUNT).map(Self)
+        (0..COUNT).map(Self)
     }
 
     /// Its number.
@@ -54,7 +62,7 @@ impl NicSlot {
 
     /// The number of its window, and of its platform device.
     pub const fn window(self) -> u8 {
-        Self::FIRST_WINDOW + self.0
+        FIRST + self.0
     }
 
     /// Its platform device's name in the guest, under `/sys/bus/platform/devices`.
@@ -84,48 +92,6 @@ impl BalloonSlot {
     /// As [`NicSlot::announcement`].
     pub fn announcement() -> String {
         announcement(Self::WINDOW)
-    }
-}
-
-/// One of the windows behind that, for disks, which come when the guest has booted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u8", into = "u8")]
-pub struct DiskSlot(u8);
-
-impl DiskSlot {
-    /// How many there are.
-    pub const COUNT: u8 = 16;
-
-    const FIRST_WINDOW: u8 = BalloonSlot::WINDOW + 1;
-
-    /// Slot number `number`, counted from 0.
-    pub const fn new(number: u8) -> Option<Self> {
-        if number < Self::COUNT { Some(Self(number)) } else { None }
-    }
-
-    /// All of them.
-    pub fn all() -> impl Iterator<Item = Self> {
-        (0..Self::COUNT).map(Self)
-    }
-
-    /// Its number.
-    pub const fn number(self) -> u8 {
-        self.0
-    }
-
-    /// The number of its window. Its interrupt is [`NicSlot::IRQ`], too.
-    pub const fn window(self) -> u8 {
-        Self::FIRST_WINDOW + self.0
-    }
-
-    /// As [`NicSlot::device`].
-    pub fn device(self) -> String {
-        device(self.window())
-    }
-
-    /// As [`NicSlot::announcement`].
-    pub fn announcement(self) -> String {
-        announcement(self.window())
     }
 }
 
@@ -160,9 +126,9 @@ impl Slot {
 impl std::fmt::Display for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Interface(NicSlot(number)) => write!(f, "slot {number}"),
+            Self::Interface(slot) => write!(f, "slot {}", slot.number()),
             Self::Balloon => f.write_str("the balloon's slot"),
-            Self::Disk(DiskSlot(number)) => write!(f, "the slot of disk {number}"),
+            Self::Disk(slot) => write!(f, "the slot of disk {}", slot.number()),
         }
     }
 }
@@ -176,7 +142,7 @@ fn announcement(window: u8) -> String {
     format!("4K@{address:#x}:{}:{window}", NicSlot::IRQ)
 }
 
-impl TryFrom<u8> for NicSlot {
+impl<const FIRST: u8, const COUNT: u8> TryFrom<u8> for Window<FIRST, COUNT> {
     type Error = NoSuchSlot;
 
     fn try_from(number: u8) -> Result<Self, NoSuchSlot> {
@@ -184,22 +150,8 @@ impl TryFrom<u8> for NicSlot {
     }
 }
 
-impl From<NicSlot> for u8 {
-    fn from(slot: NicSlot) -> Self {
-        slot.0
-    }
-}
-
-impl TryFrom<u8> for DiskSlot {
-    type Error = NoSuchSlot;
-
-    fn try_from(number: u8) -> Result<Self, NoSuchSlot> {
-        Self::new(number).ok_or(NoSuchSlot(number))
-    }
-}
-
-impl From<DiskSlot> for u8 {
-    fn from(slot: DiskSlot) -> Self {
+impl<const FIRST: u8, const COUNT: u8> From<Window<FIRST, COUNT>> for u8 {
+    fn from(slot: Window<FIRST, COUNT>) -> Self {
         slot.0
     }
 }

@@ -30,7 +30,7 @@ const MOST_MAPPED: usize = 8192;
 const MOST_RUNS: usize = 800;
 
 /// A huge page.
-const BLOCK: u64 = crate::memory::HUGE_PAGE_BYTES as u64;
+const BLOCK: u64 = crate::layout::HUGE_PAGE_BYTES as u64;
 
 /// Pages that nobody touches and that lie between two that are touched: so many are mapped with them, since each run is a
 /// call.

@@ -77,7 +77,7 @@ pub(super) fn write<T: Serialize>(mut file: &File, magic: Magic, content: &T) ->
     file.write_all(&encode(magic, &postcard::to_stdvec(content).map_err(io::Error::other)?))
 }
 
-fn encode(Magic(magic): Magic, payload: &[u8]) -> Vec<u8> {
+pub(super) fn encode(Magic(magic): Magic, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
     bytes.extend(magic);
     bytes.extend(FORMAT.to_le_bytes());
@@ -94,7 +94,7 @@ pub(super) fn read<T: DeserializeOwned>(file: &File, magic: Magic) -> Result<T, 
     decode(&bytes, magic)
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8], expected: Magic) -> Result<T, &'static str> {
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8], expected: Magic) -> Result<T, &'static str> {
     let (magic, header) = bytes.split_first_chunk().ok_or(DAMAGED)?;
     let (format, header) = header.split_first_chunk().ok_or(DAMAGED)?;
     let (crc, header) = header.split_first_chunk().ok_or(DAMAGED)?;
@@ -108,28 +108,6 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], expected: Magic) -> Result<T, &'sta
     let is_whole = u64::from_le_bytes(*length) == payload.len() as u64
         && u32::from_le_bytes(*crc) == crc32fast::hash(payload);
     if is_whole { postcard::from_bytes(payload).map_err(|_| DAMAGED) } else { Err(DAMAGED) }
-}
-
-/// Files that nobody of us has written.
-#[cfg(feature = "fuzzing")]
-pub(crate) mod fuzz {
-    use super::{STATE, Saved, WORKING_SET, decode, encode};
-
-    /// Whole ones.
-    pub(crate) fn file(bytes: &[u8]) {
-        let _ = decode::<super::super::working_set::Kept>(bytes, WORKING_SET);
-        let Ok(saved) = decode::<Saved>(bytes, STATE) else { return };
-        vmrun_machine::fuzz::restore(&saved.state, &[]);
-        let written = postcard::to_stdvec(&saved).expect("what was read can be written");
-        let again = decode::<Saved>(&encode(STATE, &written), STATE).expect("and read again");
-        assert_eq!(postcard::to_stdvec(&again).as_ref(), Ok(&written));
-    }
-
-    /// What is behind a header that fits.
-    pub(crate) fn payload(bytes: &[u8]) {
-        file(&encode(STATE, bytes));
-        file(&encode(WORKING_SET, bytes));
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ mod build;
 pub(crate) mod checkpoint;
 mod draft;
 mod file;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod place;
 mod shape;
 mod working_set;
@@ -38,8 +40,6 @@ use crate::machine::StartError;
 pub use build::{BuildOptions, build};
 pub(crate) use draft::Draft;
 pub(crate) use file::FileIdentity;
-#[cfg(feature = "fuzzing")]
-pub(crate) use file::fuzz;
 pub use place::{TemplatePlace, default_directory};
 pub(crate) use shape::Shape;
 pub use shape::host as host_kernel;

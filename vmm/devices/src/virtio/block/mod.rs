@@ -4,7 +4,7 @@
 //!   guest driver      worker.rs                              host
 //!    queue ─▶ request.rs: checked once ─▶ what is at once ─▶ preadv2, pwritev2 on guest memory
 //!                                     └─▶ pool.rs: what waits for the disk ─▶ reads, fdatasync, holes
-//!    used ◀── ring.rs ◀───────────────────── whoever is done, in any order
+//!    used ◀── ring.rs ◀── execute.rs: whoever is done, in any order
 //! ```
 //!
 //! Data goes between the file and the guest's memory in one copy, the kernel's ([`backend`]), so nobody here looks at
@@ -17,6 +17,7 @@ mod backend;
 mod class;
 mod config;
 mod counters;
+mod execute;
 mod pool;
 mod request;
 mod ring;

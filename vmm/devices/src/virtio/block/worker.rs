@@ -10,15 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::timerfd::TimerFd;
-use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP};
-use vm_memory::Bytes;
 use vmm_sys_util::eventfd::EventFd;
 use vmrun_spec::DiskSpec;
 
 use super::backend::{Backend, Patience};
 use super::counters::BlockCounters;
+use super::execute::{Durability, carry_out, finish};
 use super::pool::{Job, Pool};
-use super::request::{Act, Request, outside};
+use super::request::{Act, Request};
 use super::ring::Ring;
 use super::watch::{Source, Watch};
 use crate::memory::Memory;
@@ -73,15 +72,6 @@ impl Limiter {
         let now = self.limit.applies().then(|| self.start.elapsed())?;
         self.limit.wait(now).map(|wait| (now, wait))
     }
-}
-
-/// When what was written is on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Durability {
-    /// When the driver says so.
-    Later,
-    /// With each write: it never says so (§5.2.6.2).
-    AtOnce,
 }
 
 /// Serves the queue until `stop` is readable, and leaves it where it was then.
@@ -194,85 +184,5 @@ impl Worker<'_> {
         let (under_way, memory) = (Ring::depart(&self.ring), self.memory.clone());
         pool.give(Job { request, under_way, memory, durability: self.durability });
         Ok(())
-    }
-}
-
-/// Does what a request wants, however long that takes.
-pub(super) fn carry_out(
-    backend: &Backend,
-    memory: &Memory,
-    request: &Request,
-    durability: Durability,
-) -> io::Result<()> {
-    let wrote = match request.act {
-        Act::Read(at) => return backend.read(memory, &request.data, at, Patience::All),
-        Act::Flush => return backend.flush(),
-        Act::Id => return tell_id(backend, memory, request),
-        Act::Refuse(_) => return Ok(()),
-        Act::Write(at) => backend.write(memory, &request.data, at),
-        Act::Discard(range) => backend.discard(range),
-        Act::Zero { range, unmap } => backend.zero(range, unmap),
-    };
-    wrote.and_then(|()| if durability == Durability::AtOnce { backend.flush() } else { Ok(()) })
-}
-
-fn tell_id(backend: &Backend, memory: &Memory, request: &Request) -> io::Result<()> {
-    let mut rest = backend.id.as_slice();
-    for &(address, length) in &request.data {
-        let (now, later) = rest.split_at(length.min(rest.len()));
-        memory.write_slice(now, address).map_err(io::Error::other)?;
-        rest = later;
-    }
-    Ok(())
-}
-
-/// Counts what became of a request, and tells its driver.
-pub(super) fn finish(
-    ring: &Ring,
-    memory: &Memory,
-    counters: &BlockCounters,
-    request: &Request,
-    result: &io::Result<()>,
-) -> Result<(), QueueError> {
-    let status = status(request.act, result);
-    if status == VIRTIO_BLK_S_OK {
-        count(counters, request);
-    } else {
-        counters.errors.count();
-    }
-    let filled = match request.act {
-        Act::Read(_) | Act::Id if status == VIRTIO_BLK_S_OK => request.bytes,
-        _ => 0,
-    };
-    // The largest is 2.
-    let status = u8::try_from(status).unwrap_or(u8::MAX);
-    memory.write_obj(status, request.status).map_err(outside)?;
-    // A chain has less than 4 GiB (virtio 1.2, §2.7.5.2).
-    ring.finish(request.head, u32::try_from(filled.saturating_add(1)).unwrap_or(u32::MAX))
-}
-
-fn status(act: Act, result: &io::Result<()>) -> u32 {
-    match (act, result.as_ref().err().map(io::Error::raw_os_error)) {
-        (Act::Refuse(status), _) => status,
-        (_, None) => VIRTIO_BLK_S_OK,
-        (_, Some(Some(libc::EOPNOTSUPP | libc::ENOSYS))) => VIRTIO_BLK_S_UNSUPP,
-        (_, Some(_)) => VIRTIO_BLK_S_IOERR,
-    }
-}
-
-fn count(counters: &BlockCounters, request: &Request) {
-    match request.act {
-        Act::Read(_) => {
-            counters.reads.count();
-            counters.read_bytes.add(request.bytes);
-        }
-        Act::Write(_) => {
-            counters.writes.count();
-            counters.written_bytes.add(request.bytes);
-        }
-        Act::Flush => counters.flushes.count(),
-        Act::Discard(_) => counters.discards.count(),
-        Act::Zero { .. } => counters.zeroed.count(),
-        Act::Id | Act::Refuse(_) => {}
     }
 }
