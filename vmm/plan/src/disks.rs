@@ -99,12 +99,18 @@ impl Disks {
         let known = self.planned.iter().position(|disk| disk.source == source);
         let at = known.unwrap_or(self.planned.len());
         let Some(slot) = u8::try_from(at).ok().and_then(DiskSlot::new) else {
-            let problem =
-                format!("is one disk more than the {} that a machine has room for", DiskSlot::COUNT);
+            let problem = format!(
+                "is one disk more than the {} that a machine has room for; leave a mount or device out",
+                DiskSlot::COUNT
+            );
             return Err(PlanError::invalid(field, problem));
         };
         match self.planned.get_mut(at) {
-            Some(disk) => disk.read_only &= read_only,
+            Some(disk) if disk.read_only && !read_only => {
+                // Where it cannot be opened for writing, this is who wants that.
+                (disk.read_only, disk.field) = (false, field);
+            }
+            Some(_) => {}
             None => self.planned.push(DiskPlan { field, source, read_only, rate }),
         }
         Ok(slot)
@@ -187,7 +193,7 @@ mod tests {
         }))
         .unwrap();
         let shown: Vec<_> = disks.planned.iter().map(|disk| (&*disk.field, disk.read_only)).collect();
-        let expected = [("mounts[0].source", false), ("mounts[2].source", true), ("mounts[5].source", true)];
+        let expected = [("mounts[3].source", false), ("mounts[2].source", true), ("mounts[5].source", true)];
         assert_eq!(shown, expected);
         assert_eq!(disks.planned[1].source, DiskSource::Path("/bundle/s.img".into()));
         assert!(disks.planned.iter().all(|disk| disk.rate.unwrap().packets.unwrap().get() == 7));

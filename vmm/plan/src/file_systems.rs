@@ -42,7 +42,7 @@ const OF_NETWORKS: &[&str] = &["afs", "ceph", "cifs", "glusterfs", "nfs", "nfs4"
 const DIRECTORIES: &str =
     "what it shows is on the host, where the guest cannot mount it; mount it there and bind that";
 const DEVICES: &str =
-    "the guest's kernel has ext4, erofs and squashfs alone; mount it on the host and bind that";
+    "the guest's kernel has ext2, ext3, ext4, erofs and squashfs alone; mount it on the host and bind that";
 const NETWORKS: &str = "the guest cannot reach its server; mount it on the host and bind that";
 const UNKNOWN: &str =
     "the guest's kernel has no such file system; leave the mount out, or bind one of the host";

@@ -71,7 +71,7 @@ fn rate(bundle: &Bundle, key: &str, counted: &Counted) -> Result<Option<RateSpec
     parsed(text, counted).map(Some).map_err(|why| {
         PlanError::invalid(
             format!("annotations[{key:?}]"),
-            format!("{text:?} is no rate: {why}; write {}", counted.form),
+            format!("{text:?} is not a valid rate: {why}; write {}", counted.form),
         )
     })
 }
@@ -100,7 +100,7 @@ fn number_length(part: &str) -> usize {
 
 fn bits(unit: &str) -> Result<u128, String> {
     let found = UNITS.iter().find(|(name, _)| *name == unit);
-    found.map(|(_, bits)| *bits).ok_or_else(|| format!("{unit:?} is no unit of it"))
+    found.map(|(_, bits)| *bits).ok_or_else(|| format!("{unit:?} is an unknown unit"))
 }
 
 /// A decimal number of so many bits, in bytes; the inner nothing is zero.
@@ -155,14 +155,14 @@ mod tests {
     fn what_is_no_rate_is_refused_with_what_is_wrong() {
         for (text, why) in [
             ("", "\"\" is no number"),
-            ("fast", "\"fast\" is no unit"),
-            ("-1", "\"-1\" is no unit"),
+            ("fast", "\"fast\" is an unknown unit"),
+            ("-1", "\"-1\" is an unknown unit"),
             ("0", "nothing would ever pass"),
             ("0pps", "nothing would ever pass"),
             ("7bit/s", "nothing would ever pass"),
             ("0.4pps", "nothing would ever pass"),
-            ("10Mb/s", "\"Mb/s\" is no unit"),
-            ("10mb", "\"mb\" is no unit"),
+            ("10Mb/s", "\"Mb/s\" is an unknown unit"),
+            ("10mb", "\"mb\" is an unknown unit"),
             ("MiB/s", "\"MiB/s\" is no number"),
             ("1..5MB/s", "is no number"),
             (".5MB/s", "is no number"),
@@ -173,7 +173,7 @@ mod tests {
             ("18446744073709551616", "is no number that can be counted"),
             ("18446744073709551615GiB/s", "is no number that can be counted"),
             ("99999999999999999999999999999999999999999", "is no number that can be counted"),
-            ("\u{0661}pps", "is no unit"),
+            ("\u{0661}pps", "is an unknown unit"),
         ] {
             let error = parsed(text, &FRAMES).unwrap_err();
             assert!(error.contains(why), "{text:?} gives {error:?}");

@@ -46,13 +46,16 @@ pub(crate) fn root_image(bundle: &Bundle) -> Result<Option<RootImage>, PlanError
         let alone = [TYPE_ANNOTATION, WRITABLE_ANNOTATION].into_iter().find(|key| given(key).is_some());
         return match alone {
             None => Ok(None),
-            Some(key) => Err(invalid(key, format!("means nothing without {IMAGE_ANNOTATION}"))),
+            Some(key) => Err(invalid(
+                key,
+                format!("means nothing without {IMAGE_ANNOTATION}; add that, or leave this out"),
+            )),
         };
     };
     let typ = given(TYPE_ANNOTATION).unwrap_or_default();
     if file_systems::on_disk(typ).is_none() {
         let problem =
-            format!("{typ:?} is no type of an image; there are erofs, ext2, ext3, ext4 and squashfs");
+            format!("{typ:?} is not a supported image type; use erofs, ext2, ext3, ext4 or squashfs");
         return Err(invalid(TYPE_ANNOTATION, problem));
     }
     let changes = match given(WRITABLE_ANNOTATION) {
@@ -106,8 +109,8 @@ mod tests {
     fn what_is_half_said_is_refused_by_annotation() {
         let image = (IMAGE_ANNOTATION, "/root.img");
         for (annotations, why) in [
-            (vec![image], "rootfs.type\"]: \"\" is no type of an image"),
-            (vec![image, (TYPE_ANNOTATION, "xfs")], "\"xfs\" is no type of an image; there are erofs"),
+            (vec![image], "rootfs.type\"]: \"\" is not a supported image type"),
+            (vec![image, (TYPE_ANNOTATION, "xfs")], "\"xfs\" is not a supported image type; use erofs"),
             (vec![(TYPE_ANNOTATION, "ext4")], "means nothing without dev.vmrun.rootfs.image"),
             (
                 vec![image, (TYPE_ANNOTATION, "ext4"), (WRITABLE_ANNOTATION, "disk:")],

@@ -247,27 +247,32 @@ impl AgentClient {
     }
 
     /// Waits for the reply for as long as `progress` is another one after each `wait`, [`MOST_WAITS`] times at most: what takes its
-    /// time is not lost for that, and who only pretends to get on comes to an end.
+    /// time is not lost for that, and who only pretends to get on comes to an end. After the first one `impatient` ends it, too.
     pub(crate) fn reply_during<P: PartialEq>(
         &mut self,
         seq: u64,
         wait: Wait,
         watch: Watch<'_>,
+        impatient: BorrowedFd<'_>,
         mut progress: impl FnMut() -> P,
     ) -> Result<Reply, AgentError> {
         let mut before = progress();
-        for _ in 1..MOST_WAITS {
-            let timed_out = match self.reply(seq, wait, watch) {
-                Err(error @ AgentError::TimedOut { .. }) => error,
+        let mut watched = watch.to_vec();
+        for waits in 1..=MOST_WAITS {
+            match self.reply(seq, wait, &watched) {
+                Err(AgentError::TimedOut { what, limit }) => {
+                    let now = progress();
+                    if now == before || waits == MOST_WAITS {
+                        return Err(AgentError::TimedOut { what, limit: limit * waits });
+                    }
+                    before = now;
+                }
                 other => return other,
-            };
-            let now = progress();
-            if now == before {
-                return Err(timed_out);
             }
-            before = now;
+            watched.truncate(watch.len());
+            watched.push(impatient);
         }
-        self.reply(seq, wait, watch)
+        Err(AgentError::TimedOut { what: wait.what, limit: wait.limit * MOST_WAITS })
     }
 
     /// Sends a request and waits for its reply.

@@ -109,7 +109,7 @@ fn configuration_that_contradicts_itself_is_refused_by_field() {
         (
             "/annotations",
             json!({ "dev.vmrun.network.rx-rate": "fast" }),
-            &["dev.vmrun.network.rx-rate", "\"fast\" is no rate", "10MiB/s,5000pps"],
+            &["dev.vmrun.network.rx-rate", "\"fast\" is not a valid rate", "10MiB/s,5000pps"],
         ),
         (
             "/annotations",

@@ -121,8 +121,8 @@ fn image_is_one_writers_or_many_readers() {
     let (writes, reads) = (with(&[]), with(&["ro"]));
     let mut writer = Run::of(&writes).stdin(Stdio::piped()).start();
     writer.stdout.await_text(0, "up");
-    writes.run().fails_with(1, &["mounts[7].source", "is in use", "would destroy what is in it"]);
-    reads.run().fails_with(1, &["mounts[7].source", "is in use, and written to"]);
+    writes.run().fails_with(1, &["mounts[7].source", "is in use", "two writers would corrupt it"]);
+    reads.run().fails_with(1, &["mounts[7].source", "is in use, open for writing"]);
     drop(writer.child.stdin.take());
     writer.finish();
     let mut reader = Run::of(&reads).stdin(Stdio::piped()).start();
@@ -315,7 +315,7 @@ fn disk_is_as_fast_as_an_annotation_says() {
         .set("/annotations", json!({ "dev.vmrun.disk.rate": "64MiB/s,1000iops" }))
         .run()
         .prints("1048576\n");
-    rated("fast").run().fails_with(1, &["dev.vmrun.disk.rate", "is no rate", "500iops"]);
+    rated("fast").run().fails_with(1, &["dev.vmrun.disk.rate", "is not a valid rate", "500iops"]);
 }
 
 /// A bundle whose root file system is on an image, as these annotations say; its own directory is empty.

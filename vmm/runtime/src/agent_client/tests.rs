@@ -68,8 +68,9 @@ fn silence_is_waited_out_while_there_is_progress() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut client = AgentClient::new(ours).unwrap();
     let mut looks = 0;
+    let (never, keeper) = UnixStream::pair().unwrap();
     let seq = client.send(Request::Sync).unwrap();
-    let moving = client.reply_during(seq, NOW, &[], || {
+    let moving = client.reply_during(seq, NOW, &[], never.as_fd(), || {
         looks += 1;
         if looks == 4 {
             write_frame(&theirs, &Message::Reply { seq, reply: Reply::Ok }).unwrap();
@@ -78,8 +79,20 @@ fn silence_is_waited_out_while_there_is_progress() {
     });
     assert!(matches!(moving, Ok(Reply::Ok)), "{moving:?}");
     let seq = client.send(Request::Sync).unwrap();
-    let standing = client.reply_during(seq, NOW, &[], || 0);
+    let standing = client.reply_during(seq, NOW, &[], never.as_fd(), || 0);
     assert!(matches!(standing, Err(AgentError::TimedOut { .. })), "{standing:?}");
+    let mut looks = 0;
+    let mut count = || {
+        looks += 1;
+        looks
+    };
+    let endless = client.reply_during(seq, NOW, &[], never.as_fd(), &mut count);
+    assert!(matches!(endless, Err(AgentError::TimedOut { .. })), "{endless:?}");
+    assert_eq!(count(), 32);
+    drop(keeper);
+    let interrupted = client.reply_during(seq, NOW, &[], never.as_fd(), &mut count);
+    assert!(matches!(interrupted, Err(AgentError::Interrupted { .. })), "{interrupted:?}");
+    assert_eq!(count(), 35);
 }
 
 #[test]

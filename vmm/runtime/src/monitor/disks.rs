@@ -4,7 +4,7 @@
 //!   opened with the caller's rights ─▶ locked ─▶ handed to the machine's process, which keeps the lock
 //! ```
 //!
-//! Two who write to one image destroy what is in it. So a disk that is written is locked for its sandbox alone, and one
+//! Two writers corrupt an image. So a disk that is written is locked for its sandbox alone, and one
 //! that is only read for all who only read it: by a lock of the open file (`F_OFD_SETLK`), which goes with its last
 //! descriptor however that ends. QEMU takes such locks, too, so that it is kept out as it keeps others out. A block
 //! device that is written is claimed besides (`O_EXCL`): the kernel lets nobody mount it then, nor anybody have one that is
@@ -46,7 +46,7 @@ pub(crate) enum DiskError {
     )]
     NoImage { field: String, path: PathBuf },
     #[error(
-        "{field}: {what} has {bytes} bytes, and so no image in it; make a file system there, or name another"
+        "{field}: {what} is too small ({bytes} bytes) to hold a file system; make one there, or name another"
     )]
     Empty { field: String, what: String, bytes: u64 },
     /// Somebody else has it.
@@ -54,7 +54,7 @@ pub(crate) enum DiskError {
     InUse { field: String, what: String, user: User },
     #[error("{field}: cannot lock {what}")]
     Lock { field: String, what: String, source: io::Error },
-    #[error("{field}: the machine does not take the disk: {cause}")]
+    #[error("{field}: cannot attach the disk to the machine: {cause}; see console.log")]
     Plug { field: String, cause: String },
 }
 
@@ -96,10 +96,10 @@ pub(crate) enum User {
 impl User {
     fn told(self) -> &'static str {
         match self {
-            Self::Writer => "and written to, by another sandbox or program; wait for its end",
+            Self::Writer => "open for writing by another sandbox or program; stop that one first",
             Self::Anybody => {
-                "by another sandbox or program, and two that write to it would destroy what is in it; wait for the end of \
-                 that, or have both use it read-only"
+                "by another sandbox or program, and two writers would corrupt it; stop that one first, or have both use it \
+                 read-only"
             }
         }
     }
@@ -133,9 +133,15 @@ pub(super) fn plug_all(machine: &Machine, disks: Vec<OpenDisk>) -> Result<(), Un
     Ok(())
 }
 
-/// What the machine's disks have done by now.
-pub(super) fn figures(machine: &Machine) -> Vec<Counted> {
-    machine.counters().into_iter().filter(|device| device.device == DEVICE).collect()
+/// What the machine's disks have got by now, as their counters have it, each by its slot and name.
+pub(super) fn written(machine: &Machine) -> Vec<(Option<u8>, String, u64)> {
+    const GOT: [&str; 5] = ["written_bytes", "flushes", "discards", "zeroed", "limited"];
+    let disks = machine.counters().into_iter().filter(|device| device.device == DEVICE);
+    let got = disks.flat_map(|Counted { slot, figures, .. }| {
+        let got = figures.into_iter().filter(|(name, _)| GOT.contains(&name.as_str()));
+        got.map(move |(name, value)| (slot, name, value))
+    });
+    got.collect()
 }
 
 /// Why they are not all there.
@@ -303,10 +309,10 @@ mod tests {
         let kept = writer.file.try_clone().unwrap();
         drop(writer);
         assert!(refused(&writes).contains("is in use, by another sandbox"), "{}", refused(&writes));
-        assert!(refused(&reads).contains("is in use, and written to"), "{}", refused(&reads));
+        assert!(refused(&reads).contains("is in use, open for writing"), "{}", refused(&reads));
         drop(kept);
         let readers = [open(slot(), &reads).unwrap(), open(slot(), &reads).unwrap()];
-        assert!(refused(&writes).contains("two that write to it would destroy"));
+        assert!(refused(&writes).contains("two writers would corrupt it"));
         drop(readers);
         open(slot(), &writes).unwrap();
     }
@@ -348,7 +354,7 @@ mod tests {
         let missing = told(&path.join("none"));
         assert!(missing.starts_with("mounts[7].source: cannot open /") && missing.contains("No such file"));
         fs::write(path.join("empty"), [0; 511]).unwrap();
-        assert!(told(&path.join("empty")).contains("has 511 bytes, and so no image in it"));
+        assert!(told(&path.join("empty")).contains("is too small (511 bytes) to hold a file system"));
         let device = DiskPlan { source: DiskSource::Device { major: 4095, minor: 7 }, ..plan(path, true) };
         assert!(refused(&device).contains("cannot open the host's block device 4095:7: No such file"));
     }

@@ -478,10 +478,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Has the guest write its files back, for as long as a disk gets anything: it may be slow, or have a rate.
+    /// Has the guest write its files back, for as long as a disk gets anything: it may be slow, or have a rate. Who sends a signal
+    /// does not want to wait longer than for other files.
     fn write_back(&self, agent: &mut AgentClient) -> Result<Reply, AgentError> {
         let seq = agent.send(Request::Sync)?;
-        agent.reply_during(seq, SYNC, &[self.machine.ended_fd()], || disks::figures(self.machine))
+        let (ended, signals) = (self.machine.ended_fd(), self.signals.ending());
+        agent.reply_during(seq, SYNC, &[ended], signals, || disks::written(self.machine))
     }
 
     /// After the program's end: its output, its files. Neither changes the exit code.
@@ -493,9 +495,9 @@ impl Session<'_> {
                 with_the_hosts_paths(&chain(&self.explain(FINISHING, error)), &self.request.plan.host);
             // A disk has what its file system has written back, whichever way a program wrote it.
             let what = if self.request.plan.host.disks.is_empty() {
-                "what the program wrote through mappings last may be missing in its files"
+                "the program's last writes through mappings may be missing in its files"
             } else {
-                "what the program wrote last may be missing on its disks, and what it wrote through mappings in its files"
+                "the program's last writes may be missing on its disks, and those through mappings in its files"
             };
             format!("{cause}; {what}")
         });

@@ -167,7 +167,7 @@ fn make_nodes_to_bind(spec: &Spec) -> Result<(), String> {
     let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     for device in devices.iter().filter(|device| device.typ() == LinuxDeviceType::B) {
         make_node(spec, device).map_err(|error| {
-            format!("linux.devices {}: cannot make one: {}", device.path().display(), words(error))
+            format!("linux.devices {}: cannot make the node: {}", device.path().display(), words(error))
         })?;
     }
     Ok(())
@@ -201,7 +201,7 @@ pub(crate) fn close() {
         let (nothing, place) = (None::<&str>, entry.path());
         let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         if let Err(error) = mount(nothing, &place, nothing, flags, nothing) {
-            log::warn(format_args!("cannot end writing to {}: {error}", place.display()));
+            log::warn(format_args!("cannot remount {} read-only: {error}", place.display()));
         }
     }
 }

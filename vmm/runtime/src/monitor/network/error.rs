@@ -19,7 +19,7 @@ pub(crate) enum NetworkError {
     Rules(#[source] io::Error),
     /// There are rules that are not carried.
     #[error(
-        "cannot bring rules of iptables-legacy of the container's network namespace into the guest (tables {tables})"
+        "cannot bring the iptables-legacy rules of the container's network namespace into the guest (tables {tables})"
     )]
     Legacy {
         /// Which tables there are.

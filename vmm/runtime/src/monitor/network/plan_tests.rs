@@ -251,7 +251,7 @@ fn route_that_is_told_by_the_number_of_its_next_hop_alone_is_unfit() {
     let route = dump.routes.iter_mut().find(|route| route.header.destination_prefix_length == 0).unwrap();
     route.attributes.retain(|one| !matches!(one, RouteAttribute::Oif(_) | RouteAttribute::Gateway(_)));
     let [Unfit { interface: None, why }] = &plan(&dump)[..] else { panic!("{:?}", plan(&dump)) };
-    assert!(why.starts_with("the route to 0.0.0.0/0 has the number of a next hop"), "{why}");
+    assert!(why.starts_with("the route to 0.0.0.0/0 refers to a nexthop object"), "{why}");
 }
 
 #[test]

@@ -120,7 +120,7 @@ pub(super) fn route(message: &RouteMessage, names: &Names) -> Found {
     let Prefix { address, bits } = route.destination;
     if by_number && !forbids(message.header.kind) && !message.attributes.iter().any(is_way) {
         return Found::Unfit(format!(
-            "the route to {address}/{bits} has the number of a next hop and no way, which the kernel tells with net.ipv4.nexthop_compat_mode=1"
+            "the route to {address}/{bits} refers to a nexthop object by its ID alone; set net.ipv4.nexthop_compat_mode=1, with which the kernel tells the whole route"
         ));
     }
     if is_the_kernels(message, &route) || !leads_somewhere(message, &route) {

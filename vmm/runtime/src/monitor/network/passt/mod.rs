@@ -73,7 +73,7 @@ impl PasstError {
             Self::Refused { said } if said.contains("bind") => Some(
                 "a port or address of --publish is in use, not this host's, or below 1024 and not yours: choose another",
             ),
-            Self::Taken { .. } => Some("choose another for --publish, or end what has it"),
+            Self::Taken { .. } => Some("choose another port for --publish, or stop the program that uses it"),
             Self::Ended => Some("see who has killed it; the sandbox was ended, since its network is gone"),
             Self::Refused { .. } | Self::Wait(_) => {
                 Some("see whether it starts by hand, or choose --network none")
