@@ -21,7 +21,7 @@ LIMIT = 30
 CASE_LIMIT = 90
 
 
-def steps(case: Case, place: Path, runtime: str, path: str, number: int) -> str | None:
+def steps(case: Case, place: Path, runtime: str, path: str, number: str) -> str | None:
     """Runs the steps; None when they did what they should, else what was wrong."""
     name = f"{runtime}-{number}"
     work = place / name
@@ -65,6 +65,15 @@ def steps(case: Case, place: Path, runtime: str, path: str, number: int) -> str 
     return None if code == case.code else f"exit code {code}, not {case.code}; {complaint}"
 
 
+def tried(case: Case, place: Path, runtime: str, path: str, number: int) -> str | bool:
+    """True, or what was wrong. A peer is tried once more: its races are known to us only by its failing now and then."""
+    wrong = steps(case, place, runtime, path, str(number))
+    if wrong and runtime != "vmrun" and runtime not in case.why:
+        print(f"    {runtime}, which is tried once more: {wrong}", flush=True)
+        wrong = steps(case, place, runtime, path, f"{number}-again")
+    return wrong or True
+
+
 def delete(path: str, state: str, name: str) -> None:
     """Whatever became of the container, the next case must not meet it."""
     command = [path, "--root", state, "delete", "--force", name]
@@ -84,7 +93,7 @@ def main() -> None:
     for number, case in list(enumerate(cases))[part::parts]:
         before = time.monotonic()
         found[case.name] = {
-            runtime: steps(case, place, runtime, path, number) or True for runtime, path in runtimes.items()
+            runtime: tried(case, place, runtime, path, number) for runtime, path in runtimes.items()
         }
         verdicts = " ".join(f"{name}={'ok' if what is True else 'FAIL'}" for name, what in found[case.name].items())
         print(f"{case.area}: {case.name}: {verdicts} ({time.monotonic() - before:.1f} s)", flush=True)

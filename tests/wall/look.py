@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 # include/uapi/linux/capability.h, by their numbers.
@@ -24,6 +25,9 @@ NAMESPACES = "cgroup ipc mnt net pid user uts".split()
 
 # A thread that runs in the kernel alone, such as KVM's since Linux 6.12 (include/linux/sched.h).
 PF_USER_WORKER = 0x4000
+
+# Seconds that something of the sandbox may take to happen.
+PATIENCE = 60
 
 # A network namespace with an interface, and what makes it.
 NETWORK = "wall"
@@ -77,6 +81,15 @@ def children(pid: int) -> list[int]:
 def status(path: Path) -> dict[str, str]:
     lines = (path / "status").read_text().splitlines()
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def await_follower(monitor: int) -> None:
+    """The thread that follows the namespace is there from the first news on."""
+    ip(f"-n {NETWORK} addr add 192.0.2.3/24 dev eth0")
+    deadline = time.monotonic() + PATIENCE
+    while not any(path.read_text() == "network\n" for path in Path(f"/proc/{monitor}/task").glob("*/comm")):
+        assert time.monotonic() < deadline, f"timed out after {PATIENCE} s waiting for the monitor's thread `network`"
+        time.sleep(0.01)
 
 
 def capabilities(mask: int, everything: int) -> str:
@@ -156,6 +169,7 @@ def main() -> None:
             [program, "--root", place / "store", "state", "wall"], check=True, capture_output=True
         )
         monitor = json.loads(state.stdout)["pid"]
+        await_follower(monitor)
         (machine,) = children(monitor)
         processes = [("monitor", monitor), ("`vmrun-machine`", machine)]
         print("| process | thread | user | capabilities | seccomp | `no_new_privs` | root directory | namespaces of its own |")

@@ -268,7 +268,7 @@ fn ways_that_only_the_host_knows_are_refused_by_name_and_its_secrets_are_not_nee
     in_namespace(&net, &["sh", "-c", "echo 0 >/proc/sys/net/ipv4/nexthop_compat_mode"]);
     net.inside(&["nexthop", "add", "id", "5", "via", "10.88.0.1", "dev", "eth0"]);
     net.inside(&["route", "add", "10.60.0.0/16", "nhid", "5"]);
-    net.bundle("true").run().fails_with(1, &["10.60.0.0/16", "nexthop_compat_mode=1", "; "]);
+    net.bundle("true").run().fails_with(1, &["10.60.0.0/16", "; set net.ipv4.nexthop_compat_mode=1"]);
     in_namespace(&net, &["sh", "-c", "echo 1 >/proc/sys/net/ipv4/nexthop_compat_mode"]);
     net.bundle("ip route | grep -o '10.60.*via 10.88.0.1'").run().prints("10.60.0.0/16 via 10.88.0.1\n");
     assert_eq!(net.traces(), "");
