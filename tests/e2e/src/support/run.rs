@@ -284,6 +284,22 @@ impl Started {
         });
     }
 
+    /// Waits until nothing is left or the program runs, which then is ended; says whether it ran.
+    #[track_caller]
+    pub(crate) fn ends_or_runs(&self) -> bool {
+        let store = self.store.to_str().unwrap();
+        let state = || serde_json::from_str(&vmrun(&["--root", store], &["state", &self.id]).out());
+        let runs = || state().is_ok_and(|state: Value| state["status"] == "running");
+        let ran = wait::until("the end or the program", || match runs() {
+            true => Some(true),
+            false => self.left().is_empty().then_some(false),
+        });
+        if ran {
+            vmrun(&["--root", store], &["delete", "--force", &self.id]).ok();
+        }
+        ran
+    }
+
     /// Pid of the monitor, once it is there.
     #[track_caller]
     pub(crate) fn monitor(&self) -> i32 {
