@@ -17,7 +17,7 @@ use vmrun_proto::{Address, Interface, Network, NetworkDevice, Route};
 
 use super::difference::{Change, difference, kept};
 use super::wait::{FLAGS_AT, Heard, INDEX_AT, Listener};
-use super::{messages, netfilter, settings};
+use super::{advertised, messages, netfilter, settings};
 use crate::late_device;
 
 /// `IPV6_MIN_MTU`
@@ -82,7 +82,9 @@ impl Hand {
             }
         }
         let mut reached = new.clone();
-        let changes = difference(old, new);
+        let mut wanted = new.clone();
+        advertised::keep(old, &mut wanted);
+        let changes = difference(old, &wanted);
         for changes in changes.chunk_by(|one, next| !is_of_an_interface(one) && !is_of_an_interface(next)) {
             let results = match changes {
                 [change] if is_of_an_interface(change) => vec![self.carry_out(*change)],

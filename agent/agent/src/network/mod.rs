@@ -5,6 +5,7 @@
 //!        slot ─▶ driver bound, in the container's namespace ─▶ interface there, renamed ─┘
 //! ```
 
+mod advertised;
 mod apply;
 mod difference;
 mod messages;

@@ -9,8 +9,6 @@ use std::time::Instant;
 
 use vmrun_proto::{Address, Interface, Network, Route};
 
-use super::advertised;
-
 /// The kernel counts whole seconds, and so do we, each from a beginning of its own.
 const ROUNDING_S: u64 = 2;
 
@@ -30,8 +28,7 @@ impl Lifetimes {
         Self { begun: now, addresses: BTreeMap::new(), routes: BTreeMap::new() }
     }
 
-    /// Whether `new` is what the guest has been told, and time has gone by; what is [kept](advertised::keep) in it counts
-    /// as it is. Where it is not, what was renewed to as
+    /// Whether `new` is what the guest has been told, and time has gone by. Where it is not, what was renewed to as
     /// much as before is made a second less.
     pub(super) fn are_as_told(&self, told: &Network, new: &mut Network, now: Instant) -> bool {
         let now = self.seconds(now);
@@ -44,9 +41,6 @@ impl Lifetimes {
                 let key = (interface.name.clone(), address.address);
                 let older = before.addresses.iter().find(|before| before.address == address.address);
                 let (Some(older), Some(ends)) = (older, self.addresses.get(&key)) else { continue };
-                if advertised::is_address(address) && address == older {
-                    continue;
-                }
                 if lives(address).into_iter().zip(*ends).all(|(left, end)| is_when(now, left, end)) {
                     (address.preferred_s, address.valid_s) = (older.preferred_s, older.valid_s);
                 } else if lives(address) == lives(older) {
@@ -63,9 +57,6 @@ impl Lifetimes {
         for (route, later) in limited {
             let bare = without_end(route);
             let Some(before) = older.get(&bare) else { continue };
-            if advertised::is_route(route) && route.expires_s == *before {
-                continue;
-            }
             if is_when(now, route.expires_s, self.routes.get(&bare).copied()) {
                 route.expires_s = *before;
             } else if route.expires_s == *before {
@@ -205,13 +196,5 @@ mod tests {
         assert_eq!(news(&lifetimes, &all, later.clone(), 40), None);
         later.routes[2_000].expires_s = Some(200);
         assert!(news(&lifetimes, &all, later, 40).is_some());
-    }
-
-    #[test]
-    fn what_is_kept_of_advertisements_is_no_news_however_late() {
-        let mut advertised = network(Some(100), Some(200), Some(300));
-        advertised.interfaces[0].addresses[0].protocol = 2;
-        advertised.routes[0].protocol = 9;
-        assert_eq!(news(&told(&advertised), &advertised, advertised.clone(), 5_000), None);
     }
 }

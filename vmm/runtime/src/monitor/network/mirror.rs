@@ -18,7 +18,7 @@ use super::netfilter::{Listing, Rules, UnfitRule};
 use super::news::News;
 use super::plan::{Card, NetworkPlan, Unfit};
 use super::slots::Slots;
-use super::{advertised, answers, carried, dump, namespace_settings, netfilter, plan};
+use super::{answers, carried, dump, namespace_settings, netfilter, plan};
 use crate::agent_client::{AgentError, Watch};
 use crate::log::Log;
 use crate::step;
@@ -136,7 +136,6 @@ impl Mirror {
         if network != Network::default() {
             network.settings = namespace_settings::read(&self.told.settings);
         }
-        advertised::keep(&self.told, &mut network);
         let is_told = self.lifetimes.are_as_told(&self.told, &mut network, Instant::now());
         let shown = |error: NetworkError| crate::error::chain(&error);
         let may_be_had_later = !delayed.is_empty();

@@ -9,7 +9,6 @@
 //! Where the sandbox stands alone, passt is behind its only card instead, and nothing changes.
 
 mod addresses;
-mod advertised;
 mod alone;
 mod answers;
 mod attached;
