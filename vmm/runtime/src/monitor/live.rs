@@ -440,6 +440,9 @@ impl<'s> Live<'s> {
             self.ask(Request::Thaw { container: self.container() }, LOOK)?;
             return Ok(unrecorded(error));
         }
+        if let Some(network) = &self.network {
+            network.hold()?;
+        }
         self.session.machine.hold();
         self.held = Some(held);
         Ok(ControlReply::Ok)
@@ -483,6 +486,9 @@ impl<'s> Live<'s> {
         self.status = Status::Running;
         self.session.machine.release();
         let held = self.held.take().unwrap_or_default();
+        if let Some(network) = &mut self.network {
+            network.go_on()?;
+        }
         let thawed = self.ask(Request::Thaw { container: self.container() }, LOOK)?;
         for caller in held.waiting {
             caller.answer(&thawed);

@@ -42,6 +42,22 @@ impl Attached {
         }
     }
 
+    /// The guest will stand still: nobody there answers until it [goes on](Self::go_on).
+    pub(crate) fn hold(&self) -> Result<(), Lost> {
+        match self {
+            Self::Namespace(follower) => follower.hold().map_err(Lost::News),
+            Self::Passt(_) => Ok(()),
+        }
+    }
+
+    /// It does not any more.
+    pub(crate) fn go_on(&mut self) -> Result<(), Lost> {
+        match self {
+            Self::Namespace(follower) => follower.go_on().map_err(Lost::News),
+            Self::Passt(_) => Ok(()),
+        }
+    }
+
     /// Returns when the guest has what there is now. The inner error says what it cannot have.
     pub(crate) fn settle(&mut self, watch: Watch<'_>) -> Result<Result<(), String>, AgentError> {
         match self {

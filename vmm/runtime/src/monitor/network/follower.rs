@@ -15,6 +15,7 @@ use nix::sys::eventfd::EventFd;
 use vmrun_plan::VSOCK_SOCKET;
 use vmrun_proto::{Network, Request};
 
+use super::hold::Hold;
 use super::mirror::{Found, Mirror};
 use super::news::News;
 use super::own_taps::Heard;
@@ -59,6 +60,7 @@ struct Worker {
     is_settled: EventFd,
     /// Its end interrupts the thread.
     stop: UnixStream,
+    hold: Hold,
     thread: JoinHandle<()>,
 }
 
@@ -71,6 +73,27 @@ enum Order {
     Mend,
     /// Look now, and say when it is done; by the number the answer is known.
     Settle(u64),
+}
+
+impl Order {
+    /// What is to be done for such news.
+    fn of(heard: Heard) -> Option<Self> {
+        match heard {
+            Heard::Nothing => None,
+            Heard::Queues => Some(Self::Mend),
+            Heard::Changes => Some(Self::Look),
+        }
+    }
+
+    /// Whether it is carried out now that so much is `left` until what has failed is tried again. While the guest
+    /// `is_held` nothing is: the end of that is an order.
+    fn is_due(self, left: Option<Duration>, is_held: bool) -> bool {
+        match self {
+            Self::Settle(_) => true,
+            Self::Look => !is_held,
+            Self::Mend => !is_held && left.is_none_or(|left| left.is_zero()),
+        }
+    }
 }
 
 /// Which order was carried out, and what the guest cannot have.
@@ -91,13 +114,26 @@ impl Follower {
 
     /// What has come is passed on.
     pub(crate) fn news_came(&mut self) -> io::Result<()> {
-        let order = match self.news.drain()? {
-            Heard::Nothing => return Ok(()),
-            Heard::Queues => Order::Mend,
-            Heard::Changes => Order::Look,
-        };
+        let Some(order) = Order::of(self.news.drain()?) else { return Ok(()) };
         // A thread that has ended has said why.
         self.order(order).map(drop)
+    }
+
+    /// The machine's CPUs will be held: nothing is asked of the guest until it [goes on](Self::go_on).
+    pub(super) fn hold(&self) -> io::Result<()> {
+        match &self.state {
+            State::Following(worker) => worker.hold.begin(),
+            State::Resting(_) | State::Over => Ok(()),
+        }
+    }
+
+    /// They run again. What was given up or put off is done.
+    pub(super) fn go_on(&mut self) -> io::Result<()> {
+        if let State::Following(worker) = &self.state {
+            worker.hold.end()?;
+            self.order(Order::Look)?;
+        }
+        Ok(())
     }
 
     /// Returns when the guest has what the namespace holds now. The inner error says what it
@@ -170,19 +206,21 @@ impl Worker {
         let (sender, settled) = mpsc::channel();
         let (stop, stopped) = UnixStream::pair()?;
         let is_settled = EventFd::new()?;
+        let hold = Hold::new()?;
         let seat = Seat {
             complained: mirror.warned().to_vec(),
             mirror,
             log,
             orders: received,
             stopped,
+            hold: hold.clone(),
             answers: Answers { settled: Some(sender), bell: is_settled.as_fd().try_clone_to_owned()?.into() },
             refused: false,
             retries: Retries::default(),
         };
         let thread = thread::Builder::new().name("network".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || seat.work())?;
-        Ok(Self { orders, settled, is_settled, stop, thread })
+        Ok(Self { orders, settled, is_settled, stop, hold, thread })
     }
 
     /// What has come of the order of this number, if it is known by now. Answers that nobody has waited for go.
@@ -230,6 +268,7 @@ struct Seat {
     log: Log,
     orders: Receiver<Order>,
     stopped: UnixStream,
+    hold: Hold,
     answers: Answers,
     /// The agent could not do all that it was told last.
     refused: bool,
@@ -253,6 +292,14 @@ impl Outcome {
     fn failed(error: &dyn std::error::Error) -> Self {
         Self { missing: vec![about(error)], again: true, ..Self::default() }
     }
+
+    /// The guest could not be told. Whoever has interrupted that knows why.
+    fn untold(&mut self, error: &AgentError) {
+        self.again = true;
+        if !matches!(error, AgentError::Interrupted { .. }) {
+            self.missing.push(about(error));
+        }
+    }
 }
 
 fn about(error: &dyn std::error::Error) -> String {
@@ -262,13 +309,13 @@ fn about(error: &dyn std::error::Error) -> String {
 impl Seat {
     /// Until nobody orders any more.
     fn work(mut self) {
-        while let Some(order) = next(&self.orders, self.retries.pause()) {
+        while let Some(order) = next(&self.orders, &self.retries, &self.hold) {
             let awaited = match order {
                 Order::Settle(number) => Some(number),
                 Order::Look | Order::Mend => self.gather(),
             };
             let outcome = self.follow();
-            self.retries.note(outcome.again);
+            self.retries.note(outcome.again, Instant::now());
             let result = if outcome.missing.is_empty() { Ok(()) } else { Err(outcome.missing.join("; ")) };
             self.complain([outcome.missing, outcome.warnings].concat());
             if let Some(number) = awaited {
@@ -291,31 +338,26 @@ impl Seat {
     }
 
     fn follow(&mut self) -> Outcome {
-        let Found { network, is_told, mut missing, warnings, may_be_had_later } = match self.mirror.look() {
+        let Found { network, is_told, missing, warnings, may_be_had_later } = match self.mirror.look() {
             Ok(found) => found,
             Err(error) => return Outcome::failed(&error),
         };
-        let mut again = may_be_had_later;
-        if !is_told || self.refused {
-            match self.tell(network) {
-                Ok(()) => {}
-                Err(error) => {
-                    again = true;
-                    missing.push(about(&error));
-                }
-            }
+        let mut outcome = Outcome { missing, warnings, again: may_be_had_later };
+        if (!is_told || self.refused)
+            && let Err(error) = self.tell(network)
+        {
+            outcome.untold(&error);
         }
         // Names are none of that. Their connection may have ended meanwhile, or was not to be had.
-        if let Err(error) = self.mirror.serve_names(&[self.stopped.as_fd()]) {
-            again = true;
-            missing.push(about(&error));
+        if let Err(error) = self.mirror.serve_names(&[self.stopped.as_fd(), self.hold.as_fd()]) {
+            outcome.untold(&error);
         }
-        Outcome { missing, warnings, again }
+        outcome
     }
 
     /// Tells the guest what it is to have. What the agent cannot do it tries again when it is told again.
     fn tell(&mut self, network: Network) -> Result<(), AgentError> {
-        let watch = &[self.stopped.as_fd()];
+        let watch = &[self.stopped.as_fd(), self.hold.as_fd()];
         let mut agent = AgentClient::connect(Path::new(VSOCK_SOCKET), watch)?;
         let container = self.mirror.container().to_owned();
         let request = Request::Network { container, network: Box::new(network.clone()) };
@@ -338,25 +380,30 @@ impl Seat {
     }
 }
 
-/// The next order, or that to look again at what has failed, which is left alone for the `pause`.
-fn next(orders: &Receiver<Order>, pause: Option<Duration>) -> Option<Order> {
-    let Some(pause) = pause else { return orders.recv().ok() };
-    let end = Instant::now() + pause;
+/// The next order that is due, or that to look again at what has failed.
+fn next(orders: &Receiver<Order>, retries: &Retries, hold: &Hold) -> Option<Order> {
     loop {
-        match orders.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok(Order::Mend) if Instant::now() < end => {}
-            Ok(order) => return Some(order),
-            Err(RecvTimeoutError::Timeout) => return Some(Order::Look),
-            Err(RecvTimeoutError::Disconnected) => return None,
+        let left = retries.left(Instant::now()).filter(|_| !hold.is_on());
+        let order = match left {
+            None => orders.recv().ok()?,
+            Some(left) => match orders.recv_timeout(left) {
+                Ok(order) => order,
+                Err(RecvTimeoutError::Timeout) => Order::Look,
+                Err(RecvTimeoutError::Disconnected) => return None,
+            },
+        };
+        if order.is_due(retries.left(Instant::now()), hold.is_on()) {
+            return Some(order);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::VecDeque;
 
-    const AGES: Option<Duration> = Some(Duration::from_secs(100_000));
+    use super::super::own_taps::{Taps, news_of_a_failed_look};
+    use super::*;
 
     fn given(given: &[Order]) -> Receiver<Order> {
         let (sender, orders) = mpsc::channel();
@@ -364,15 +411,62 @@ mod tests {
         orders
     }
 
+    /// That is tried again in so many seconds.
+    fn failed(seconds: u64) -> Retries {
+        let mut retries = Retries::default();
+        retries.note(true, Instant::now() + Duration::from_secs(seconds));
+        retries
+    }
+
     #[test]
     fn news_of_queues_alone_do_not_end_the_pause_after_a_failure() {
-        let of_clean_up = [Order::Mend; 3];
-        assert_eq!(next(&given(&of_clean_up), None), Some(Order::Mend));
-        assert_eq!(next(&given(&of_clean_up), AGES), None);
+        let (of_clean_up, running) = ([Order::Mend; 3], Hold::new().unwrap());
+        assert_eq!(next(&given(&of_clean_up), &Retries::default(), &running), Some(Order::Mend));
+        assert_eq!(next(&given(&of_clean_up), &failed(100_000), &running), None);
         for order in [Order::Look, Order::Settle(7)] {
-            assert_eq!(next(&given(&[Order::Mend, order]), AGES), Some(order));
+            assert_eq!(next(&given(&[Order::Mend, order]), &failed(100_000), &running), Some(order));
         }
-        let (_sender, orders) = mpsc::channel();
-        assert_eq!(next(&orders, Some(Duration::ZERO)), Some(Order::Look));
+    }
+
+    #[test]
+    fn what_has_failed_is_tried_again_without_an_order_but_not_while_the_guest_is_held() {
+        let mut due = Retries::default();
+        let begun = Instant::now();
+        due.note(true, begun.checked_sub(Duration::from_secs(2)).unwrap_or(begun));
+        let hold = Hold::new().unwrap();
+        let (_sender, silent) = mpsc::channel();
+        assert_eq!(next(&silent, &due, &hold), Some(Order::Look));
+        hold.begin().unwrap();
+        assert_eq!(next(&given(&[Order::Look, Order::Mend]), &due, &hold), None);
+        assert_eq!(next(&given(&[Order::Look, Order::Settle(7)]), &due, &hold), Some(Order::Settle(7)));
+        hold.end().unwrap();
+        assert_eq!(next(&given(&[Order::Look]), &due, &hold), Some(Order::Look));
+    }
+
+    #[test]
+    fn what_fails_for_an_hour_is_looked_at_each_minute_whatever_news_the_failed_looks_make() {
+        let begun = Instant::now();
+        let (mut taps, mut retries, mut looks) = (Taps::default(), Retries::default(), 0);
+        let mut orders = VecDeque::from([Order::Look]);
+        let mut now = begun;
+        while now < begun + Duration::from_secs(3600) && looks < 1000 {
+            let left = retries.left(now);
+            match orders.pop_front() {
+                Some(order) if order.is_due(left, false) => {
+                    looks += 1;
+                    retries.note(true, now);
+                    let heard = news_of_a_failed_look(100 + looks);
+                    orders.extend(heard.iter().filter_map(|heard| Order::of(taps.leave_news(heard))));
+                }
+                Some(_) => {}
+                // Nothing is heard any more.
+                None => {
+                    now += left.unwrap();
+                    orders.push_back(Order::Look);
+                }
+            }
+        }
+        // After 0, 1, 3, 7, 15, 31 and 63 s, and from 127 s on each 64 s.
+        assert_eq!(looks, 62);
     }
 }

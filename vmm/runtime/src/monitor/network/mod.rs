@@ -17,6 +17,7 @@ mod dump;
 mod error;
 mod filters;
 mod follower;
+mod hold;
 mod lifetimes;
 mod links;
 mod machine;

@@ -104,6 +104,19 @@ fn number(bytes: Option<&[u8]>) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes?.try_into().ok()?))
 }
 
+/// What a look is heard by that has made this tap, joined it, and given all of it up: each as it may come at once.
+#[cfg(test)]
+pub(super) fn news_of_a_failed_look(tap: u32) -> Vec<Vec<Answer>> {
+    use tests::{about, link};
+    use vmrun_netlink::route::link::InfoKind;
+
+    let made = link(tap, "vmrun-tap0", InfoKind::Tun);
+    let settings = about(SETTINGS[0], SETTING_HEADER, SETTING_INTERFACE, tap);
+    let joined = [36, 44, 36, 44].map(|kind| about(kind, 8, 0, 2));
+    let parted = [45, 101, 37].map(|kind| about(kind, 8, 0, 2));
+    vec![vec![settings, made], joined.into(), parted.into(), vec![about(DEL_LINK, LINK_HEADER, 0, tap)]]
+}
+
 #[cfg(test)]
 mod tests {
     use vmrun_netlink::core::Emitable;
@@ -112,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    fn link(index: u32, name: &str, kind: InfoKind) -> Answer {
+    pub(super) fn link(index: u32, name: &str, kind: InfoKind) -> Answer {
         let mut link = LinkMessage::default();
         link.header.index = index;
         link.attributes =
@@ -123,7 +136,7 @@ mod tests {
     }
 
     /// A header of `header` bytes with the number at its fifth, and an attribute with it.
-    fn about(kind: u16, header: usize, attribute: u16, index: u32) -> Answer {
+    pub(super) fn about(kind: u16, header: usize, attribute: u16, index: u32) -> Answer {
         let mut body = vec![0; header.next_multiple_of(4)];
         if header >= 8 {
             body[4..8].copy_from_slice(&index.to_ne_bytes());
