@@ -32,23 +32,53 @@ pub(super) struct Carried {
     pub(super) lets_answers_in: bool,
 }
 
+/// An interface that could not be carried.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// Its number.
+    pub(super) index: u32,
+    pub(super) name: String,
+    pub(super) why: NetworkError,
+}
+
 impl Carried {
-    /// The interface may have become another in some respects.
-    pub(super) fn follow(&mut self, card: &Card, netlink: &mut Netlink, slots: &dyn Slots) {
+    /// The interface may have become another in some respects. What fails of that is done the next time.
+    pub(super) fn follow(
+        &mut self,
+        card: &Card,
+        netlink: &mut Netlink,
+        slots: &dyn Slots,
+    ) -> Vec<NetworkError> {
+        let (mut now, mut failures) = (card.clone(), Vec::new());
         if card.mtu != self.card.mtu
-            && let Err(error) = netlink.change(tap_up(self.tap, card.mtu), 0)
+            && let Err(source) = netlink.change(tap_up(self.tap, card.mtu), 0)
         {
-            crate::log::warn(&format!("cannot give the tap of {} the MTU {}: {error}", card.name, card.mtu));
+            now.mtu = self.card.mtu;
+            failures.push(NetworkError::Tap { interface: card.name.clone(), step: TAP_UP, source });
         }
         if card.carrier != self.card.carrier
             && let Err(cause) = slots.set_link(card.slot, card.carrier)
         {
-            crate::log::warn(&format!("cannot tell the guest of the link of {}: {cause}", card.name));
+            now.carrier = self.card.carrier;
+            failures.push(NetworkError::Cable { interface: card.name.clone(), cause });
         }
         if card.name != self.card.name {
             slots.rename(card.slot, &card.name);
         }
-        self.card = card.clone();
+        self.card = now;
+        failures
+    }
+
+    /// Has the interface take the frames of all multicast groups, if it does not yet. Without that the guest hears of
+    /// fewer groups, as on a network that filters them.
+    pub(super) fn take_groups(&mut self) -> Result<(), NetworkError> {
+        if self.groups.is_none() {
+            let taken = tap::take_multicast(self.card.index);
+            let interface = || self.card.name.clone();
+            self.groups =
+                Some(taken.map_err(|source| NetworkError::Groups { interface: interface(), source })?);
+        }
+        Ok(())
     }
 
     /// Whoever moves the interface away and back, or clears its queues, takes the redirection along: it is made anew.
@@ -66,7 +96,7 @@ impl Carried {
         if !redirect::leads(&at_interface, self.tap) {
             self.redirect = instead_of_earlier(netlink, &self.card, self.tap)?.instead_of(self.redirect);
             // It has gone with the interface.
-            self.groups = groups(&self.card);
+            self.groups = None;
             step!("{name} is joined to its tap again");
         }
         Ok(())
@@ -81,13 +111,12 @@ impl Carried {
     }
 }
 
-/// Makes a tap for each of the interfaces, joins both, and plugs the cards in; what failed goes with
-/// the interface's name.
+/// Makes a tap for each of the interfaces, joins both, and plugs the cards in.
 pub(super) fn carry(
     netlink: &mut Netlink,
     slots: &dyn Slots,
     cards: Vec<Card>,
-) -> Vec<Result<Carried, (String, NetworkError)>> {
+) -> Vec<Result<Carried, Left>> {
     let (mut results, mut with_taps, mut steps) = (Vec::new(), Vec::new(), Vec::new());
     for card in cards {
         let tap = tap::make()
@@ -98,39 +127,48 @@ pub(super) fn carry(
                 with_taps.push((card, tap));
             }
             Err((step, source)) => {
-                let interface = card.name.clone();
-                results.push(Err((card.name, NetworkError::Tap { interface, step, source })));
+                let why = NetworkError::Tap { interface: card.name.clone(), step, source };
+                results.push(Err(left(&card, why)));
             }
         }
     }
     let mut said = match netlink.change_all(steps) {
         Ok(said) => said.into_iter(),
         Err(error) => {
-            results
-                .extend(with_taps.into_iter().map(|(card, tap)| Err(given_up(netlink, card, &tap, &error))));
+            results.extend(with_taps.iter().map(|(card, tap)| Err(given_up(netlink, card, tap, &error))));
             return results;
         }
     };
     for (card, tap) in with_taps {
         // What was not said was not done.
         let said = [(); STEPS].map(|()| said.next().unwrap_or(Err(io::ErrorKind::BrokenPipe.into())));
-        let name = card.name.clone();
-        results.push(
-            joined(netlink, &card, &tap, said)
-                .and_then(|redirect| plug(netlink, slots, card, tap, redirect))
-                .map_err(|error| (name, error)),
-        );
+        let carried = joined(netlink, &card, &tap, said)
+            .and_then(|redirect| plug(netlink, slots, card.clone(), tap, redirect));
+        results.push(carried.map_err(|why| left(&card, why)));
     }
     results
 }
 
 /// It is not known which of the steps were done: none shall be.
-fn given_up(netlink: &mut Netlink, card: Card, tap: &Tap, error: &io::Error) -> (String, NetworkError) {
+fn given_up(netlink: &mut Netlink, card: &Card, tap: &Tap, error: &io::Error) -> Left {
     redirect::undo(netlink, card.index, tap.index);
     let source = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
-    let interface = card.name.clone();
-    (card.name, NetworkError::Join { interface, step: "netlink", source })
+    left(card, NetworkError::Join { interface: card.name.clone(), step: "netlink", source })
 }
+
+fn left(card: &Card, why: NetworkError) -> Left {
+    Left { index: card.index, name: card.name.clone(), why }
+}
+
+/// Whether the interface of that number is not in the socket's namespace any more.
+pub(super) fn has_gone(netlink: &mut Netlink, index: u32) -> bool {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    let asked = netlink.get(RouteNetlinkMessage::GetLink(link));
+    asked.is_err_and(|error| error.raw_os_error() == Some(libc::ENODEV))
+}
+
+const TAP_UP: &str = "its MTU, and up";
 
 /// How many steps join an interface to its tap.
 const STEPS: usize = 6;
@@ -155,7 +193,7 @@ fn joined(
     let there = is_there(&filter);
     let redirect = redirect::made(netlink, card.index, [queue, filter]);
     let at_tap = up
-        .map_err(|source| NetworkError::Tap { interface: interface(), step: "its MTU, and up", source })
+        .map_err(|source| NetworkError::Tap { interface: interface(), step: TAP_UP, source })
         .and_then(|()| redirect::made(netlink, tap.index, [tap_queue, tap_filter]).map_err(joining));
     match redirect {
         Ok(redirect) => match at_tap {
@@ -197,7 +235,6 @@ fn plug(
     tap: Tap,
     redirect: Redirect,
 ) -> Result<Carried, NetworkError> {
-    let groups = groups(&card);
     let frames = Frames::Tap(tap.descriptor);
     let plugged = slots.plug(card.slot, &card.name, card.mac, frames).and_then(|()| {
         // A cable is in it at first.
@@ -215,19 +252,7 @@ fn plug(
         tap.name,
         card.slot.number()
     );
-    Ok(Carried { card, tap: tap.index, redirect, groups, lets_answers_in: false })
-}
-
-/// Without it the guest hears of fewer groups, as on a network that filters them.
-fn groups(card: &Card) -> Option<OwnedFd> {
-    let taken = tap::take_multicast(card.index);
-    let warn = |error: &io::Error| {
-        crate::log::warn(&format!(
-            "{} does not take the frames of all multicast groups: {error}; that takes CAP_NET_RAW in the user namespace that owns the network namespace",
-            card.name
-        ));
-    };
-    taken.inspect_err(warn).ok()
+    Ok(Carried { card, tap: tap.index, redirect, groups: None, lets_answers_in: false })
 }
 
 /// The host's IPv6 is not to speak through the tap.
@@ -250,4 +275,74 @@ fn tap_up(index: u32, mtu: u32) -> RouteNetlinkMessage {
 
 fn mac_shown(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use vmrun_spec::NicSlot;
+
+    use super::*;
+
+    /// An interface that is nowhere.
+    const NOWHERE: u32 = 0x7fff_fff0;
+
+    /// A machine that does what it is told from the second time on.
+    #[derive(Default)]
+    struct Slow(Mutex<Vec<bool>>);
+
+    impl Slots for Slow {
+        fn plug(&self, _: NicSlot, _: &str, _: [u8; 6], _: Frames) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn rename(&self, _: NicSlot, _: &str) {}
+
+        fn unplug(&self, _: NicSlot) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn set_link(&self, _: NicSlot, up: bool) -> Result<(), String> {
+            let mut told = self.0.lock().unwrap();
+            told.push(up);
+            if told.len() == 1 { Err("not yet".to_owned()) } else { Ok(()) }
+        }
+    }
+
+    fn card(mtu: u32, carrier: bool) -> Card {
+        let slot = NicSlot::all().next().unwrap();
+        Card { slot, index: NOWHERE, name: "eth0".to_owned(), mac: [2; 6], mtu, carrier }
+    }
+
+    fn carried(netlink: &mut Netlink) -> Carried {
+        let redirect = redirect::made(netlink, NOWHERE, [Ok(()), Ok(())]).unwrap();
+        Carried { card: card(1500, true), tap: NOWHERE, redirect, groups: None, lets_answers_in: false }
+    }
+
+    #[test]
+    fn what_could_not_be_set_is_set_the_next_time() {
+        let (mut netlink, slots) = (Netlink::open().unwrap(), Slow::default());
+        let mut carried = carried(&mut netlink);
+        let now = card(1500, false);
+        let failures = carried.follow(&now, &mut netlink, &slots);
+        assert!(matches!(&failures[..], [NetworkError::Cable { cause, .. }] if cause == "not yet"));
+        assert!(carried.follow(&now, &mut netlink, &slots).is_empty());
+        assert!(carried.follow(&now, &mut netlink, &slots).is_empty());
+        assert_eq!(*slots.0.lock().unwrap(), [false, false]);
+        // Its tap has gone: nobody takes the MTU.
+        for _ in 0..3 {
+            let failures = carried.follow(&card(1400, false), &mut netlink, &slots);
+            assert!(matches!(&failures[..], [NetworkError::Tap { step: TAP_UP, .. }]), "{failures:?}");
+        }
+        assert!(carried.follow(&now, &mut netlink, &slots).is_empty());
+    }
+
+    #[test]
+    fn interface_that_is_there_is_told_from_one_that_has_gone() {
+        let mut netlink = Netlink::open().unwrap();
+        assert!(has_gone(&mut netlink, NOWHERE) && !has_gone(&mut netlink, 1));
+        let groups = carried(&mut netlink).take_groups();
+        assert!(matches!(groups, Err(NetworkError::Groups { .. })), "{groups:?}");
+    }
 }

@@ -25,6 +25,9 @@ pub(crate) enum NetworkError {
         /// Which tables there are.
         tables: String,
     },
+    /// Nobody may see whether there are any.
+    #[error("cannot see whether the container's network namespace has iptables-legacy rules")]
+    Hidden(#[source] io::Error),
     /// Something cannot be carried.
     #[error("cannot bring {what} of the container's network namespace into the guest: {why}")]
     Unfit {
@@ -67,11 +70,29 @@ pub(crate) enum NetworkError {
         /// Why.
         source: io::Error,
     },
+    /// Some multicast groups are not heard.
+    #[error(
+        "{interface} of the container's network namespace does not take the frames of all multicast groups"
+    )]
+    Groups {
+        /// Which interface.
+        interface: String,
+        /// Why.
+        source: io::Error,
+    },
     /// Another sandbox has it.
     #[error("the interface {interface} of the container's network namespace is in another sandbox already")]
     Taken {
         /// Which interface.
         interface: String,
+    },
+    /// The machine does not take the state of the link.
+    #[error("cannot tell the guest whether the cable of {interface} is in: {cause}")]
+    Cable {
+        /// Of which interface.
+        interface: String,
+        /// Why.
+        cause: String,
     },
     /// The machine does not take the card.
     #[error("cannot plug the network card for {interface} into the machine: {cause}")]
@@ -91,12 +112,21 @@ impl NetworkError {
                 Some(libc::EPERM | libc::EACCES) => NO_RIGHT,
                 _ => "try again; if it stays so, see whether `ip address` and `nft list ruleset` work there",
             },
-            Self::Plug { .. } => {
+            Self::Plug { .. } | Self::Cable { .. } => {
                 "try again; console.log in the container's directory has what its machine said"
             }
             Self::Legacy { .. } => {
                 "have what makes them use iptables-nft, as Debian's alternatives for iptables do by default"
             }
+            Self::Hidden(_) => {
+                "the guest has none of them; let this user read /proc/net/ip_tables_names there, or see that there are none"
+            }
+            Self::Groups { source, .. } => match source.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => {
+                    "it takes CAP_NET_RAW in the user namespace that owns the network namespace"
+                }
+                _ => return None,
+            },
             Self::Unfit { .. } => "take it out of the namespace, or give the container another network",
             Self::Taken { .. } => "give each sandbox a network namespace of its own",
             Self::Answers { source, .. } => match source.raw_os_error() {

@@ -9,12 +9,12 @@ use std::time::Instant;
 use vmrun_netlink::Netlink;
 use vmrun_proto::Network;
 
-use super::carried::Carried;
+use super::carried::{Carried, Left};
 use super::error::NetworkError;
 use super::filters::Filter;
 use super::lifetimes::Lifetimes;
 use super::names::{NameRelay, ResolvConf};
-use super::netfilter::{Listing, Rules, UnfitRule};
+use super::netfilter::{Legacy, Listing, Rules, UnfitRule};
 use super::news::News;
 use super::plan::{Card, NetworkPlan, Unfit};
 use super::slots::Slots;
@@ -160,8 +160,14 @@ impl Mirror {
         for card in cards {
             match self.carried.get_mut(&card.index) {
                 Some(carried) => {
-                    carried.follow(&card, &mut self.netlink, &*self.slots);
-                    delayed.extend(carried.mend(&mut self.netlink).err());
+                    let mut failures = carried.follow(&card, &mut self.netlink, &*self.slots);
+                    failures.extend(carried.mend(&mut self.netlink).err());
+                    // One that has gone since is news, which come.
+                    if !failures.is_empty() && carried::has_gone(&mut self.netlink, card.index) {
+                        plan::leave_out(&mut network, &card.name);
+                    } else {
+                        delayed.extend(failures);
+                    }
                 }
                 None => new.push(card),
             }
@@ -169,26 +175,47 @@ impl Mirror {
         for carried in carried::carry(&mut self.netlink, &*self.slots, new) {
             match carried {
                 Ok(carried) => drop(self.carried.insert(carried.card.index, carried)),
-                Err((name, error)) => {
+                Err(Left { index, name, why }) => {
                     plan::leave_out(&mut network, &name);
-                    delayed.push(error);
+                    if !carried::has_gone(&mut self.netlink, index) {
+                        delayed.push(why);
+                    }
                 }
             }
         }
         network.name_servers = self.resolv_conf.as_ref().map(ResolvConf::servers).unwrap_or_default();
         let mut warnings = Vec::new();
         if network != Network::default() || !self.carried.is_empty() {
-            let Listing { tables, unfit, legacy } =
+            let (Listing { tables, unfit }, legacy) =
                 self.rules.read(&dump::names(&dump), &network.name_servers)?;
             network.tables = tables;
             failures.extend(unfit.into_iter().map(UnfitRule::error));
-            if !legacy.is_empty() {
-                let tables = legacy.into_iter().collect::<Vec<_>>().join(", ");
-                failures.push(NetworkError::Legacy { tables });
+            match legacy {
+                Legacy::Tables(tables) if tables.is_empty() => {}
+                Legacy::Tables(tables) => {
+                    let tables = tables.into_iter().collect::<Vec<_>>().join(", ");
+                    failures.push(NetworkError::Legacy { tables });
+                }
+                Legacy::Hidden(source) => warnings.push(NetworkError::Hidden(source)),
+                Legacy::Unread(source) => delayed.push(NetworkError::Rules(source)),
             }
         }
+        warnings.extend(self.take_groups());
         warnings.extend(self.let_answers_in(network.name_servers.first().copied()));
         Ok(Taken { network, failures, delayed, warnings })
+    }
+
+    /// Has the interfaces take all that the guest may want to hear.
+    fn take_groups(&mut self) -> Vec<NetworkError> {
+        let mut failures = Vec::new();
+        for (index, carried) in &mut self.carried {
+            if let Err(error) = carried.take_groups()
+                && !carried::has_gone(&mut self.netlink, *index)
+            {
+                failures.push(error);
+            }
+        }
+        failures
     }
 
     /// Lets the namespace's name servers, of which one is named, have what they ask for.
@@ -200,6 +227,7 @@ impl Mirror {
                     let interface = || carried.card.name.clone();
                     match answers::let_in(&mut self.netlink, *index, carried.tap) {
                         Ok(()) => carried.lets_answers_in = true,
+                        Err(_) if carried::has_gone(&mut self.netlink, *index) => {}
                         Err((step, source)) => {
                             failures.push(NetworkError::Answers {
                                 server,

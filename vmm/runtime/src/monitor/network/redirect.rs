@@ -185,6 +185,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn queue_that_was_made_once_stays_vmruns() {
+        let redirect = |made_qdisc| Redirect { index: 3, made_qdisc };
+        for (earlier, again) in [(true, false), (true, true), (false, true)] {
+            assert_eq!(redirect(again).instead_of(redirect(earlier)), redirect(true));
+        }
+        assert_eq!(redirect(false).instead_of(redirect(false)), redirect(false));
+    }
+
+    #[test]
     fn filter_is_recognised_and_its_target_read() {
         let filter = filter(3, 9).unwrap();
         assert!(is_ours(&filter));

@@ -12,7 +12,7 @@ mod plan;
 #[cfg(test)]
 mod plan_tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -23,7 +23,7 @@ use vmrun_netlink::Netlink;
 use vmrun_proto::netfilter::Table;
 
 use super::error::NetworkError;
-pub(super) use legacy::are_there as has_legacy_tables;
+pub(super) use legacy::{Legacy, are_there as has_legacy_tables};
 
 /// The group that hears of nf_tables' changes (`NFNLGRP_NFTABLES`), as a bit.
 const TABLES: u32 = 1 << 6;
@@ -34,8 +34,6 @@ pub(super) struct Listing {
     pub(super) tables: Vec<Table>,
     /// What cannot be carried.
     pub(super) unfit: Vec<UnfitRule>,
-    /// Tables of the interface before nf_tables with rules, which are not carried.
-    pub(super) legacy: BTreeSet<String>,
 }
 
 /// A rule that the guest cannot have.
@@ -90,12 +88,13 @@ impl Rules {
     }
 
     /// What there is, but for what serves only the name servers `servers`, which are asked another way.
-    /// `names` are those of interfaces by their numbers.
+    /// `names` are those of interfaces by their numbers. Beside it are those of the interface before nf_tables, which are
+    /// not carried.
     pub(super) fn read(
         &mut self,
         names: &BTreeMap<u32, String>,
         servers: &[IpAddr],
-    ) -> Result<Listing, NetworkError> {
+    ) -> Result<(Listing, Legacy), NetworkError> {
         if matches!(self.state, State::Unread) {
             // News first: then nothing is missed.
             let opened = self.news.listen(&self.wakes).and_then(|()| Netlink::open_netfilter());
@@ -105,13 +104,12 @@ impl Rules {
                 Err(error) => return Err(NetworkError::Rules(error)),
             };
         }
-        let mut listing = match &mut self.state {
+        let listing = match &mut self.state {
             State::Open(netlink) => {
                 plan::plan(&dump::read(netlink).map_err(NetworkError::Rules)?, names, servers)
             }
             State::Unread | State::Absent => Listing::default(),
         };
-        listing.legacy = legacy::tables(servers).map_err(NetworkError::Rules)?;
-        Ok(listing)
+        Ok((listing, legacy::tables(servers)))
     }
 }

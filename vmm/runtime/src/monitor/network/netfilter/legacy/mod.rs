@@ -31,24 +31,78 @@ pub(in super::super) fn are_there() -> bool {
     })
 }
 
-/// The names of the tables with rules that the guest would need, in the namespace of this thread. What serves only the
-/// name servers `servers` it does without.
-///
-/// # Errors
-/// The kernel does not show the rules.
-pub(super) fn tables(servers: &[IpAddr]) -> io::Result<BTreeSet<String>> {
+/// What is known of them.
+#[derive(Debug)]
+pub(in super::super) enum Legacy {
+    /// The names of the tables with rules that the guest would need.
+    Tables(BTreeSet<String>),
+    /// This process may not see which tables there are.
+    Hidden(io::Error),
+    /// There are some, of which it is not known what they hold.
+    Unread(io::Error),
+}
+
+impl Default for Legacy {
+    fn default() -> Self {
+        Self::Tables(BTreeSet::new())
+    }
+}
+
+/// What there is in the namespace of this thread. What serves only the name servers `servers` the guest does without.
+pub(super) fn tables(servers: &[IpAddr]) -> Legacy {
     let mut found = BTreeSet::new();
     for (file, shape) in FAMILIES {
-        let names = match std::fs::read_to_string(file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            names => names?,
+        let names = match names(|| std::fs::read_to_string(file)) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Legacy::Hidden(error),
+            Err(error) => return Legacy::Unread(error),
         };
         for name in names.lines() {
-            let table = Table::read(shape.is_ipv6(), name)?;
-            if entries::decide(&table.entries, shape, servers) {
-                found.insert(name.to_owned());
+            match Table::read(shape.is_ipv6(), name) {
+                Ok(table) if entries::decide(&table.entries, shape, servers) => {
+                    found.insert(name.to_owned());
+                }
+                Ok(_) => {}
+                // It has gone since, with the module that has made it.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Legacy::Unread(error),
             }
         }
     }
-    Ok(found)
+    Legacy::Tables(found)
+}
+
+/// The names that `read` gives; none where the kernel has no such tables. One that is not to be had for the moment is
+/// asked once more.
+fn names(mut read: impl FnMut() -> io::Result<String>) -> io::Result<String> {
+    let names = match read() {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => read(),
+        names => names,
+    };
+    match names {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        names => names,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_is_not_there_names_nothing_and_one_that_is_busy_is_read_again() {
+        let not_there = names(|| Err(io::ErrorKind::NotFound.into()));
+        assert_eq!(not_there.unwrap(), "");
+        let busy = |times| {
+            let mut asked = 0;
+            move || {
+                asked += 1;
+                if asked <= times { Err(io::ErrorKind::WouldBlock.into()) } else { Ok("nat\n".to_owned()) }
+            }
+        };
+        assert_eq!(names(busy(1)).unwrap(), "nat\n");
+        assert_eq!(names(busy(2)).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let hidden = names(|| Err(io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(hidden.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
 }

@@ -41,7 +41,11 @@ impl Table {
         let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
         for _ in 0..MOST_TRIES {
             let mut info = asked(name, INFO_BYTES)?;
-            option(&socket, level, INFO, &mut info)?;
+            match option(&socket, level, INFO, &mut info) {
+                // It is being made.
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => continue,
+                result => result?,
+            }
             let size =
                 info.get(SIZE_AT..).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
             let bytes = usize::try_from(size).map_err(io::Error::other)?.saturating_add(HEAD_BYTES);
