@@ -1,8 +1,13 @@
 //! Guests that flood, and guests that do not read.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 
-use super::network::{Net, end, run};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use super::network::{Net, end, exec, run, sleeping};
 use crate::support::{Bundle, Run, place};
 
 const FLOOD: &str = include_str!("../programs/flood.py");
@@ -20,6 +25,9 @@ while sent < 5000 or time.process_time() < 1:
     except OSError:
         pass
 print(round(time.process_time() * 100))'";
+
+/// For who asks the far end for them while another sandbox floods.
+const MANY_BYTES: &str = "20000000";
 
 /// What a process has of the host: descriptors, threads, MiB of addresses.
 fn held(pid: i32) -> (usize, usize, u64) {
@@ -58,9 +66,7 @@ fn guest_that_floods_or_does_not_read_has_no_more_of_the_host_and_others_their_s
         assert!(all, "monitor and machine: {before:?}, then {now:?}");
     };
 
-    let other = Net::with_eth0();
-    other.bundle("ping -c 1 -W 60 10.88.0.1 >/dev/null && echo reached").run().prints("reached\n");
-    assert_eq!(other.traces(), "");
+    neighbour_has_its_share(processes[1]);
 
     let second = container.started.stdout.await_text(first, "round\n");
     container.started.stdout.await_text(second, "round\n");
@@ -81,6 +87,31 @@ fn guest_that_floods_or_does_not_read_has_no_more_of_the_host_and_others_their_s
     hold_no_more();
     container.verb("resume", &[]).prints("");
     reached();
+    end(&container);
+    assert_eq!(net.traces(), "");
+}
+
+/// Has another sandbox receive what its far end has, and compares what both machines have had of the CPUs meanwhile.
+#[track_caller]
+fn neighbour_has_its_share(flooding: i32) {
+    let net = Net::with_eth0();
+    let busybox = format!("{}/bin/busybox", place().busybox.display());
+    let server = format!("exec {busybox} nc -ll -p 81 -e head -c {MANY_BYTES} /dev/zero");
+    let mut server = net.far_shell(&server).stdin(Stdio::null()).process_group(0).spawn().unwrap();
+    let bundle = net.bundle("echo ready; sleep 1000");
+    let container = sleeping(&bundle);
+    let machines = [container.started.machine(), flooding];
+    let before = machines.map(ticks);
+    // The server may not be there yet.
+    let ask = "until got=$(nc 10.88.0.1 81 </dev/null | wc -c); [ $got != 0 ]; do sleep 0.1; done; echo $got";
+    let received = exec(&container, ask);
+    assert_eq!(received, format!("{MANY_BYTES}\n"));
+    let now = machines.map(ticks);
+    let [own, floods] = [0, 1].map(|of| now[of] - before[of]);
+    // Alone on a CPU each would have half of it, less what the far end takes.
+    assert!(own * 10 > floods, "{own} ticks, and {floods} of who floods");
+    killpg(Pid::from_raw(i32::try_from(server.id()).unwrap()), Signal::SIGKILL).unwrap();
+    server.wait().unwrap();
     end(&container);
     assert_eq!(net.traces(), "");
 }

@@ -1,9 +1,12 @@
 //! Limits of a network's rate.
 
 use std::cell::Cell;
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Instant;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::network::{Net, end};
@@ -82,8 +85,20 @@ fn rates_hold_frames_back_and_lose_nothing() {
     assert_eq!(net.traces(), "");
 }
 
+/// As much as the queues below let through in a second, and twice what they do at once.
+const LONG_DATA: &str = "seq 90000";
+const LONG_DATA_BYTES: u64 = 528_894;
+
+/// The rate of the queues, 4 Mbit/s, in bytes a second, and what they let through at once.
+const RATE: u64 = 500_000;
+const BURST: u64 = 64 << 10;
+
+/// Says behind what a command says how many hundredths of a second it has taken by the container's clock.
+const TIMED: &str = "clock() { read now _ </proc/uptime; echo $(( ${now%.*} * 100 + 1${now#*.} - 100 )); }
+    timed() { before=$(clock); \"$@\"; echo $(( $(clock) - before )); }";
+
 #[test]
-fn queue_and_redirection_at_the_hosts_end_of_the_cable_shape_the_sandbox_as_any_container() {
+fn queue_and_redirection_at_the_hosts_end_of_the_cable_hold_the_sandbox_to_their_rate_as_any_container() {
     let net = Net::with_eth0();
     // What CNI's bandwidth plugin makes.
     let shape = "set -e; modprobe -a ifb sch_tbf act_mirred || :
@@ -95,18 +110,35 @@ fn queue_and_redirection_at_the_hosts_end_of_the_cable_shape_the_sandbox_as_any_
     let made = net.far_shell(shape).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     let busybox = format!("{}/bin/busybox", place().busybox.display());
-    let mut server = net.far_shell(&format!("exec {busybox} nc -ll -p 81 -e {busybox} md5sum"));
-    let mut server = server.stdin(Stdio::null()).spawn().unwrap();
-    let sum = net.far_shell(&format!("{DATA} | {busybox} md5sum")).output().unwrap();
+    let servers =
+        format!("{busybox} nc -ll -p 82 -e {LONG_DATA} & exec {busybox} nc -ll -p 81 -e {busybox} md5sum");
+    let mut servers = net.far_shell(&servers).stdin(Stdio::null()).process_group(0).spawn().unwrap();
+    let sum = net.far_shell(&format!("{LONG_DATA} | {busybox} md5sum")).output().unwrap();
     let sum = String::from_utf8(sum.stdout).unwrap();
     let before = Cell::new(queued(&net));
-    net.bundle(&format!("{DATA} | nc 10.88.0.1 81")).on_both(|outcome| {
-        outcome.prints(&sum);
-        // Data by the one queue, what acknowledges it by the other.
+    let script = format!(
+        "{TIMED}
+        send() {{ {LONG_DATA} | nc 10.88.0.1 81; }}
+        receive() {{ nc 10.88.0.1 82 </dev/null | md5sum; }}
+        timed send; timed receive"
+    );
+    // However slow the machine is, it is no faster than the queues.
+    let least = (LONG_DATA_BYTES - BURST) * 100 / RATE;
+    net.bundle(&script).on_both(|outcome| {
+        outcome.exits(0);
+        let said = outcome.out();
+        let [sent, sending, received, receiving] = said.lines().collect::<Vec<_>>()[..] else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!([sent, received], [sum.trim_end(); 2]);
+        let took = [sending, receiving].map(|took| took.parse::<u64>().unwrap());
+        assert!(took.iter().all(|took| *took >= least), "{took:?}, and {least} is the least");
         let (before, now) = (before.replace(queued(&net)), queued(&net));
-        assert!(now[0] >= before[0] + DATA_BYTES && now[1] > before[1], "{before:?} {now:?}");
+        for (before, now) in before.into_iter().zip(now) {
+            assert!(now >= before + LONG_DATA_BYTES, "{before} {now}");
+        }
     });
-    server.kill().unwrap();
-    server.wait().unwrap();
+    killpg(Pid::from_raw(i32::try_from(servers.id()).unwrap()), Signal::SIGKILL).unwrap();
+    servers.wait().unwrap();
     assert_eq!(net.traces(), "");
 }

@@ -144,6 +144,19 @@ fn interface_that_was_elsewhere_or_lost_its_queue_carries_frames_again() {
     assert_eq!(net.traces(), "");
 }
 
+/// How often somebody who listens to changes of the namespace had no room for one: the next that it reads is `ENOBUFS`
+/// (`netlink_overrun`).
+fn lost_news(net: &Net) -> u64 {
+    let show = ["netns", "exec", &net.name, "cat", "/proc/net/netlink"];
+    let sockets = String::from_utf8(run(Command::new("ip").args(show)).stdout).unwrap();
+    let lost = sockets.lines().filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        // Of NETLINK_ROUTE (0), and in a group.
+        [_, "0", _, groups, _, _, _, _, drops, _] if groups != "00000000" => drops.parse::<u64>().ok(),
+        _ => None,
+    });
+    lost.sum()
+}
+
 #[test]
 fn more_news_than_there_is_room_for_are_no_loss() {
     let net = Net::with_eth0();
@@ -156,11 +169,44 @@ fn more_news_than_there_is_room_for_are_no_loss() {
             format!("route add {to} via 10.88.0.1\n{gone}")
         })
         .collect();
+    assert_eq!(lost_news(&net), 0);
     unseen(&container, || at_once(&net, &changes));
+    assert!(lost_news(&net) > 0, "there was room for all of them");
     until_exec_says(&container, "ip route | grep -c '/24 via 10.88.0.1'", "4\n");
     net.inside(&["route", "del", "10.100.0.0/24"]);
     until_exec_says(&container, "ip route | grep -c '/24 via 10.88.0.1'", "3\n");
     end(&container);
+}
+
+#[test]
+fn changes_that_a_pause_interrupts_reach_the_guest_after_it() {
+    let (net, scratch) = (Net::with_eth0(), Scratch::new());
+    let bundle = net.bundle("echo ready; sleep 1000");
+    let container = Run::of(&bundle).option("--log").option(scratch.join("log")).detach();
+    container.started.stdout.await_text(0, "ready\n");
+    for number in 1..=20 {
+        net.inside(&["addr", "add", &format!("10.77.{number}.2/24"), "dev", "eth0"]);
+        unseen(&container, || net.inside(&["addr", "add", &format!("10.78.{number}.2/24"), "dev", "eth0"]));
+    }
+    until_exec_says(&container, "ip -o -4 addr show dev eth0 | grep -c '10.7[78].'", "40\n");
+    end(&container);
+    // Nobody has waited for a guest that stood still.
+    assert_eq!(fs::read_to_string(scratch.join("log")).unwrap_or_default(), "");
+}
+
+#[test]
+fn interface_that_has_gone_by_the_time_it_is_carried_is_left_out() {
+    let net = Net::with_eth0();
+    let comes_and_goes =
+        "while :; do ip link add short type dummy; ip link set short up; ip link delete short; done";
+    let mut busy = Command::new("ip");
+    let mut busy = busy.args(["netns", "exec", &net.name, "sh", "-c", comes_and_goes]).spawn().unwrap();
+    for _ in 0..5 {
+        net.bundle("ping -c 1 -W 60 10.88.0.1 >/dev/null && echo reached").run().prints("reached\n");
+    }
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    assert_eq!(net.traces(), "");
 }
 
 #[test]
@@ -193,6 +239,8 @@ fn what_the_guest_has_refused_is_tried_again() {
         let log = fs::read_to_string(scratch.join("log")).unwrap_or_default();
         if log.contains("does not follow") { Ok(()) } else { Err(log) }
     });
+    // What it waits for has to wait, too.
+    unseen(&container, || {});
     exec(&container, "ip link delete eth1");
     let mac = String::from_utf8(
         run(Command::new("ip").args(["netns", "exec", &net.name, "cat", "/sys/class/net/eth1/address"]))
