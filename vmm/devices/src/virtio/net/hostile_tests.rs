@@ -141,13 +141,24 @@ fn chains() -> impl Strategy<Value = Vec<Vec<Buffer>>> {
 
 /// Has a device on `tap` send `chains` until it waits for the driver; `drain` makes room in the tap. Gives
 /// what was counted: packets and all that were none.
-fn send_all(tap: &impl Tap, chains: &[Vec<Buffer>], mut drain: impl FnMut()) -> (u64, u64) {
+fn send_all(tap: &impl Tap, chains: &[Vec<Buffer>], drain: impl FnMut()) -> (u64, u64) {
+    send_all_of(&memory(), tap, chains, drain)
+}
+
+/// The same, with what is in that memory.
+pub(super) fn send_all_of(
+    memory: &Memory,
+    tap: &impl Tap,
+    chains: &[Vec<Buffer>],
+    mut drain: impl FnMut(),
+) -> (u64, u64) {
     let spec = NetSpec { mac: [2; 6], mtu: None, rx: None, tx: None };
     let shared = Shared { link: Link::new(&spec), counters: NetCounters::default() };
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).unwrap();
     let slices: Vec<&[Buffer]> = chains.iter().map(Vec::as_slice).collect();
-    let (tx, seen) = queue_with_chains(&memory(), &slices).split();
-    let queues = (Receiver::new(queue_with_chains(&memory(), &[]).queue, true), Sender::new(tx));
+    let (tx, seen) = queue_with_chains(memory, &slices).split();
+    let nothing = Memory::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+    let queues = (Receiver::new(queue_with_chains(&nothing, &[]).queue, true), Sender::new(tx));
     let mut limits = Limits::new(&spec);
     let mut worker = worker(&shared, tap, queues, &mut limits, &timer);
     // A chain may find the tap full once, or some of it still in it.

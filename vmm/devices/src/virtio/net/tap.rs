@@ -85,6 +85,32 @@ impl LinuxTap {
     }
 }
 
+/// A new tap of that name, as the monitor makes them. It takes root.
+#[cfg(test)]
+pub(super) fn made(name: &str) -> io::Result<LinuxTap> {
+    const SET_INTERFACE: c_ulong = 0x4004_54ca;
+    const SET_HEADER_BYTES: c_ulong = 0x4004_54d8;
+    let tun = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    nix::fcntl::fcntl(&tun, nix::fcntl::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    let mut interface = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_flags: libc::c_short::try_from(libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR)
+                .map_err(io::Error::other)?,
+        },
+    };
+    for (place, byte) in interface.ifr_name.iter_mut().zip(name.bytes()).take(libc::IFNAMSIZ - 1) {
+        *place = libc::c_char::from_ne_bytes([byte]);
+    }
+    let header = c_int::try_from(super::HEADER_BYTES).map_err(io::Error::other)?;
+    // SAFETY: both calls read a value that lives here, of the size that is theirs; the first writes it, too.
+    let set = unsafe {
+        libc::ioctl(tun.as_raw_fd(), SET_INTERFACE, &raw mut interface) == 0
+            && libc::ioctl(tun.as_raw_fd(), SET_HEADER_BYTES, &raw const header) == 0
+    };
+    if set { Ok(LinuxTap::new(tun.into())) } else { Err(io::Error::last_os_error()) }
+}
+
 impl AsFd for LinuxTap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -296,6 +296,9 @@ fn held_back(limit: &mut Limit, start: Instant) -> Option<Duration> {
     if limit.applies() { limit.wait(start.elapsed()) } else { None }
 }
 
+#[cfg(test)]
+#[path = "real_tap_tests.rs"]
+mod real_tap_tests;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
 #[allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests by `cfg(test)` alone.
