@@ -131,6 +131,11 @@ impl Machine {
         move |why| inner.fail(why)
     }
 
+    /// Ends it, and waits for nothing.
+    pub(crate) fn kill(&self) {
+        self.inner.child.kill();
+    }
+
     /// Ends it, and waits until nothing of it is left; says whether that is so when the time is over, which a host's file
     /// system that hangs can prevent.
     pub(crate) fn stop(&self) -> bool {

@@ -107,11 +107,11 @@ impl<'s> Live<'s> {
         })
     }
 
-    /// What there is to do after the end is the agent's; verbs come too late.
-    pub(super) fn into_agent(self) -> AgentClient {
+    /// What there is to do after the end is the agent's; verbs come too late. Nobody tells the network any more of news.
+    pub(super) fn into_parts(self) -> (AgentClient, Option<Attached>) {
         // Without the thread they cannot reach the monitor, which says as much.
         let _ = self.prepared.control.turn_away();
-        self.agent
+        (self.agent, self.network)
     }
 
     /// Lets the program run.

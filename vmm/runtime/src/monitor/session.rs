@@ -116,7 +116,13 @@ pub(crate) fn run(
     if timeline::is_asked_for() {
         timeline::guest_marks(&machine.stamps());
     }
-    let result = result.map_err(|error| session.broken(error));
+    let (result, network) = match result {
+        Ok((ended, network)) => (Ok(ended), network),
+        Err(error) => (Err(session.broken(error)), None),
+    };
+    // The kernel waits for its readers (RCU) where a machine ends and where an interface is let go: it does both at once.
+    machine.kill();
+    drop(network);
     // Nothing of the guest may happen any more when others are told of the end, and hooks run.
     if !machine.stop() {
         super::warn(&request.log, STILL_THERE);
@@ -347,7 +353,7 @@ impl Session<'_> {
         stdio: Stdio,
         mut prepared: Prepared,
         network: Option<Planned>,
-    ) -> Result<Ended, MonitorError> {
+    ) -> Result<(Ended, Option<Attached>), MonitorError> {
         mark(Point::AgentHeard);
         step!("agent ready");
         let settings = std::mem::take(&mut prepared.settings);
@@ -381,10 +387,11 @@ impl Session<'_> {
         mark(Point::EndHeard);
         step!("program ended with code {code}");
         self.tell_console();
-        let warnings = self.finish(&mut live.into_agent(), &mut relays);
+        let (mut agent, attached) = live.into_parts();
+        let warnings = self.finish(&mut agent, &mut relays);
         mark(Point::OutputDrained);
         step!("files written back, output drained");
-        Ok(Ended { code, warnings })
+        Ok((Ended { code, warnings }, attached))
     }
 
     fn create(

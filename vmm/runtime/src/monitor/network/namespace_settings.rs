@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 /// Those that programs and packets notice, by their names below `/proc/sys/net`, with the kernel's defaults.
 /// Those whose default depends on the machine's memory are its own.
@@ -37,6 +39,9 @@ const KNOWN: [(&str, &str); 27] = [
     ("ipv6/ip_nonlocal_bind", "0"),
 ];
 
+/// Almost every value is shorter. The kernel makes, and clears, a buffer as large as the reader's.
+const USUAL_BYTES: usize = 128;
+
 /// A list of ports is the longest value. The kernel gives all of it to the first read, and to no other.
 const MOST_BYTES: usize = 128 << 10;
 
@@ -46,15 +51,27 @@ const NO_GROUPS: &str = "65534\t65534";
 /// Those of the thread's namespace that are not the default, or of which the guest has been `told`. What cannot be
 /// read, as where a kernel does not have it, is left to the guest.
 pub(super) fn read(told: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let mut buffer = vec![0; MOST_BYTES];
-    let mut value = |name: &str| {
-        let length = File::open(Path::new("/proc/sys/net").join(name)).ok()?.read(&mut buffer).ok()?;
-        String::from_utf8(buffer.get(..length)?.to_vec()).ok()
-    };
+    // From there the way to each of them is short.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(net) = openat(CWD, "/proc/sys/net", flags, Mode::empty()) else { return BTreeMap::new() };
     let known = KNOWN.into_iter();
     known
-        .filter_map(|(name, default)| changed(name, &value(name)?, default, told.contains_key(name)))
+        .filter_map(|(name, default)| changed(name, &value(&net, name)?, default, told.contains_key(name)))
         .collect()
+}
+
+/// What a setting is, as the kernel writes it.
+fn value(net: &OwnedFd, name: &str) -> Option<String> {
+    let first = |most| {
+        let file = openat(net, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let mut buffer = vec![0; most];
+        let length = File::from(file).read(&mut buffer).ok()?;
+        buffer.truncate(length);
+        Some(buffer)
+    };
+    let usual = first(USUAL_BYTES)?;
+    let whole = if usual.len() < USUAL_BYTES { usual } else { first(MOST_BYTES)? };
+    String::from_utf8(whole).ok()
 }
 
 fn changed(name: &str, value: &str, default: &str, is_told: bool) -> Option<(String, String)> {
