@@ -1,12 +1,16 @@
 //! A driver that writes what it likes into its rings, whenever it likes: bytes are its program.
 
+use std::num::NonZeroU64;
+use std::os::unix::net::UnixStream;
+
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
-use vmrun_spec::NetSpec;
+use vmrun_spec::{NetSpec, RateSpec};
 
 use super::super::counters::NetCounters;
 use super::super::link::Link;
+use super::super::stream::Stream;
 use super::super::test_tap::{SocketTap, frame, tap};
 use super::*;
 use crate::memory::Memory;
@@ -39,7 +43,7 @@ fn worker<'s, T: Tap>(
 }
 
 /// What one byte of the program makes the driver do, with the two behind it.
-fn act(worker: &mut Worker<'_, SocketTap>, memories: &[Memory; 3], step: [u8; 3]) -> Result<(), WorkerError> {
+fn act<T: Tap>(worker: &mut Worker<'_, T>, memories: &[Memory; 3], step: [u8; 3]) -> Result<(), WorkerError> {
     let [what, which, value] = step;
     let memory = &memories[usize::from(what >> 4) % memories.len()];
     match what % 8 {
@@ -72,10 +76,44 @@ fn act(worker: &mut Worker<'_, SocketTap>, memories: &[Memory; 3], step: [u8; 3]
     Ok(())
 }
 
-/// Runs `program` until it has ended, or the device has refused to go on.
+/// Runs `program` until it has ended, or the device has refused to go on. By its length it meets a tap or a stream, with
+/// a limit or without.
 pub(crate) fn run(program: &[u8]) {
-    let (tap, host) = tap();
-    let spec = NetSpec { mac: [2; 6], mtu: None, rx: None, tx: None };
+    if (program.len() / 2).is_multiple_of(2) {
+        let (tap, host) = tap();
+        let feed = |bytes: usize| {
+            // Where there is no room it is lost.
+            let _ = host.send(&frame(bytes));
+        };
+        return run_on(program, &tap, feed, || while host.receive().is_some() {});
+    }
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let mut rest = [0; 4096];
+    // A frame behind its length, or so much of it as there is room for.
+    let feed = |bytes: usize| {
+        let length = u32::try_from(bytes).unwrap().to_be_bytes();
+        let _ = io::Write::write(&mut &theirs, &[&length[..], &frame(bytes)].concat());
+    };
+    let drain = || while io::Read::read(&mut &theirs, &mut rest).is_ok_and(|count| count > 0) {};
+    run_on(program, &Stream::new(ours.into()), feed, drain);
+}
+
+/// The limit of a device that meets a program of this length.
+fn limit(length: usize) -> Option<RateSpec> {
+    let few = NonZeroU64::new(3);
+    match (length / 4) % 3 {
+        0 => None,
+        1 => Some(RateSpec { bytes: few, packets: None }),
+        _ => Some(RateSpec { bytes: None, packets: few }),
+    }
+}
+
+/// The same on `tap`, at whose other end `feed` has something come for the guest, and `drain` makes room.
+fn run_on<T: Tap>(program: &[u8], tap: &T, feed: impl Fn(usize), mut drain: impl FnMut()) {
+    let limit = limit(program.len());
+    let spec = NetSpec { mac: [2; 6], mtu: None, rx: limit, tx: limit };
     let shared = Shared { link: Link::new(&spec), counters: NetCounters::default() };
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).unwrap();
     let memories = [memory(), memory(), memory()];
@@ -85,14 +123,14 @@ pub(crate) fn run(program: &[u8]) {
     let mut limits = Limits::new(&spec);
     let rx = Receiver::new(queue(&memories[0], &[buffers; 8]).queue, program.len().is_multiple_of(2));
     let tx = Sender::new(queue(&memories[1], &[frames; 8]).queue);
-    let mut worker = worker(&shared, &tap, (rx, tx), &mut limits, &timer);
+    let mut worker = worker(&shared, tap, (rx, tx), &mut limits, &timer);
     worker.control = Some(queue(&memories[2], &[frames; 2]).queue);
     for step in program.chunks_exact(3) {
-        host.send(&frame(usize::from(step[2]) * 20 + 1));
+        feed(usize::from(step[2]) * 20 + 1);
         if act(&mut worker, &memories, [step[0], step[1], step[2]]).is_err() {
             break;
         }
-        while host.receive().is_some() {}
+        drain();
         assert!(worker.rx.held_is_bounded());
     }
 }
@@ -103,6 +141,27 @@ proptest! {
         program in prop::collection::vec(any::<u8>(), 0..600)
     ) {
         run(&program);
+    }
+}
+
+#[test]
+fn who_has_no_buffers_and_nothing_to_send_is_waited_for_and_the_tap_is_not() {
+    let (tap, host) = tap();
+    let spec = NetSpec { mac: [2; 6], mtu: None, rx: None, tx: None };
+    let shared = Shared { link: Link::new(&spec), counters: NetCounters::default() };
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).unwrap();
+    let mut limits = Limits::new(&spec);
+    let buffer: &[Buffer] = &[(BUFFERS, 3000, WRITE)];
+    let (own, other) = (memory(), memory());
+    let rx = Receiver::new(queue_with_chains(&own, &[buffer; 2]).queue, false);
+    let tx = Sender::new(queue_with_chains(&other, &[]).queue);
+    let mut worker = worker(&shared, &tap, (rx, tx), &mut limits, &timer);
+    while host.send(&frame(70)) {}
+    assert_eq!(worker.transmit().unwrap(), Wait::Driver);
+    // Two frames, and from then on there is as little to do however often it looks.
+    for _ in 0..3 {
+        assert_eq!(worker.receive().unwrap(), Wait::Driver);
+        assert_eq!((shared.counters.rx.packets.get(), shared.counters.rx.dropped.get()), (2, 0));
     }
 }
 
@@ -218,11 +277,11 @@ proptest! {
 
     #[test]
     fn stream_holds_whole_frames_whatever_the_guest_sends(chains in chains()) {
-        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
         let mut stream = Vec::new();
-        let counted = send_all(&super::super::stream::Stream::new(ours.into()), &chains, || {
+        let counted = send_all(&Stream::new(ours.into()), &chains, || {
             // Until it would block.
             let _ = io::Read::read_to_end(&mut theirs, &mut stream);
         });
