@@ -30,6 +30,11 @@ try_but_on() {
     if [ "$RUNTIME" = "$1" ]; then printf 'left out %s: %s: %s\n' "$client" "$3" "$2"; else try "${@:3}"; fi
 }
 
+# try_in_full NAME FUNCTION [WORD...]: a case that vmrun meets always, and its peers where all is run in full.
+try_in_full() {
+    if [ "$RUNTIME" = vmrun ] || [ -z "${VMRUN_CLIENTS_SAMPLE:-}" ]; then try "$@"; fi
+}
+
 # same WHAT WANTED GOT: the last line of most cases.
 same() {
     why="$1: wanted $(printf %q "$2"), got $(printf %q "$3")"
