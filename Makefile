@@ -1,7 +1,7 @@
 # Everything has one entry here; the work is done by scripts that can be run alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps vmrun build demo test unit lint e2e fuzz wall leaks leaks-network leaks-templates clones clients conformance bench counts bench-boot bench-io bench-net bench-verbs bench-density bench-report flame install deb kernel kernel-icount clean
+.PHONY: help deps vmrun build demo test unit lint e2e fuzz hostile wall leaks leaks-network leaks-templates clones clients conformance bench counts bench-boot bench-io bench-net bench-verbs bench-density bench-report flame install deb kernel kernel-icount clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,9 @@ e2e: build ## run the end-to-end tests
 
 fuzz: deps ## hostile inputs: each target for SECONDS (60), then the property tests with many inputs
 	@tests/fuzz/run --seconds $(or $(SECONDS),60) --properties
+
+hostile: build ## a guest that attacks all devices for SECONDS (600), and what becomes of its host
+	@tests/hostile/run --seconds $(or $(SECONDS),600)
 
 wall: build ## print what a running sandbox's processes may do, and compare with docs/security.md
 	@tests/wall/run

@@ -14,6 +14,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("agent/bpf/src/system.rs", "bpf(2)"),
     ("benches/src/poweroff_init.rs", "ends the machine, as the first and last act of an /init"),
     ("tests/e2e/src/support/terminal.rs", "owns a descriptor that came over a socket"),
+    ("tests/hostile/guest/src/machine.rs", "the processor and the memory of a kernel that attacks"),
     ("vmm/devices/src/heap.rs", "sets a number of the allocator's"),
     ("vmm/devices/src/virtio/balloon/pages.rs", "gives pages of guest memory back to the host"),
     (
