@@ -66,7 +66,7 @@ def steps(case: Case, place: Path, runtime: str, path: str, number: str) -> str 
 
 
 def tried(case: Case, place: Path, runtime: str, path: str, number: int) -> str | bool:
-    """True, or what was wrong. A peer is tried once more: its races are known to us only by its failing now and then."""
+    """True, or what was wrong. A peer is tried once more: we know of its races only from occasional failures."""
     wrong = steps(case, place, runtime, path, str(number))
     if wrong and runtime != "vmrun" and runtime not in case.why:
         print(f"    {runtime}, which is tried once more: {wrong}", flush=True)

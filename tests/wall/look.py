@@ -3,6 +3,7 @@
 Of each thread what the kernel says of it in /proc, and of each process what it has open.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -83,11 +84,20 @@ def status(path: Path) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
+def names_of_threads(pid: int) -> list[str]:
+    names = []
+    for path in Path(f"/proc/{pid}/task").glob("*/comm"):
+        # One may have ended meanwhile.
+        with contextlib.suppress(OSError):
+            names.append(path.read_text().strip())
+    return names
+
+
 def await_follower(monitor: int) -> None:
     """The thread that follows the namespace is there from the first news on."""
     ip(f"-n {NETWORK} addr add 192.0.2.3/24 dev eth0")
     deadline = time.monotonic() + PATIENCE
-    while not any(path.read_text() == "network\n" for path in Path(f"/proc/{monitor}/task").glob("*/comm")):
+    while "network" not in names_of_threads(monitor):
         assert time.monotonic() < deadline, f"timed out after {PATIENCE} s waiting for the monitor's thread `network`"
         time.sleep(0.01)
 

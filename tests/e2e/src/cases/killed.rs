@@ -45,7 +45,7 @@ fn monitor_that_is_killed_at_any_moment_leaves_nothing() {
 fn launcher_that_is_killed_while_the_guest_boots_leaves_nothing() {
     let mut came_too_late = 0;
     for round in 0..4 {
-        let bundle = Bundle::shell("sleep 1000");
+        let bundle = Bundle::shell("echo ran; sleep 1000");
         let mut started = Run::of(&bundle).option("--cold").start();
         started.monitor();
         thread::sleep(Duration::from_millis(50 * round));

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::network::{Net, end, exec, run, sleeping};
-use crate::support::{Bundle, Run, place};
+use crate::support::{Bundle, Run, place, wait};
 
 const FLOOD: &str = include_str!("../programs/flood.py");
 
@@ -26,7 +26,7 @@ while sent < 5000 or time.process_time() < 1:
         pass
 print(round(time.process_time() * 100))'";
 
-/// For who asks the far end for them while another sandbox floods.
+/// What the neighbour of a flooding sandbox downloads at a time.
 const MANY_BYTES: &str = "20000000";
 
 /// What a process has of the host: descriptors, threads, MiB of addresses.
@@ -91,7 +91,8 @@ fn guest_that_floods_or_does_not_read_has_no_more_of_the_host_and_others_their_s
     assert_eq!(net.traces(), "");
 }
 
-/// Has another sandbox receive what its far end has, and compares what both machines have had of the CPUs meanwhile.
+/// Has another sandbox download from its far end until its machine has had so many ticks, and compares how much CPU time the
+/// flooding one got meanwhile.
 #[track_caller]
 fn neighbour_has_its_share(flooding: i32) {
     let net = Net::with_eth0();
@@ -101,15 +102,19 @@ fn neighbour_has_its_share(flooding: i32) {
     let bundle = net.bundle("echo ready; sleep 1000");
     let container = sleeping(&bundle);
     let machines = [container.started.machine(), flooding];
-    let before = machines.map(ticks);
     // The server may not be there yet.
     let ask = "until got=$(nc 10.88.0.1 81 </dev/null | wc -c); [ $got != 0 ]; do sleep 0.1; done; echo $got";
-    let received = exec(&container, ask);
-    assert_eq!(received, format!("{MANY_BYTES}\n"));
-    let now = machines.map(ticks);
-    let [own, floods] = [0, 1].map(|of| now[of] - before[of]);
+    let download = || assert_eq!(exec(&container, ask), format!("{MANY_BYTES}\n"));
+    download();
+    let before = machines.map(ticks);
+    let [own, floods] = wait::until("the neighbour's share", || {
+        download();
+        let now = machines.map(ticks);
+        let had = [0, 1].map(|of| now[of] - before[of]);
+        (had[0] >= 50).then_some(had)
+    });
     // Alone on a CPU each would have half of it, less what the far end takes.
-    assert!(own * 10 > floods, "{own} ticks, and {floods} of who floods");
+    assert!(own * 10 > floods, "{own} ticks, and {floods} of the flooding one's");
     killpg(Pid::from_raw(i32::try_from(server.id()).unwrap()), Signal::SIGKILL).unwrap();
     server.wait().unwrap();
     end(&container);

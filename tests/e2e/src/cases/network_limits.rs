@@ -85,7 +85,7 @@ fn rates_hold_frames_back_and_lose_nothing() {
     assert_eq!(net.traces(), "");
 }
 
-/// As much as the queues below let through in a second, and twice what they do at once.
+/// About what the queues below let through in a second, and eight times their burst.
 const LONG_DATA: &str = "seq 90000";
 const LONG_DATA_BYTES: u64 = 528_894;
 
@@ -93,7 +93,7 @@ const LONG_DATA_BYTES: u64 = 528_894;
 const RATE: u64 = 500_000;
 const BURST: u64 = 64 << 10;
 
-/// Says behind what a command says how many hundredths of a second it has taken by the container's clock.
+/// Prints, after the command's own output, how many hundredths of a second it took by the container's clock.
 const TIMED: &str = "clock() { read now _ </proc/uptime; echo $(( ${now%.*} * 100 + 1${now#*.} - 100 )); }
     timed() { before=$(clock); \"$@\"; echo $(( $(clock) - before )); }";
 

@@ -284,18 +284,15 @@ impl Started {
         });
     }
 
-    /// Waits until nothing is left or the program runs, which then is ended; says whether it ran.
+    /// Waits until nothing is left, or the program, which says something first, runs. Then it is ended. Says whether it ran.
     #[track_caller]
     pub(crate) fn ends_or_runs(&self) -> bool {
-        let store = self.store.to_str().unwrap();
-        let state = || serde_json::from_str(&vmrun(&["--root", store], &["state", &self.id]).out());
-        let runs = || state().is_ok_and(|state: Value| state["status"] == "running");
-        let ran = wait::until("the end or the program", || match runs() {
-            true => Some(true),
-            false => self.left().is_empty().then_some(false),
+        let ran = wait::until("the end or the program", || match self.stdout.so_far().is_empty() {
+            true => self.left().is_empty().then_some(false),
+            false => Some(true),
         });
         if ran {
-            vmrun(&["--root", store], &["delete", "--force", &self.id]).ok();
+            vmrun(&["--root", self.store.to_str().unwrap()], &["delete", "--force", &self.id]).ok();
         }
         ran
     }

@@ -15,7 +15,7 @@ use super::clock::{self, Comparison};
 use super::control_server::{Caller, Watcher};
 use super::failure::{Broken, MonitorError};
 use super::file_figures::file_figures;
-use super::network::Attached;
+use super::network::{Attached, Follower};
 use super::notifier::Notifier;
 use super::out_of_memory::OutOfMemory;
 use super::proc_view;
@@ -107,11 +107,11 @@ impl<'s> Live<'s> {
         })
     }
 
-    /// What there is to do after the end is the agent's; verbs come too late. Nobody tells the network any more of news.
-    pub(super) fn into_parts(self) -> (AgentClient, Option<Attached>) {
+    /// What there is to do after the end is the agent's; verbs come too late, and so does what happens to the network.
+    pub(super) fn into_parts(self) -> (AgentClient, Option<Box<Follower>>) {
         // Without the thread they cannot reach the monitor, which says as much.
         let _ = self.prepared.control.turn_away();
-        (self.agent, self.network)
+        (self.agent, self.network.and_then(Attached::leave))
     }
 
     /// Lets the program run.

@@ -353,7 +353,7 @@ impl Session<'_> {
         stdio: Stdio,
         mut prepared: Prepared,
         network: Option<Planned>,
-    ) -> Result<(Ended, Option<Attached>), MonitorError> {
+    ) -> Result<(Ended, Option<Box<Follower>>), MonitorError> {
         mark(Point::AgentHeard);
         step!("agent ready");
         let settings = std::mem::take(&mut prepared.settings);
@@ -387,11 +387,11 @@ impl Session<'_> {
         mark(Point::EndHeard);
         step!("program ended with code {code}");
         self.tell_console();
-        let (mut agent, attached) = live.into_parts();
+        let (mut agent, network) = live.into_parts();
         let warnings = self.finish(&mut agent, &mut relays);
         mark(Point::OutputDrained);
         step!("files written back, output drained");
-        Ok((Ended { code, warnings }, attached))
+        Ok((Ended { code, warnings }, network))
     }
 
     fn create(

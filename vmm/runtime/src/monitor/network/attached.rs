@@ -58,6 +58,18 @@ impl Attached {
         }
     }
 
+    /// The program has ended: passt takes nobody's connections any more, and the guest is told of nothing. What is left are the
+    /// interfaces that end in the machine.
+    pub(crate) fn leave(self) -> Option<Box<Follower>> {
+        match self {
+            Self::Namespace(mut follower) => {
+                follower.leave();
+                Some(follower)
+            }
+            Self::Passt(_) => None,
+        }
+    }
+
     /// Returns when the guest has what there is now. The inner error says what it cannot have.
     pub(crate) fn settle(&mut self, watch: Watch<'_>) -> Result<Result<(), String>, AgentError> {
         match self {

@@ -11,6 +11,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use vmrun_plan::VSOCK_SOCKET;
 use vmrun_proto::{Network, Request};
@@ -49,6 +50,8 @@ enum State {
     /// There were no news yet.
     Resting(Box<Mirror>),
     Following(Worker),
+    /// The thread has been told to end, and lets the interfaces go.
+    Leaving(JoinHandle<()>),
     Over,
 }
 
@@ -108,7 +111,7 @@ impl Follower {
     pub(super) fn begun(&mut self, watch: Watch<'_>) -> Result<(), AgentError> {
         match &mut self.state {
             State::Resting(mirror) => mirror.serve_names(watch),
-            State::Following(_) | State::Over => Ok(()),
+            State::Following(_) | State::Leaving(_) | State::Over => Ok(()),
         }
     }
 
@@ -123,7 +126,7 @@ impl Follower {
     pub(super) fn hold(&self) -> io::Result<()> {
         match &self.state {
             State::Following(worker) => worker.hold.begin(),
-            State::Resting(_) | State::Over => Ok(()),
+            State::Resting(_) | State::Leaving(_) | State::Over => Ok(()),
         }
     }
 
@@ -144,7 +147,7 @@ impl Follower {
         let is_known = match &self.state {
             State::Resting(mirror) => heard == Heard::Nothing && !mirror.may_lack_rules(),
             State::Following(_) => false,
-            State::Over => heard == Heard::Nothing,
+            State::Leaving(_) | State::Over => heard == Heard::Nothing,
         };
         if is_known {
             return Ok(Ok(()));
@@ -165,6 +168,17 @@ impl Follower {
         }
     }
 
+    /// The guest is told of nothing any more, and nobody warns of what it does not have. Waits for nothing.
+    pub(super) fn leave(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Over) {
+            State::Following(Worker { orders, stop, thread, .. }) => {
+                drop((orders, stop));
+                State::Leaving(thread)
+            }
+            other => other,
+        };
+    }
+
     /// Says whether somebody takes it.
     fn order(&mut self, order: Order) -> io::Result<bool> {
         self.state = match std::mem::replace(&mut self.state, State::Over) {
@@ -173,7 +187,7 @@ impl Follower {
         };
         match &self.state {
             State::Following(worker) => Ok(worker.orders.send(order).is_ok()),
-            State::Resting(_) | State::Over => Ok(false),
+            State::Resting(_) | State::Leaving(_) | State::Over => Ok(false),
         }
     }
 }
@@ -185,9 +199,8 @@ fn ended() -> io::Error {
 impl Drop for Follower {
     /// Lets the interfaces go.
     fn drop(&mut self) {
-        if let State::Following(worker) = std::mem::replace(&mut self.state, State::Over) {
-            let Worker { orders, stop, thread, .. } = worker;
-            drop((orders, stop));
+        self.leave();
+        if let State::Leaving(thread) = std::mem::replace(&mut self.state, State::Over) {
             // The runtime has reported its panic.
             let _ = thread.join();
         }
@@ -215,7 +228,7 @@ impl Worker {
             stopped,
             hold: hold.clone(),
             answers: Answers { settled: Some(sender), bell: is_settled.as_fd().try_clone_to_owned()?.into() },
-            refused: false,
+            unsure: false,
             retries: Retries::default(),
         };
         let thread = thread::Builder::new().name("network".to_owned()).stack_size(STACK_BYTES);
@@ -270,8 +283,8 @@ struct Seat {
     stopped: UnixStream,
     hold: Hold,
     answers: Answers,
-    /// The agent could not do all that it was told last.
-    refused: bool,
+    /// The agent could not do all that it was told last, or has not answered: it is told again, whatever it was told before.
+    unsure: bool,
     /// When what failed is tried again, if there are no news before.
     retries: Retries,
     /// What was complained of last: news that change nothing of it come often.
@@ -314,7 +327,14 @@ impl Seat {
                 Order::Settle(number) => Some(number),
                 Order::Look | Order::Mend => self.gather(),
             };
+            if self.is_stopped() {
+                return;
+            }
             let outcome = self.follow();
+            // What failed then may have failed for that.
+            if self.is_stopped() {
+                return;
+            }
             self.retries.note(outcome.again, Instant::now());
             let result = if outcome.missing.is_empty() { Ok(()) } else { Err(outcome.missing.join("; ")) };
             self.complain([outcome.missing, outcome.warnings].concat());
@@ -322,6 +342,11 @@ impl Seat {
                 self.answers.say((number, result));
             }
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let mut fds = [PollFd::new(self.stopped.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
     /// Waits until a burst of news is over; says who waits for the end of it.
@@ -343,7 +368,7 @@ impl Seat {
             Err(error) => return Outcome::failed(&error),
         };
         let mut outcome = Outcome { missing, warnings, again: may_be_had_later };
-        if (!is_told || self.refused)
+        if (!is_told || self.unsure)
             && let Err(error) = self.tell(network)
         {
             outcome.untold(&error);
@@ -358,12 +383,13 @@ impl Seat {
     /// Tells the guest what it is to have. What the agent cannot do it tries again when it is told again.
     fn tell(&mut self, network: Network) -> Result<(), AgentError> {
         let watch = &[self.stopped.as_fd(), self.hold.as_fd()];
+        self.unsure = true;
         let mut agent = AgentClient::connect(Path::new(VSOCK_SOCKET), watch)?;
         let container = self.mirror.container().to_owned();
         let request = Request::Network { container, network: Box::new(network.clone()) };
         let answer = agent.call(request, CHANGE, watch);
         if let Ok(_) | Err(AgentError::Refused(_)) = &answer {
-            self.refused = answer.is_err();
+            self.unsure = answer.is_err();
             self.mirror.told(network);
         }
         answer.map(drop)

@@ -114,7 +114,7 @@ impl Mirror {
         if network == Network::default() {
             return Ok((None, shown));
         }
-        network.settings = namespace_settings::read(&network.settings);
+        network.settings = namespace_settings::read(&network.settings).map_err(NetworkError::Read)?;
         self.told(network.clone());
         Ok((Some(network), shown))
     }
@@ -134,7 +134,7 @@ impl Mirror {
     pub(crate) fn look(&mut self) -> Result<Found, NetworkError> {
         let Taken { mut network, failures, delayed, warnings } = self.take_in()?;
         if network != Network::default() {
-            network.settings = namespace_settings::read(&self.told.settings);
+            network.settings = namespace_settings::read(&self.told.settings).map_err(NetworkError::Read)?;
         }
         let is_told = self.lifetimes.are_as_told(&self.told, &mut network, Instant::now());
         let shown = |error: NetworkError| crate::error::chain(&error);

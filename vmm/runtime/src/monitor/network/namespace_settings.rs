@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 
 /// Those that programs and packets notice, by their names below `/proc/sys/net`, with the kernel's defaults.
 /// Those whose default depends on the machine's memory are its own.
@@ -48,30 +49,54 @@ const MOST_BYTES: usize = 128 << 10;
 /// How a user namespace shows groups that it does not have, as those of the default are.
 const NO_GROUPS: &str = "65534\t65534";
 
-/// Those of the thread's namespace that are not the default, or of which the guest has been `told`. What cannot be
-/// read, as where a kernel does not have it, is left to the guest.
-pub(super) fn read(told: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+/// Those of the thread's namespace that are not the default, or of which the guest has been `told`. What this kernel does not
+/// have, or this user may not read, is left to the guest.
+///
+/// # Errors
+/// Something else keeps one from being read.
+pub(super) fn read(told: &BTreeMap<String, String>) -> io::Result<BTreeMap<String, String>> {
     // From there the way to each of them is short.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(net) = openat(CWD, "/proc/sys/net", flags, Mode::empty()) else { return BTreeMap::new() };
-    let known = KNOWN.into_iter();
-    known
-        .filter_map(|(name, default)| changed(name, &value(&net, name)?, default, told.contains_key(name)))
-        .collect()
+    let Some(net) = there(openat(
+        CWD,
+        "/proc/sys/net",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ))?
+    else {
+        return Ok(BTreeMap::new());
+    };
+    let mut read = BTreeMap::new();
+    for (name, default) in KNOWN {
+        let Some(value) = value(&net, name)? else { continue };
+        read.extend(changed(name, &value, default, told.contains_key(name)));
+    }
+    Ok(read)
 }
 
 /// What a setting is, as the kernel writes it.
-fn value(net: &OwnedFd, name: &str) -> Option<String> {
-    let first = |most| {
-        let file = openat(net, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+fn value(net: &OwnedFd, name: &str) -> io::Result<Option<String>> {
+    let first = |most| -> io::Result<Option<Vec<u8>>> {
+        let Some(file) = there(openat(net, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))? else {
+            return Ok(None);
+        };
         let mut buffer = vec![0; most];
-        let length = File::from(file).read(&mut buffer).ok()?;
+        let length = File::from(file).read(&mut buffer)?;
         buffer.truncate(length);
-        Some(buffer)
+        Ok(Some(buffer))
     };
-    let usual = first(USUAL_BYTES)?;
-    let whole = if usual.len() < USUAL_BYTES { usual } else { first(MOST_BYTES)? };
-    String::from_utf8(whole).ok()
+    let whole = match first(USUAL_BYTES)? {
+        Some(usual) if usual.len() == USUAL_BYTES => first(MOST_BYTES)?,
+        usual => usual,
+    };
+    whole.map(|bytes| String::from_utf8(bytes).map_err(io::Error::other)).transpose()
+}
+
+/// Nothing where there is no such file, or none for this user.
+fn there(opened: Result<OwnedFd, Errno>) -> io::Result<Option<OwnedFd>> {
+    match opened {
+        Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => Ok(None),
+        opened => Ok(opened.map(Some)?),
+    }
 }
 
 fn changed(name: &str, value: &str, default: &str, is_told: bool) -> Option<(String, String)> {
@@ -83,6 +108,19 @@ fn changed(name: &str, value: &str, default: &str, is_told: bool) -> Option<(Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn setting_is_read_whole_however_long_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let long = "1-2,".repeat(USUAL_BYTES);
+        for (name, value) in [("short", "64\n"), ("just", &long[..USUAL_BYTES]), ("long", &long)] {
+            std::fs::write(directory.path().join(name), value).unwrap();
+            let net = File::open(directory.path()).unwrap().into();
+            assert_eq!(super::value(&net, name).unwrap().as_deref(), Some(value));
+            assert_eq!(super::value(&net, "none").unwrap(), None);
+            assert!(super::value(&net, ".").is_err());
+        }
+    }
 
     #[test]
     fn defaults_are_not_told_unless_there_was_something_else() {

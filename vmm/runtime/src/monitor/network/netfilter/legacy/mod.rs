@@ -51,11 +51,18 @@ impl Default for Legacy {
 /// What there is in the namespace of this thread. What serves only the name servers `servers` the guest does without.
 pub(super) fn tables(servers: &[IpAddr]) -> Legacy {
     let mut found = BTreeSet::new();
+    let mut unknown = None;
     for (file, shape) in FAMILIES {
         let names = match names(|| std::fs::read_to_string(file)) {
             Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Legacy::Hidden(error),
-            Err(error) => return Legacy::Unread(error),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                unknown = unknown.or(Some(Legacy::Hidden(error)));
+                continue;
+            }
+            Err(error) => {
+                unknown = Some(Legacy::Unread(error));
+                continue;
+            }
         };
         for name in names.lines() {
             match Table::read(shape.is_ipv6(), name) {
@@ -65,11 +72,15 @@ pub(super) fn tables(servers: &[IpAddr]) -> Legacy {
                 Ok(_) => {}
                 // It has gone since, with the module that has made it.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(error) => return Legacy::Unread(error),
+                Err(error) => unknown = Some(Legacy::Unread(error)),
             }
         }
     }
-    Legacy::Tables(found)
+    // What is known to be in the way is so whatever else there is.
+    match unknown {
+        Some(unknown) if found.is_empty() => unknown,
+        _ => Legacy::Tables(found),
+    }
 }
 
 /// The names that `read` gives; none where the kernel has no such tables. One that is not to be had for the moment is
