@@ -70,8 +70,14 @@ impl Device {
     pub(crate) fn await_last() -> bool {
         (0..PATIENCE).any(|_| {
             machine::port_read(NOWHERE, 0);
-            Self::find(id::NET).is_some()
+            Self::find(id::NET).is_some_and(Self::listens)
         })
+    }
+
+    /// A window shows its device a moment before it takes writes.
+    fn listens(self) -> bool {
+        self.write(register::STATUS, 1);
+        self.read(register::STATUS) == 1
     }
 
     /// The first of its kind.
