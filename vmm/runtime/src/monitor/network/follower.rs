@@ -33,6 +33,9 @@ const SETTLE: Wait = Wait { what: "the network to reach the guest", limit: Durat
 const QUIET: Duration = Duration::from_millis(30);
 const LONGEST: Duration = Duration::from_millis(300);
 
+/// A start is not refused for what the namespace was only for a moment.
+const AWAITED_TRIES: u32 = 3;
+
 const STACK_BYTES: usize = 512 << 10;
 
 /// The namespace's news, heard from before the mirror has looked, and who sees to them.
@@ -330,7 +333,7 @@ impl Seat {
             if self.is_stopped() {
                 return;
             }
-            let outcome = self.follow();
+            let outcome = self.follow_with(if awaited.is_some() { AWAITED_TRIES } else { 1 });
             // What failed then may have failed for that.
             if self.is_stopped() {
                 return;
@@ -360,6 +363,18 @@ impl Seat {
             }
         }
         None
+    }
+
+    /// Follows up to so many times, while what the guest lacks may be had the next time.
+    fn follow_with(&mut self, tries: u32) -> Outcome {
+        let mut outcome = self.follow();
+        for _ in 1..tries {
+            if outcome.missing.is_empty() || !outcome.again || self.is_stopped() {
+                break;
+            }
+            outcome = self.follow();
+        }
+        outcome
     }
 
     fn follow(&mut self) -> Outcome {

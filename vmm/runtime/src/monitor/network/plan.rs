@@ -89,6 +89,7 @@ pub(super) fn plan(dump: &Dump, taken: &Slots) -> NetworkPlan {
     let mut routes = plan.find_routes(dump, &names);
     plan.add_addresses(dump, &names, &mut routes);
     plan.network.routes = routes;
+    plan.leave_out_dead_ways();
     let Rules { own, missing, unfit } = rules::rules(&dump.rules, &dump.rule_families);
     (plan.network.rules, plan.network.missing_rules) = (own, missing);
     plan.unfit.extend(unfit.into_iter().map(|why| Unfit { interface: None, why }));
@@ -185,6 +186,25 @@ impl NetworkPlan {
             }
         }
         found
+    }
+
+    /// Nothing leads through an interface that is down: the kernel takes such routes away. Of an interface that came up while
+    /// the namespace was read they are there all the same, and the guest's kernel would refuse them; the news of it come with
+    /// them. Where there are several ways, the others are left, as the kernel leaves them.
+    fn leave_out_dead_ways(&mut self) {
+        let Network { interfaces, routes, .. } = &mut self.network;
+        let is_card = |interface: &&Interface| interface.device != NetworkDevice::Loopback;
+        let down: BTreeSet<&str> = interfaces
+            .iter()
+            .filter(is_card)
+            .filter(|interface| !interface.up)
+            .map(|interface| &*interface.name)
+            .collect();
+        routes.retain_mut(|route| {
+            let led_somewhere = !route.hops.is_empty();
+            route.hops.retain(|hop| !hop.interface.as_deref().is_some_and(|name| down.contains(name)));
+            !(led_somewhere && route.hops.is_empty())
+        });
     }
 
     /// With each address the kernel makes a route, in the guest as on the host. Where somebody has

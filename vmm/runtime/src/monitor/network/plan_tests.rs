@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use vmrun_netlink::core::{NetlinkDeserializable, NetlinkHeader};
 use vmrun_netlink::route::link::{
-    AfSpecInet6, AfSpecUnspec, Inet6DevConf, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo,
+    AfSpecInet6, AfSpecUnspec, Inet6DevConf, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo,
 };
 use vmrun_netlink::route::route::{RouteAttribute, RouteType};
 use vmrun_netlink::route::{AddressFamily, RouteNetlinkMessage};
-use vmrun_proto::Network;
+use vmrun_proto::{Hop, Network};
 use vmrun_spec::NicSlot;
 
 use super::*;
@@ -75,6 +75,38 @@ fn bridge_networks_interface_comes_with_addresses_and_default_routes_and_no_more
         ])
     );
     assert!(plan.network.rules.is_empty() && plan.network.neighbours.is_empty());
+}
+
+#[test]
+fn nothing_leads_through_an_interface_that_was_down_when_it_was_read() {
+    let mut dump = recorded(include_str!("dumps/bridge.dump"));
+    assert_ne!(plan(&dump, &Slots::new()).network.routes, []);
+    let eth0 = dump.links.iter_mut().find(|link| links::name(link) == "eth0").unwrap();
+    eth0.header.flags.remove(LinkFlags::Up);
+    let without = plan(&dump, &Slots::new()).network;
+    assert_eq!(without.routes, []);
+    assert!(without.interfaces.iter().any(|one| one.name == "eth0" && !one.addresses.is_empty()));
+}
+
+#[test]
+fn way_through_an_interface_that_is_down_is_none_and_others_are_left() {
+    let hop = |name: &str| Hop { interface: Some(name.to_owned()), ..Hop::default() };
+    let interface = |name, up| Interface {
+        up,
+        ..Interface::new(name, NetworkDevice::Card { device: "a".to_owned(), announcement: "b".to_owned() })
+    };
+    let route = recorded_route();
+    let mut plan = NetworkPlan::default();
+    plan.network.interfaces = vec![interface("down", false), interface("up", true)];
+    let with = |hops: Vec<Hop>| Route { hops, ..route.clone() };
+    plan.network.routes = vec![with(vec![hop("down"), hop("up")]), with(vec![hop("down")]), with(vec![])];
+    plan.leave_out_dead_ways();
+    assert_eq!(plan.network.routes, [with(vec![hop("up")]), with(vec![])]);
+}
+
+fn recorded_route() -> Route {
+    let dump = recorded(include_str!("dumps/bridge.dump"));
+    plan(&dump, &Slots::new()).network.routes.remove(0)
 }
 
 #[test]
