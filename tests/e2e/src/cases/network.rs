@@ -1,12 +1,31 @@
 //! The network of a namespace in the guest.
 
-use std::process::{Command, Output, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Output, Stdio};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::support::{BOTH, Bundle, Detached, Run, Runtime, end_of, new_id, place, wait};
+
+/// A command and all that it starts: they end when this does, also in a test that fails.
+pub(super) struct Background(Child);
+
+impl Background {
+    #[track_caller]
+    pub(super) fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).process_group(0).spawn().unwrap())
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // They may have ended by themselves.
+        let _ = i32::try_from(self.0.id()).map(|group| killpg(Pid::from_raw(group), Signal::SIGKILL));
+        let _ = self.0.wait();
+    }
+}
 
 /// A network namespace whose `eth0` is one end of a pair; the other end is in another namespace, where
 /// an engine has its bridge.

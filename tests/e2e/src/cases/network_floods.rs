@@ -1,13 +1,8 @@
 //! Guests that flood, and guests that do not read.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
-use std::process::Stdio;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-
-use super::network::{Net, end, exec, run, sleeping};
+use super::network::{Background, Net, end, exec, run, sleeping};
 use crate::support::{Bundle, Run, place, wait};
 
 const FLOOD: &str = include_str!("../programs/flood.py");
@@ -98,7 +93,7 @@ fn neighbour_has_its_share(flooding: i32) {
     let net = Net::with_eth0();
     let busybox = format!("{}/bin/busybox", place().busybox.display());
     let server = format!("exec {busybox} nc -ll -p 81 -e head -c {MANY_BYTES} /dev/zero");
-    let mut server = net.far_shell(&server).stdin(Stdio::null()).process_group(0).spawn().unwrap();
+    let server = Background::start(&mut net.far_shell(&server));
     let bundle = net.bundle("echo ready; sleep 1000");
     let container = sleeping(&bundle);
     let machines = [container.started.machine(), flooding];
@@ -115,8 +110,7 @@ fn neighbour_has_its_share(flooding: i32) {
     });
     // Alone on a CPU each would have half of it, less what the far end takes.
     assert!(own * 10 > floods, "{own} ticks, and {floods} of the flooding one's");
-    killpg(Pid::from_raw(i32::try_from(server.id()).unwrap()), Signal::SIGKILL).unwrap();
-    server.wait().unwrap();
+    drop(server);
     end(&container);
     assert_eq!(net.traces(), "");
 }

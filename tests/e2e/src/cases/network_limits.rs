@@ -1,15 +1,11 @@
 //! Limits of a network's rate.
 
 use std::cell::Cell;
-use std::os::unix::process::CommandExt;
-use std::process::Stdio;
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::network::{Net, end};
+use super::network::{Background, Net, end};
 use crate::support::{Detached, Run, place};
 
 /// Several packets, of which one burst is the first.
@@ -39,8 +35,8 @@ fn rates_hold_frames_back_and_lose_nothing() {
     let net = Net::with_eth0();
     net.add("eth1");
     let busybox = format!("{}/bin/busybox", place().busybox.display());
-    let mut server = net.far_shell(&format!("exec {busybox} nc -ll -p 81 -e {busybox} md5sum"));
-    let mut server = server.stdin(Stdio::null()).spawn().unwrap();
+    let server = format!("exec {busybox} nc -ll -p 81 -e {busybox} md5sum");
+    let server = Background::start(&mut net.far_shell(&server));
     let bundle =
         net.bundle(&format!("{DATA} | nc 10.88.0.1 81; echo ready; exec nc -ll -p 80 -e md5sum")).set(
             "/annotations",
@@ -80,8 +76,7 @@ fn rates_hold_frames_back_and_lose_nothing() {
         assert!(interfaces[0][key].as_u64().unwrap() > DATA_BYTES, "{interfaces:?}");
     }
     end(&container);
-    server.kill().unwrap();
-    server.wait().unwrap();
+    drop(server);
     assert_eq!(net.traces(), "");
 }
 
@@ -112,7 +107,7 @@ fn queue_and_redirection_at_the_hosts_end_of_the_cable_hold_the_sandbox_to_their
     let busybox = format!("{}/bin/busybox", place().busybox.display());
     let servers =
         format!("{busybox} nc -ll -p 82 -e {LONG_DATA} & exec {busybox} nc -ll -p 81 -e {busybox} md5sum");
-    let mut servers = net.far_shell(&servers).stdin(Stdio::null()).process_group(0).spawn().unwrap();
+    let servers = Background::start(&mut net.far_shell(&servers));
     let sum = net.far_shell(&format!("{LONG_DATA} | {busybox} md5sum")).output().unwrap();
     let sum = String::from_utf8(sum.stdout).unwrap();
     let before = Cell::new(queued(&net));
@@ -138,7 +133,6 @@ fn queue_and_redirection_at_the_hosts_end_of_the_cable_hold_the_sandbox_to_their
             assert!(now >= before + LONG_DATA_BYTES, "{before} {now}");
         }
     });
-    killpg(Pid::from_raw(i32::try_from(servers.id()).unwrap()), Signal::SIGKILL).unwrap();
-    servers.wait().unwrap();
+    drop(servers);
     assert_eq!(net.traces(), "");
 }

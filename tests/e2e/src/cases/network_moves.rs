@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use super::network::{Net, end, exec, ip, run, sleeping, until_exec_says};
+use super::network::{Background, Net, end, exec, ip, run, sleeping, until_exec_says};
 use super::network_changes::at_once;
 use crate::support::{Bundle, Detached, Run, Scratch, place, wait};
 
@@ -199,13 +199,12 @@ fn interface_that_has_gone_by_the_time_it_is_carried_is_left_out() {
     let net = Net::with_eth0();
     let comes_and_goes =
         "while :; do ip link add short type dummy; ip link set short up; ip link delete short; done";
-    let mut busy = Command::new("ip");
-    let mut busy = busy.args(["netns", "exec", &net.name, "sh", "-c", comes_and_goes]).spawn().unwrap();
+    let busy =
+        Background::start(Command::new("ip").args(["netns", "exec", &net.name, "sh", "-c", comes_and_goes]));
     for _ in 0..5 {
         net.bundle("ping -c 1 -W 60 10.88.0.1 >/dev/null && echo reached").run().prints("reached\n");
     }
-    busy.kill().unwrap();
-    busy.wait().unwrap();
+    drop(busy);
     assert_eq!(net.traces(), "");
 }
 
@@ -364,12 +363,10 @@ fn groups_that_the_guest_joins_are_heard_through_an_interface_that_filters() {
     net.inside(&["addr", "add", "10.9.0.2/24", "dev", "eth0"]);
     net.inside(&["addr", "add", "fd00:9::2/64", "dev", "eth0", "nodad"]);
     net.inside(&["link", "set", "eth0", "up"]);
-    let mut speaker = Command::new("ip");
-    let mut speaker =
-        speaker.args(["netns", "exec", &net.far(), "python3", "-I", "-S", "-c", SPEAKER]).spawn().unwrap();
+    let speaker = ["netns", "exec", &net.far(), "python3", "-I", "-S", "-c", SPEAKER];
+    let speaker = Background::start(Command::new("ip").args(speaker));
     let outcome = net.joined_by(Bundle::python(LISTENER)).run();
-    speaker.kill().unwrap();
-    speaker.wait().unwrap();
+    drop(speaker);
     outcome.prints("to group 224.9.9.9\nto group ff05::99\n");
     assert_eq!(net.traces(), "");
     ip(&["-n", &net.far(), "link", "delete", "lower1"]);
