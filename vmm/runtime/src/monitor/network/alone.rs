@@ -26,6 +26,11 @@ const UNIVERSE: u8 = 0;
 const UNICAST: u8 = 1;
 const NO_DAD: u32 = 0x82;
 
+/// All that the interface has is said here, and nobody else is on the link: the guest listens to no
+/// router and probes for no address. A probe comes from the unspecified address, which passt of 2023
+/// then takes for the guest's own: connections to published ports are reset.
+const SETTINGS: [(&str, i32); 3] = [("ipv6/accept_dad", 0), ("ipv6/accept_ra", 0), ("ipv6/autoconf", 0)];
+
 /// passt, and the card that waits for its slot.
 #[derive(Debug)]
 pub(crate) struct Alone {
@@ -102,7 +107,9 @@ fn network(slot: NicSlot, families: Families) -> Network {
         routes.push(default_route(Prefix { address: [0u16; 8].into(), bits: 0 }, GATEWAY_V6.into()));
     }
     let device = NetworkDevice::Card { device: slot.device(), announcement: slot.announcement() };
-    let interface = Interface { mac: Some(MAC), mtu: MTU, addresses, ..Interface::new(NAME, device) };
+    let settings = SETTINGS.map(|(name, value)| (name.to_owned(), value)).into();
+    let interface =
+        Interface { mac: Some(MAC), mtu: MTU, addresses, settings, ..Interface::new(NAME, device) };
     Network { interfaces: vec![interface], routes, ..Network::default() }
 }
 
@@ -149,6 +156,7 @@ mod tests {
         let slot = NicSlot::new(0).unwrap();
         let both = network(slot, Families { v4: true, v6: true });
         assert_eq!((both.interfaces[0].addresses.len(), both.routes.len()), (2, 2));
+        assert!(SETTINGS.iter().all(|(name, _)| both.interfaces[0].settings[*name] == 0));
         let one = network(slot, Families { v4: true, v6: false });
         assert_eq!((one.interfaces[0].addresses.len(), one.routes.len()), (1, 1));
         assert!(one.interfaces[0].addresses.iter().all(|address| address.address.is_ipv4()));
