@@ -144,6 +144,25 @@ fn destination_that_is_missing_is_made() {
 }
 
 #[test]
+fn destinations_that_containers_of_one_root_make_at_once_are_there_for_all() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "a\n");
+    for runtime in BOTH {
+        let owner = Bundle::shell("true");
+        let bundle = || {
+            let args = ["sh", "-c", "cat /made/*/file | wc -l"];
+            let bundle = Bundle::with_root(&owner.rootfs()).args(&args);
+            (0..32).fold(bundle, |bundle, index| bundle.bind(&file, &format!("/made/{index}/file"), &[]))
+        };
+        let bundles = [bundle(), bundle(), bundle()];
+        let started = bundles.each_ref().map(|bundle| Run::of(bundle).on(runtime).start());
+        for one in started {
+            one.finish().prints("32\n");
+        }
+    }
+}
+
+#[test]
 fn destination_behind_a_link_stays_inside_the_root() {
     let scratch = Scratch::new();
     let directory = scratch.directory("data");

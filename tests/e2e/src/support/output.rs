@@ -53,6 +53,11 @@ impl Output {
         self.shared.bytes.lock().unwrap().0.clone()
     }
 
+    /// Whether nobody writes to it any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shared.bytes.lock().unwrap().1
+    }
+
     /// Waits until `text` has come at or after byte `from`; gives the position behind it.
     ///
     /// # Panics

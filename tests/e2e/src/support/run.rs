@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 use std::{fmt, fs};
 
 use nix::sys::signal::{Signal, kill};
@@ -222,6 +223,9 @@ impl<'b> Run<'b> {
     }
 }
 
+/// What a command may take to end by itself once a test has failed.
+const PARTING: Duration = Duration::from_secs(10);
+
 /// A container that runs.
 #[derive(Debug)]
 pub(crate) struct Started {
@@ -327,11 +331,17 @@ impl Drop for Started {
         if !thread::panicking() {
             return;
         }
+        // What has said its last word on standard output says why on the other stream.
+        if self.stdout.has_ended() {
+            let _ = wait::end_of(&mut self.child, PARTING);
+        }
         for (pid, _) in leftovers::processes(&self.id) {
             // It may have ended meanwhile.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        let _ = self.child.wait();
+        let status = self.child.wait();
+        let stderr = self.stderr.whole().unwrap_or_else(|| self.stderr.so_far());
+        eprintln!("{:?} {}: {status:?}; stderr: {}", self.runtime, self.id, String::from_utf8_lossy(&stderr));
     }
 }
 

@@ -43,7 +43,11 @@ impl Root {
         let (above, name) = above(path)?;
         let above = self.directory(above)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(openat2(above, name, flags, Mode::from_raw_mode(0o644), ResolveFlags::BENEATH)?)
+        match openat2(above, name, flags, Mode::from_raw_mode(0o644), ResolveFlags::BENEATH) {
+            // Another container of the same root file system was first.
+            Err(Errno::EXIST) => Ok(self.look_up(path, OFlags::PATH)?),
+            made => Ok(made?),
+        }
     }
 
     fn look_up(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
