@@ -29,7 +29,9 @@ mod thread;
 mod uart;
 pub mod virtio;
 
-pub use confine::{Call, ConfineError, Confinement, ThreadClass, TreeError, confine_process};
+pub use confine::{
+    Call, ConfineError, Confinement, FilterError, ProgramError, ThreadClass, TreeError, confine_process,
+};
 pub use event_loop::{EventLoop, LoopError, LoopHandle, LoopSubscriber};
 pub use failure::FailureSink;
 pub use memory::{GuestRegion, Memory};

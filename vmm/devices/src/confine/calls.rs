@@ -11,6 +11,8 @@ pub enum Call {
     OneOf(c_long, u8, &'static [u64]),
     /// With none of these bits in the argument of this index.
     Without(c_long, u8, u64),
+    /// With an answer as of a kernel that does not have it (`ENOSYS`).
+    Missing(c_long),
     /// `tgkill` to a thread of this process, with one of these signals.
     Signals(&'static [u64]),
 }
@@ -19,7 +21,10 @@ impl Call {
     /// Its number.
     pub(crate) fn number(&self) -> c_long {
         match *self {
-            Self::Any(number) | Self::OneOf(number, ..) | Self::Without(number, ..) => number,
+            Self::Any(number)
+            | Self::OneOf(number, ..)
+            | Self::Without(number, ..)
+            | Self::Missing(number) => number,
             Self::Signals(_) => libc::SYS_tgkill,
         }
     }
@@ -108,8 +113,8 @@ pub(super) const EVENT_LOOP: &[Call] = &[
     Call::Any(libc::SYS_timerfd_settime),
 ];
 
-/// Threads that wait for locks of open files or for these to reach the disk, and the one that starts them. `clone3` is answered with
-/// `ENOSYS` by a filter of its own: its flags are where no filter sees them.
+/// Threads that wait for locks of open files or for these to reach the disk, and the one that starts them. The C library starts
+/// them by `clone`, whose flags a filter can see, where there is no `clone3`.
 pub(super) const LOCKS: &[Call] = &[
     Call::Any(libc::SYS_flock),
     Call::Any(libc::SYS_fsync),
@@ -117,7 +122,7 @@ pub(super) const LOCKS: &[Call] = &[
     Call::Any(libc::SYS_syncfs),
     Call::OneOf(libc::SYS_fcntl, 1, OPEN_FILES),
     Call::Signals(&[INTERRUPTS]),
-    Call::Any(libc::SYS_clone3),
+    Call::Missing(libc::SYS_clone3),
     Call::OneOf(libc::SYS_clone, 0, &[THREAD]),
     Call::Any(libc::SYS_set_robust_list),
     Call::Any(libc::SYS_rseq),
@@ -136,7 +141,7 @@ pub(super) const OWNER: &[Call] = &[
     Call::OneOf(libc::SYS_ioctl, 1, &[NON_BLOCKING]),
     // Their threads.
     Call::Signals(&[INTERRUPTS]),
-    Call::Any(libc::SYS_clone3),
+    Call::Missing(libc::SYS_clone3),
     Call::OneOf(libc::SYS_clone, 0, &[THREAD]),
     Call::Any(libc::SYS_set_robust_list),
     Call::Any(libc::SYS_rseq),

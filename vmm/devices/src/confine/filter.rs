@@ -2,60 +2,70 @@
 
 use std::collections::BTreeMap;
 
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, apply_filter,
-};
+use seccompiler::{BpfProgram, apply_filter};
 
 use super::calls::{Call, EVERYWHERE};
+use super::program::{ProgramError, Test, Verdict, program};
+
+/// Why there is no filter.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// It is none.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The kernel takes none.
+    #[error("{0}; the kernel needs CONFIG_SECCOMP_FILTER")]
+    Kernel(#[from] seccompiler::Error),
+}
 
 /// Lets the calling thread make the calls of every thread and those of `lists`. Any other ends the
 /// process: whoever makes one is not this program any more.
-pub(super) fn install(lists: &[&[Call]]) -> Result<(), seccompiler::Error> {
-    if lists.iter().copied().flatten().any(|call| call.number() == libc::SYS_clone3) {
-        apply_filter(&without_clone3()?)?;
-    }
-    apply_filter(&program(lists)?)
+pub(super) fn install(lists: &[&[Call]]) -> Result<(), FilterError> {
+    Ok(apply_filter(&of_lists(lists)?)?)
 }
 
-/// Makes the C library start threads by `clone`, whose flags a filter can see.
-fn without_clone3() -> Result<BpfProgram, BackendError> {
-    let unknown = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
-    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    SeccompFilter::new(rules, SeccompAction::Allow, unknown, TargetArch::x86_64)?.try_into()
-}
-
-fn program(lists: &[&[Call]]) -> Result<BpfProgram, BackendError> {
-    let mut rules = BTreeMap::<_, Vec<_>>::new();
+pub(super) fn of_lists(lists: &[&[Call]]) -> Result<BpfProgram, ProgramError> {
+    let mut verdicts = BTreeMap::new();
     for call in EVERYWHERE.iter().chain(lists.iter().copied().flatten()) {
+        let number = narrow(call.number().cast_unsigned())?;
         // A class may add to what every thread's may be.
-        rules.entry(call.number()).or_default().extend(call_rules(call)?);
+        let verdict = match verdicts.remove(&number) {
+            Some(known) => either(known, verdict(call)?),
+            None => verdict(call)?,
+        };
+        verdicts.insert(number, verdict);
     }
-    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?
-        .try_into()
+    program(&verdicts)
 }
 
-/// No rule means that the call may be made whatever its arguments are.
-pub(super) fn call_rules(call: &Call) -> Result<Vec<SeccompRule>, BackendError> {
-    // The kernel takes all arguments that are looked at for 32 bits wide, or knows no flag above.
-    let condition =
-        |index, operator, value| SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value);
-    let rule = |index, operator, value| SeccompRule::new(vec![condition(index, operator, value)?]);
-    match *call {
-        Call::Any(_) => Ok(Vec::new()),
-        Call::OneOf(_, index, values) => {
-            values.iter().map(|&value| rule(index, SeccompCmpOp::Eq, value)).collect()
-        }
-        Call::Signals(signals) => {
-            let own = u64::from(std::process::id());
-            let ours = |&signal| {
-                SeccompRule::new(vec![
-                    condition(0, SeccompCmpOp::Eq, own)?,
-                    condition(2, SeccompCmpOp::Eq, signal)?,
-                ])
-            };
-            signals.iter().map(ours).collect()
-        }
-        Call::Without(_, index, bits) => Ok(vec![rule(index, SeccompCmpOp::MaskedEq(bits), 0)?]),
+/// Allows what one of them allows.
+fn either(one: Verdict, other: Verdict) -> Verdict {
+    match (one, other) {
+        (Verdict::AllowIf(one), Verdict::AllowIf(other)) => Verdict::AllowIf([one, other].concat()),
+        (Verdict::Allow, _) | (_, Verdict::Allow) => Verdict::Allow,
+        (Verdict::Kill | Verdict::Missing, other) | (other, Verdict::Kill | Verdict::Missing) => other,
     }
+}
+
+fn verdict(call: &Call) -> Result<Verdict, ProgramError> {
+    Ok(match *call {
+        Call::Any(_) => Verdict::Allow,
+        Call::Missing(_) => Verdict::Missing,
+        Call::OneOf(_, index, values) => Verdict::AllowIf(vec![vec![one_of(index, values)?]]),
+        Call::Signals(signals) => {
+            let ours = one_of(0, &[std::process::id().into()])?;
+            Verdict::AllowIf(vec![vec![ours, one_of(2, signals)?]])
+        }
+        Call::Without(_, index, bits) => Verdict::AllowIf(vec![vec![Test::Without(index, narrow(bits)?)]]),
+    })
+}
+
+fn one_of(index: u8, values: &[u64]) -> Result<Test, ProgramError> {
+    let values = values.iter().map(|value| narrow(*value)).collect::<Result<_, _>>()?;
+    Ok(Test::OneOf(index, values))
+}
+
+/// The kernel takes all arguments that are looked at for 32 bits wide, or knows no flag above.
+fn narrow(value: u64) -> Result<u32, ProgramError> {
+    u32::try_from(value).map_err(|_| ProgramError::Wide(value))
 }

@@ -15,7 +15,10 @@ mod calls;
 mod capabilities;
 mod file_server;
 mod filter;
+#[cfg(test)]
+mod filter_tests;
 mod panics;
+mod program;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -23,6 +26,8 @@ mod tree;
 use std::os::fd::OwnedFd;
 
 pub use calls::Call;
+pub use filter::FilterError;
+pub use program::ProgramError;
 pub use tree::TreeError;
 
 use capabilities::Capabilities;
@@ -96,8 +101,8 @@ pub enum ConfineError {
     #[error("cannot drop its capabilities: {0}")]
     Capabilities(rustix::io::Errno),
     /// Its filter.
-    #[error("cannot install its seccomp filter, for which the kernel needs CONFIG_SECCOMP_FILTER: {0}")]
-    Filter(seccompiler::Error),
+    #[error("cannot install its seccomp filter: {0}")]
+    Filter(#[from] FilterError),
 }
 
 /// Confines the calling thread, for good.
@@ -107,7 +112,7 @@ pub(crate) fn confine(to: &Confinement) -> Result<(), ConfineError> {
     tree.as_ref().map_or(Ok(()), tree::enter)?;
     capabilities::keep(class.capabilities).map_err(ConfineError::Capabilities)?;
     let lists: Vec<_> = class.more.iter().copied().chain([class.calls]).collect();
-    filter::install(&lists).map_err(ConfineError::Filter)
+    Ok(filter::install(&lists)?)
 }
 
 /// Leaves the calling process `tree` as its root directory, where it may change that, and the calling thread and those
