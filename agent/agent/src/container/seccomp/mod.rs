@@ -5,6 +5,10 @@
 //! profile does not exist. The profile's author cannot have meant to forbid it,
 //! and C libraries fall back to an older call only on `ENOSYS`.
 
+mod instructions;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,10 +23,8 @@ use oci_spec::runtime::{
     LinuxSyscall,
 };
 
+use self::instructions::{Instruction, X86, X86_64, joined, refusal};
 use crate::sys;
-
-/// One instruction of a filter, as the kernel reads it (`struct sock_filter`).
-type Instruction = [u8; 8];
 
 /// The kernel takes no longer filter (`BPF_MAXINSNS`).
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -64,10 +66,19 @@ fn flags(profile: &LinuxSeccomp) -> libc::c_ulong {
 
 /// The filter of the profile itself.
 fn compile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, FilterError> {
+    let named = architectures(profile)?;
+    let of = |arch: ScmpArch| named.contains(&arch).then(|| of_architecture(profile, arch)).transpose();
+    Ok(joined(&of_architecture(profile, ScmpArch::X8664)?, of(ScmpArch::X32)?, of(ScmpArch::X86)?))
+}
+
+/// The filter for the calls of one architecture, in which those of any other end the thread. For several at once
+/// libseccomp takes much longer: for x86-64, x86 and x32 of an engine's profile eleven milliseconds in place of two.
+fn of_architecture(profile: &LinuxSeccomp, arch: ScmpArch) -> Result<Vec<Instruction>, FilterError> {
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     let mut filter = ScmpFilterContext::new(default)?;
-    for arch in architectures(profile)? {
+    if arch != ScmpArch::X8664 {
         filter.add_arch(arch)?;
+        filter.remove_arch(ScmpArch::X8664)?;
     }
     for rule in profile.syscalls().iter().flatten() {
         let action = action(rule.action(), rule.errno_ret())?;
@@ -147,15 +158,8 @@ fn exported(filter: &ScmpFilterContext) -> Result<Vec<Instruction>, FilterError>
     Ok(bytes.chunks_exact(8).filter_map(|bytes| bytes.try_into().ok()).collect())
 }
 
-/// Offsets in what a filter sees of a call (`struct seccomp_data`).
-const CALL: u32 = 0;
-const ARCH: u32 = 4;
-
-/// From here on calls of x86-64 are x32's.
-const FIRST_OF_X32: u32 = 0x4000_0000;
-
-/// The architectures of the guest's programs, as libseccomp and as the kernel calls them.
-const ARCHITECTURES: [(ScmpArch, u32); 2] = [(ScmpArch::X8664, 0xC000_003E), (ScmpArch::X86, 0x4000_0003)];
+/// The architectures that have calls of their own numbers, as libseccomp and as the kernel calls them.
+const ARCHITECTURES: [(ScmpArch, u32); 2] = [(ScmpArch::X8664, X86_64), (ScmpArch::X86, X86)];
 
 /// Refuses calls beyond the profile with `ENOSYS` and goes on behind itself with others.
 fn calls_newer_than(profile: &LinuxSeccomp) -> Vec<Instruction> {
@@ -180,127 +184,4 @@ fn newest_call(profile: &LinuxSeccomp, arch: ScmpArch) -> Option<u32> {
     let numbers = names.filter_map(|name| ScmpSyscall::from_name_by_arch(name, arch).ok());
     // libseccomp has numbers below zero for calls of other architectures.
     numbers.filter_map(|call| u32::try_from(call.as_raw_syscall()).ok()).max()
-}
-
-/// If the call is of `arch`, and newer. Jumps say how many instructions they skip.
-fn refusal(arch: u32, newest: u32) -> [Instruction; 6] {
-    const LOAD: u16 = 0x20;
-    const JUMP_IF_EQUAL: u16 = 0x15;
-    const JUMP_IF_GREATER: u16 = 0x25;
-    const JUMP_IF_AT_LEAST: u16 = 0x35;
-    const RETURN: u16 = 0x06;
-    [
-        instruction(LOAD, ARCH, [0, 0]),
-        instruction(JUMP_IF_EQUAL, arch, [0, 4]),
-        instruction(LOAD, CALL, [0, 0]),
-        instruction(JUMP_IF_GREATER, newest, [0, 2]),
-        instruction(JUMP_IF_AT_LEAST, FIRST_OF_X32, [1, 0]),
-        instruction(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs(), [0, 0]),
-    ]
-}
-
-fn instruction(code: u16, operand: u32, [if_true, if_false]: [u8; 2]) -> Instruction {
-    let ([c0, c1], [o0, o1, o2, o3]) = (code.to_ne_bytes(), operand.to_ne_bytes());
-    [c0, c1, if_true, if_false, o0, o1, o2, o3]
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    const MSEAL: libc::c_long = 462;
-    const X86_64: u32 = 0xC000_003E;
-
-    fn profile(value: Value) -> LinuxSeccomp {
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn allowing(names: &[&str]) -> Value {
-        json!({
-            "defaultAction": "SCMP_ACT_ERRNO",
-            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
-            "syscalls": [{ "names": names, "action": "SCMP_ACT_ALLOW" }],
-        })
-    }
-
-    #[test]
-    fn newest_call_is_that_of_each_architecture() {
-        let profile = profile(allowing(&["read", "close_range", "no_such_call", "socketcall"]));
-        assert_eq!(newest_call(&profile, ScmpArch::X8664), Some(436));
-        assert_eq!(newest_call(&profile, ScmpArch::X86), Some(436));
-        assert_eq!(calls_newer_than(&profile).len(), 12);
-        assert_eq!(calls_newer_than(&profile)[3], instruction(0x25, 436, [0, 2]));
-    }
-
-    #[test]
-    fn profile_that_lets_calls_through_knows_none_as_too_new() {
-        for action in ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"] {
-            let mut value = allowing(&["read"]);
-            value["defaultAction"] = json!(action);
-            assert!(calls_newer_than(&profile(value)).is_empty(), "{action}");
-        }
-        let nothing = profile(json!({ "defaultAction": "SCMP_ACT_ERRNO" }));
-        assert!(calls_newer_than(&nothing).is_empty());
-    }
-
-    #[test]
-    fn only_the_architectures_of_the_profile_are_looked_at() {
-        let mut value = allowing(&["read", "close_range"]);
-        value.as_object_mut().unwrap().remove("architectures");
-        assert_eq!(calls_newer_than(&profile(value)), refusal(X86_64, 436));
-    }
-
-    #[test]
-    fn mask_of_a_condition_is_its_first_value() {
-        let arg = json!({ "index": 1, "value": 0x7e02_0000, "valueTwo": 2, "op": "SCMP_CMP_MASKED_EQ" });
-        let expected = ScmpArgCompare::new(1, ScmpCompareOp::MaskedEqual(0x7e02_0000), 2);
-        assert_eq!(comparison(&serde_json::from_value(arg).unwrap()), expected);
-    }
-
-    #[test]
-    fn error_that_no_call_can_have_is_refused() {
-        let errno = |errno| action(LinuxSeccompAction::ScmpActErrno, errno);
-        assert!(matches!(errno(None), Ok(ScmpAction::Errno(libc::EPERM))));
-        assert!(matches!(errno(Some(70_000)), Err(FilterError::Errno(70_000))));
-    }
-
-    /// What a call without arguments fails with under the filter, or zero.
-    fn error_of(profile: &LinuxSeccomp, call: libc::c_long) -> i32 {
-        std::thread::scope(|scope| {
-            let filtered = scope.spawn(|| {
-                nix::sys::prctl::set_no_new_privs().unwrap();
-                load(profile).unwrap();
-                sys::call_without_arguments(call)
-            });
-            filtered.join().unwrap()
-        })
-    }
-
-    #[test]
-    fn newer_calls_do_not_exist_and_older_ones_are_forbidden() {
-        // What the thread itself needs, close_range being the newest.
-        let names = [
-            "futex",
-            "madvise",
-            "munmap",
-            "sigaltstack",
-            "rt_sigprocmask",
-            "exit",
-            "close",
-            "close_range",
-            "write",
-            "set_robust_list",
-            "rseq",
-            "mprotect",
-            "mmap",
-            "brk",
-            "gettid",
-        ];
-        let profile = profile(allowing(&names));
-        assert_eq!(error_of(&profile, MSEAL), libc::ENOSYS);
-        assert_eq!(error_of(&profile, libc::SYS_getppid), libc::EPERM);
-        assert_eq!(error_of(&profile, libc::SYS_gettid), 0);
-    }
 }
