@@ -9,12 +9,13 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv};
 use vmrun_proto::{
     AGENT_PORT, Envelope, ErrorReply, Event, FrameError, FrameReader, Hello, Message, Reply, Request, Stream,
 };
@@ -386,20 +387,20 @@ fn ask_for_connection(socket: &Path) -> Result<UnixStream, AgentError> {
 }
 
 /// Reads `OK <port>\n` and not one byte more: what follows is the guest's.
-fn read_answer(mut connection: &UnixStream, deadline: Instant, watch: Watch<'_>) -> Result<(), AgentError> {
+fn read_answer(connection: &UnixStream, deadline: Instant, watch: Watch<'_>) -> Result<(), AgentError> {
     /// `OK `, the ten digits of a `u32`, a newline.
     const LONGEST: usize = 14;
     let mut answer = Vec::with_capacity(LONGEST);
     while answer.last() != Some(&b'\n') {
-        let mut byte = [0];
         HANDSHAKE.readable(connection.as_fd(), deadline, watch)?;
-        let count = connection
-            .read(&mut byte)
+        let mut bytes = [0; LONGEST];
+        let rest = &mut bytes[answer.len()..];
+        let taken = take_of_line(connection, rest)
             .map_err(|source| AgentError::Io { act: "read the answer to CONNECT", source })?;
-        if count == 0 || answer.len() == LONGEST {
+        if taken == 0 {
             return Err(AgentError::Handshake { answer: String::from_utf8_lossy(&answer).into_owned() });
         }
-        answer.extend_from_slice(&byte);
+        answer.extend_from_slice(&rest[..taken]);
     }
     let text = String::from_utf8_lossy(&answer);
     let port = text.strip_prefix("OK ").and_then(|rest| rest.strip_suffix('\n'));
@@ -407,6 +408,13 @@ fn read_answer(mut connection: &UnixStream, deadline: Instant, watch: Watch<'_>)
         Some(Ok(_)) => Ok(()),
         _ => Err(AgentError::Handshake { answer: text.into_owned() }),
     }
+}
+
+/// Takes what has come of a line, with its end, and has room. None where there is no room or will be nothing.
+fn take_of_line(mut connection: &UnixStream, room: &mut [u8]) -> io::Result<usize> {
+    let come = recv(connection.as_raw_fd(), room, MsgFlags::MSG_PEEK)?;
+    let end = room[..come].iter().position(|byte| *byte == b'\n').map_or(come, |newline| newline + 1);
+    connection.read(&mut room[..end])
 }
 
 #[cfg(test)]

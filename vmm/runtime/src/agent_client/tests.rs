@@ -207,3 +207,34 @@ fn stream_handshake_takes_no_byte_of_the_stream() {
     assert!(matches!(refused, Err(AgentError::Handshake { .. } | AgentError::Io { .. })), "{refused:?}");
     guest.join().unwrap();
 }
+
+#[test]
+fn answer_to_connect_comes_in_parts_and_what_follows_is_left() {
+    let (ours, mut guest) = UnixStream::pair().unwrap();
+    let take = |room: usize| {
+        let mut bytes = vec![0; room];
+        let taken = take_of_line(&ours, &mut bytes).unwrap();
+        bytes.truncate(taken);
+        String::from_utf8(bytes).unwrap()
+    };
+    guest.write_all(b"OK 10").unwrap();
+    assert_eq!((take(2), take(14)), ("OK".to_owned(), " 10".to_owned()));
+    guest.write_all(b"7\nraw\n").unwrap();
+    assert_eq!((take(14), take(0), take(14)), ("7\n".to_owned(), String::new(), "raw\n".to_owned()));
+    drop(guest);
+    assert_eq!(take(14), "");
+}
+
+#[test]
+fn answer_to_connect_that_is_none_or_has_no_end_is_refused() {
+    for (answer, is_good) in
+        [("OK 4294967295\n", true), ("OK 4294967296\n", false), ("OK 42949672950\n", false), ("OK 1", false)]
+    {
+        let (ours, mut guest) = UnixStream::pair().unwrap();
+        guest.write_all(answer.as_bytes()).unwrap();
+        drop(guest);
+        let result = read_answer(&ours, HANDSHAKE.deadline(), &[]);
+        assert_eq!(result.is_ok(), is_good, "{answer:?}: {result:?}");
+        assert!(is_good || matches!(result, Err(AgentError::Handshake { .. })), "{answer:?}: {result:?}");
+    }
+}
