@@ -190,6 +190,13 @@ fn guest_reaches_the_host_by_ipv6_and_is_reached_at_its_loopback() {
         let bundle = Bundle::python(PROGRAM);
         let published = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let mut sandbox = Sandbox::new(&bundle, &["--network=user", "-p", &format!("[::1]:{published}:80")]);
+        for setting in ["accept_dad", "accept_ra", "autoconf"] {
+            assert_eq!(
+                sandbox.told(&format!("cat /proc/sys/net/ipv6/conf/eth0/{setting}")),
+                "0",
+                "{setting}"
+            );
+        }
         assert_eq!(sandbox.told("serve tcp 80"), "serving");
         assert_eq!(ask_tcp((Ipv6Addr::LOCALHOST, published).into()), "hello me");
         let outside: Ipv6Addr = "2001:db8:77::1".parse().unwrap();

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::wait::LIMIT;
 
@@ -83,7 +83,12 @@ impl Output {
 
     /// Waits for the end of the stream and gives all of it; `None` when it does not end.
     pub(crate) fn whole(&self) -> Option<Vec<u8>> {
-        let deadline = Instant::now() + LIMIT;
+        self.whole_within(LIMIT)
+    }
+
+    /// The same for one that may take so long to end.
+    pub(crate) fn whole_within(&self, limit: Duration) -> Option<Vec<u8>> {
+        let deadline = Instant::now() + limit;
         let mut bytes = self.shared.bytes.lock().unwrap();
         while !bytes.1 {
             let left = deadline.saturating_duration_since(Instant::now());

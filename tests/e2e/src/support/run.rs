@@ -332,7 +332,7 @@ impl Drop for Started {
             return;
         }
         // What has said its last word on standard output says why on the other stream.
-        if self.stdout.has_ended() {
+        if self.stdout.has_ended() && matches!(self.child.try_wait(), Ok(None)) {
             let _ = wait::end_of(&mut self.child, PARTING);
         }
         for (pid, _) in leftovers::processes(&self.id) {
@@ -340,7 +340,8 @@ impl Drop for Started {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         let status = self.child.wait();
-        let stderr = self.stderr.whole().unwrap_or_else(|| self.stderr.so_far());
+        // A program of another runtime may hold it open.
+        let stderr = self.stderr.whole_within(PARTING).unwrap_or_else(|| self.stderr.so_far());
         eprintln!("{:?} {}: {status:?}; stderr: {}", self.runtime, self.id, String::from_utf8_lossy(&stderr));
     }
 }

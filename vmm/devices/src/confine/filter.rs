@@ -14,7 +14,7 @@ pub enum FilterError {
     #[error(transparent)]
     Program(#[from] ProgramError),
     /// The kernel takes none.
-    #[error("{0}; the kernel needs CONFIG_SECCOMP_FILTER")]
+    #[error("the kernel, which needs CONFIG_SECCOMP_FILTER, does not take it: {0}")]
     Kernel(#[from] seccompiler::Error),
 }
 

@@ -14,7 +14,7 @@ use seccompiler::{
 use super::calls::{EVENT_LOOP, EVERYWHERE, LOCKS, OWNER};
 use super::filter::of_lists;
 use super::{Call, file_server};
-use crate::virtio::net;
+use crate::virtio::{block, net};
 
 const X86_64: u32 = 0xC000_003E;
 const I386: u32 = 0x4000_0003;
@@ -116,14 +116,15 @@ fn telling(lists: &[&[Call]]) -> Vec<u64> {
 
 #[test]
 fn filters_of_all_classes_do_what_another_compilers_do() {
-    let classes: [&[&[Call]]; 7] = [
+    let classes: [&[&[Call]]; 8] = [
         &[EVERYWHERE],
         &[EVERYWHERE, EVENT_LOOP],
         &[EVERYWHERE, file_server::CALLS],
         &[EVERYWHERE, LOCKS],
+        &[EVERYWHERE, block::CALLS],
         &[EVERYWHERE, OWNER],
         &[EVERYWHERE, net::CALLS, net::TAP],
-        &[EVERYWHERE, OWNER, net::CALLS, net::TAP],
+        &[EVERYWHERE, OWNER, net::CALLS, net::TAP, block::CALLS],
     ];
     for lists in classes {
         let (ours, theirs) = (of_lists(&lists[1..]).unwrap(), by_another_compiler(lists));

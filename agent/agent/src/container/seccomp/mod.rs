@@ -72,7 +72,7 @@ fn compile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, FilterError> {
 }
 
 /// The filter for the calls of one architecture, in which those of any other end the thread. For several at once
-/// libseccomp takes much longer: for x86-64, x86 and x32 of an engine's profile eleven milliseconds in place of two.
+/// libseccomp takes much longer: for x86-64, x86 and x32 of an engine's profile two to three times as long.
 fn of_architecture(profile: &LinuxSeccomp, arch: ScmpArch) -> Result<Vec<Instruction>, FilterError> {
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     let mut filter = ScmpFilterContext::new(default)?;
