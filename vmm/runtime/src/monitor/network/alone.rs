@@ -28,7 +28,8 @@ const NO_DAD: u32 = 0x82;
 
 /// All that the interface has is said here, and nobody else is on the link: the guest listens to no
 /// router and probes for no address. A probe comes from the unspecified address, which passt of 2023
-/// then takes for the guest's own: connections to published ports are reset.
+/// (`tap6_handler`; later ones pass over it) then takes for the guest's own: connections to published
+/// ports are reset.
 const SETTINGS: [(&str, i32); 3] = [("ipv6/accept_dad", 0), ("ipv6/accept_ra", 0), ("ipv6/autoconf", 0)];
 
 /// passt, and the card that waits for its slot.
