@@ -97,6 +97,16 @@ impl Answer {
         }
     }
 
+    /// The same without attributes of this kind behind a header of `header` bytes.
+    #[must_use]
+    pub fn without(&self, header: usize, kind: u16) -> Self {
+        let (start, rest) = self.body.split_at(aligned(header).min(self.body.len()));
+        let others = attributes::attributes(rest).filter(|attribute| attribute.kind != kind);
+        let others = others.fold(attributes::Writer::default(), attributes::Writer::copy);
+        let body = [start, &others.finish()].concat();
+        Self { header: self.header, body }
+    }
+
     /// An attribute that is text.
     pub fn text(&self, header: usize, kind: u16) -> Option<&str> {
         CStr::from_bytes_until_nul(self.attribute(header, kind)?).ok()?.to_str().ok()

@@ -116,6 +116,21 @@ pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
     }
 }
 
+/// How many descriptors a process has room for from its start: as many as most containers' files take.
+const ROOM: u64 = 1024;
+
+/// Makes room in the table of descriptors while the process has one thread. A table that grows later waits for the
+/// kernel's readers of it (`synchronize_rcu` in `expand_files`, fs/file.c): some milliseconds in which a thread does nothing.
+pub(crate) fn make_room() -> io::Result<()> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let last = RawFd::try_from(ROOM.min(soft).saturating_sub(1)).map_err(io::Error::other)?;
+    let null = nix::fcntl::open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    let number = fcntl(&null, FcntlArg::F_DUPFD_CLOEXEC(last))?;
+    // SAFETY: the kernel has just made it for this call, and nobody else knows of it.
+    drop(unsafe { OwnedFd::from_raw_fd(number) });
+    Ok(())
+}
+
 /// Points the standard streams of this process at `/dev/null`, so that whoever
 /// holds the other ends sees only the relays' copies.
 pub(crate) fn release_standard_streams(stderr_too: bool) -> io::Result<()> {
@@ -146,6 +161,20 @@ mod tests {
         keep_from_children().unwrap();
         let flags = fcntl(&null, FcntlArg::F_GETFD).unwrap();
         assert!(FdFlag::from_bits_truncate(flags).contains(FdFlag::FD_CLOEXEC), "{number}");
+    }
+
+    #[test]
+    fn room_is_made_and_left_free() {
+        let size = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+            size.trim().parse::<u64>().unwrap()
+        };
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        make_room().unwrap();
+        assert!(size() >= ROOM.min(soft), "{}", size());
+        let last = ROOM.min(soft) - 1;
+        assert!(!std::path::Path::new(&format!("/proc/self/fd/{last}")).exists());
     }
 
     #[test]

@@ -253,13 +253,13 @@ fn poststart(new: &NewEntry, request: &MonitorRequest) -> Result<(), Error> {
 }
 
 /// Deletes a container whose monitor has ended, with the hooks for that if it ever had a state. One that has reported
-/// has waited for its machine.
+/// has waited for its machine, and has let its network go.
 fn put_away(new: NewEntry, request: &MonitorRequest, has_reported: bool) -> Result<(), Error> {
+    let state = new.entry().read().ok().flatten();
     if !has_reported {
         await_machine(new.entry());
+        state.iter().for_each(sweep_network);
     }
-    let state = new.entry().read().ok().flatten();
-    state.iter().for_each(sweep_network);
     // Else somebody has removed it, and its names may be another container's.
     if new.entry().is_current()?
         && let Some(left) = host_cgroup::remove(request.state.own_cgroup())?

@@ -137,6 +137,7 @@ fn settle(socket: &OwnedFd, host_port: Option<&HostPort>, begin: &Begin) -> Resu
     kept.extend(host_port.map(|port| port.stream.as_raw_fd()));
     kept.extend(begin.descriptors().iter().map(AsRawFd::as_raw_fd));
     fds::close_all_but(&kept).map_err(InsideError::io("close what is the monitor's"))?;
+    fds::make_room().map_err(InsideError::io("make room for descriptors"))?;
     // With 0 the kernel would still call a program that wants cores (core(5)). Whose limit is 0 may not be able to raise it.
     let limit = |bytes| setrlimit(Resource::RLIMIT_CORE, bytes, bytes);
     limit(1).or_else(|_| limit(0)).map_err(InsideError::io("do without core files"))

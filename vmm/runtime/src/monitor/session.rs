@@ -122,7 +122,9 @@ pub(crate) fn run(
     };
     // The kernel waits for its readers (RCU) where a machine ends and where an interface is let go: it does both at once.
     machine.kill();
-    drop(network);
+    if let Some(network) = network {
+        network.let_go();
+    }
     // Nothing of the guest may happen any more when others are told of the end, and hooks run.
     if !machine.stop() {
         super::warn(&request.log, STILL_THERE);

@@ -11,6 +11,8 @@ use vmrun_netlink::route::route::RouteMessage;
 use vmrun_netlink::route::rule::RuleMessage;
 use vmrun_netlink::route::{AddressFamily, RouteNetlinkMessage};
 
+use super::families;
+
 /// All of it at about one moment: whoever changes it meanwhile sends news of that, too.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dump {
@@ -33,9 +35,7 @@ pub(super) fn read(netlink: &mut Netlink, is_empty: impl Fn(&Dump) -> bool) -> i
     // Counters are the longest part of an answer.
     link.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
     for answer in netlink.dump(&RouteNetlinkMessage::GetLink(link))? {
-        if let RouteNetlinkMessage::NewLink(link) = answer.message()? {
-            dump.links.push(link);
-        }
+        dump.links.extend(families::link(&answer)?);
     }
     for answer in netlink.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
         if let RouteNetlinkMessage::NewAddress(address) = answer.message()? {

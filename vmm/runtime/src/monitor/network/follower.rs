@@ -53,8 +53,8 @@ enum State {
     /// There were no news yet.
     Resting(Box<Mirror>),
     Following(Worker),
-    /// The thread has been told to end, and lets the interfaces go.
-    Leaving(JoinHandle<()>),
+    /// The thread has been told to end.
+    Leaving(JoinHandle<Mirror>),
     Over,
 }
 
@@ -67,7 +67,7 @@ struct Worker {
     /// Its end interrupts the thread.
     stop: UnixStream,
     hold: Hold,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Mirror>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +182,24 @@ impl Follower {
         };
     }
 
+    /// The machine is being killed, so that nobody misses the taps.
+    pub(crate) fn let_go(mut self) {
+        if let Some(mirror) = self.end() {
+            mirror.let_go();
+        }
+    }
+
+    /// What was followed, as it is now.
+    fn end(&mut self) -> Option<Mirror> {
+        self.leave();
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Resting(mirror) => Some(*mirror),
+            // The runtime has reported a panic of its.
+            State::Leaving(thread) => thread.join().ok(),
+            State::Following(_) | State::Over => None,
+        }
+    }
+
     /// Says whether somebody takes it.
     fn order(&mut self, order: Order) -> io::Result<bool> {
         self.state = match std::mem::replace(&mut self.state, State::Over) {
@@ -202,11 +220,7 @@ fn ended() -> io::Error {
 impl Drop for Follower {
     /// Lets the interfaces go.
     fn drop(&mut self) {
-        self.leave();
-        if let State::Leaving(thread) = std::mem::replace(&mut self.state, State::Over) {
-            // The runtime has reported its panic.
-            let _ = thread.join();
-        }
+        drop(self.end());
     }
 }
 
@@ -323,8 +337,13 @@ fn about(error: &dyn std::error::Error) -> String {
 }
 
 impl Seat {
-    /// Until nobody orders any more.
-    fn work(mut self) {
+    /// Until nobody orders any more. The interfaces are left as they are.
+    fn work(mut self) -> Mirror {
+        self.carry_out();
+        self.mirror
+    }
+
+    fn carry_out(&mut self) {
         while let Some(order) = next(&self.orders, &self.retries, &self.hold) {
             let awaited = match order {
                 Order::Settle(number) => Some(number),

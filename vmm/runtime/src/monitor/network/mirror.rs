@@ -18,7 +18,7 @@ use super::netfilter::{Legacy, Listing, Rules, UnfitRule};
 use super::news::News;
 use super::plan::{Card, NetworkPlan, Unfit};
 use super::slots::Slots;
-use super::{answers, carried, dump, namespace_settings, netfilter, plan};
+use super::{answers, carried, dump, namespace_settings, netfilter, plan, tap};
 use crate::agent_client::{AgentError, Watch};
 use crate::log::Log;
 use crate::step;
@@ -291,10 +291,18 @@ impl Mirror {
             }
         }
     }
+
+    /// Lets the interfaces go while the machine's process ends. That would wait for the kernel's readers of each tap
+    /// (`netdev_run_todo`, net/core/dev.c) and then for those of its virtual machine; so the taps go beside it.
+    pub(crate) fn let_go(mut self) {
+        for carried in self.carried.values() {
+            tap::remove(&mut self.netlink, carried.tap);
+        }
+    }
 }
 
 impl Drop for Mirror {
-    /// The namespace may be there for longer than the sandbox; the taps go with the process.
+    /// The namespace may be there for longer than the sandbox; the taps go with the machine's process.
     fn drop(&mut self) {
         for carried in std::mem::take(&mut self.carried).into_values() {
             carried.redirect.remove(&mut self.netlink);

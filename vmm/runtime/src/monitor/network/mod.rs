@@ -15,6 +15,7 @@ mod attached;
 mod carried;
 mod dump;
 mod error;
+mod families;
 mod filters;
 mod follower;
 mod hold;

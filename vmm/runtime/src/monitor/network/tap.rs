@@ -8,6 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::net::if_::if_nametoindex;
 
+use vmrun_netlink::Netlink;
+use vmrun_netlink::route::RouteNetlinkMessage;
+use vmrun_netlink::route::link::LinkMessage;
+
 use super::links::TAP_PREFIX;
 
 const TUN: &str = "/dev/net/tun";
@@ -41,6 +45,13 @@ pub(super) fn make() -> Result<Tap, (&'static str, io::Error)> {
     set_header(&tun).map_err(|error| ("TUNSETVNETHDRSZ", error))?;
     let index = if_nametoindex(&*name).map_err(|errno| ("its number", errno.into()))?;
     Ok(Tap { descriptor: tun.into(), name, index })
+}
+
+/// Removes a tap, whoever has its descriptor. It may be gone.
+pub(super) fn remove(netlink: &mut Netlink, index: u32) {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    let _ = netlink.change(RouteNetlinkMessage::DelLink(link), 0);
 }
 
 /// The kernel puts a number in the place of `%d`.
