@@ -17,6 +17,8 @@ const OURS: &str = "vmrun";
 
 #[derive(Debug, Default)]
 pub(super) struct Report {
+    /// What the names of its figures begin with.
+    prefix: &'static str,
     rows: Vec<Row>,
     /// `name`, value, unit, in the order in which they came.
     figures: Vec<(String, f64, String)>,
@@ -32,6 +34,10 @@ struct Row {
 }
 
 impl Report {
+    pub(super) fn new(prefix: &'static str) -> Self {
+        Self { prefix, ..Self::default() }
+    }
+
     /// What a side has carried in a round.
     pub(super) fn add(&mut self, load: &Load, side: &'static str, rate: f64) {
         let sides = &mut self.row(load).sides;
@@ -60,7 +66,7 @@ impl Report {
     }
 
     pub(super) fn figure(&mut self, name: &str, value: f64, unit: &str) {
-        self.figures.push((name.to_owned(), value, unit.to_owned()));
+        self.figures.push((format!("{}{name}", self.prefix), value, unit.to_owned()));
     }
 
     /// The median of many, and what a half of them lies between.

@@ -61,7 +61,7 @@ impl Side<'_> {
 
 pub(super) fn run(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let lab = Lab::new()?;
-    let runtimes = [("vmrun", args.vmrun.as_path()), ("crun", Path::new("crun"))];
+    let runtimes: [(&str, &Path); 2] = [("vmrun", &args.vmrun), ("crun", Path::new("crun"))];
     let folder = |name: &str| args.scratch.join(format!("start-{name}"));
     for (name, number, interfaces, routes) in CASES {
         let namespace = format!("vmrun-bench-{name}");
@@ -87,7 +87,9 @@ pub(super) fn run(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Err
         renew_free_memory();
         until_output(command(runtime, name))
     };
-    let mut sides = runtimes.map(|(name, runtime)| Side { name, runtime, pairs: [const { Vec::new() }; 2] });
+    let runtimes = &runtimes[..if args.counted { 1 } else { runtimes.len() }];
+    let side = |(name, runtime): &(&'static str, _)| Side { name, runtime, pairs: [const { Vec::new() }; 2] };
+    let mut sides: Vec<_> = runtimes.iter().map(side).collect();
     for round in 0..=args.starts {
         for side in &mut sides {
             for ((name, ..), pairs) in CASES[1..].iter().zip(&mut side.pairs) {
