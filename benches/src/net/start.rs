@@ -61,7 +61,7 @@ impl Side<'_> {
 
 pub(super) fn run(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let lab = Lab::new()?;
-    let runtimes: [(&str, &Path); 2] = [("vmrun", &args.vmrun), ("crun", Path::new("crun"))];
+    let runtimes: [(&'static str, &Path); 2] = [("vmrun", &args.vmrun), ("crun", Path::new("crun"))];
     let folder = |name: &str| args.scratch.join(format!("start-{name}"));
     for (name, number, interfaces, routes) in CASES {
         let namespace = format!("vmrun-bench-{name}");
@@ -88,8 +88,8 @@ pub(super) fn run(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Err
         until_output(command(runtime, name))
     };
     let runtimes = &runtimes[..if args.counted { 1 } else { runtimes.len() }];
-    let side = |(name, runtime): &(&'static str, _)| Side { name, runtime, pairs: [const { Vec::new() }; 2] };
-    let mut sides: Vec<_> = runtimes.iter().map(side).collect();
+    let side = |(name, runtime)| Side { name, runtime, pairs: [const { Vec::new() }; 2] };
+    let mut sides: Vec<_> = runtimes.iter().copied().map(side).collect();
     for round in 0..=args.starts {
         for side in &mut sides {
             for ((name, ..), pairs) in CASES[1..].iter().zip(&mut side.pairs) {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_ioctls::IoEventAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmrun_devices::virtio::mmio::{
     ACKNOWLEDGE_USED, MmioTransport, NOTIFY_OFFSET, RegisterBoard, Slot, TRANSPORT_BYTES,
@@ -12,12 +12,13 @@ use vmrun_devices::{FailureSink, Memory, MmioBus};
 
 use crate::boot::Window;
 use crate::error::{DeviceError, KvmError};
+use crate::virtual_machine::VirtualMachine;
 use crate::{kvm, layout};
 
 /// All windows.
 #[derive(Debug)]
 pub(crate) struct Board {
-    vm: Arc<VmFd>,
+    vm: Arc<VirtualMachine>,
     memory: Memory,
     /// Takes the writes that mean nothing to anybody, inside KVM: nobody reads it.
     unread: EventFd,
@@ -47,7 +48,7 @@ impl Board {
     /// Windows, all empty, and the bus by which the guest writes to them. Each has a number, by which it
     /// lies in memory, and an interrupt.
     pub(crate) fn new(
-        vm: Arc<VmFd>,
+        vm: Arc<VirtualMachine>,
         memory: Memory,
         failures: FailureSink,
         windows: impl IntoIterator<Item = (u8, u8)>,

@@ -23,6 +23,7 @@ use crate::snapshot::{
 };
 use crate::stamps::Stamps;
 use crate::vcpu::{Entry, VcpuThread, guest_cpuid, set_boot_state, set_firmware_state, write_tables};
+use crate::virtual_machine::VirtualMachine;
 use crate::{check, kvm, layout, memory};
 
 /// The bytes of the boot images.
@@ -62,7 +63,7 @@ pub struct Built {
     savers: Option<Savers>,
     /// Whether it will be seen which of its pages are read.
     knows_reads: bool,
-    vm: Arc<VmFd>,
+    vm: Arc<VirtualMachine>,
     memory: Memory,
 }
 
@@ -212,7 +213,7 @@ struct Parts {
     devices: Devices,
     console: ConsoleLog,
     end: EndSignal,
-    vm: Arc<VmFd>,
+    vm: Arc<VirtualMachine>,
     memory: Memory,
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use kvm_ioctls::VmFd;
 use vmrun_devices::virtio::balloon::Balloon;
 use vmrun_devices::virtio::block::Block;
 use vmrun_devices::virtio::fs::Fs;
@@ -20,6 +19,7 @@ use crate::end::{EndSignal, MachineEnd};
 use crate::error::{DeviceError, PlugError, SpecError};
 use crate::layout;
 use crate::snapshot::SnapshotError;
+use crate::virtual_machine::VirtualMachine;
 
 /// The windows with the devices, and what runs those. The windows hold the devices, and so their
 /// workers, and are dropped before the loop that the workers run on.
@@ -78,7 +78,7 @@ impl Devices {
     pub(crate) fn attach(
         spec: &MachineSpec,
         mut host_port: Option<HostPort>,
-        vm: &Arc<VmFd>,
+        vm: &Arc<VirtualMachine>,
         memory: &Memory,
         end: &EndSignal,
     ) -> Result<(Self, MmioBus), DeviceError> {

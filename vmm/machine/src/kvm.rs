@@ -12,6 +12,7 @@ use vmrun_devices::virtio::mmio::RegisterBoard;
 
 use crate::error::KvmError;
 use crate::layout;
+use crate::virtual_machine::VirtualMachine;
 
 const API_VERSION: i32 = 12;
 
@@ -46,13 +47,13 @@ pub(crate) fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, KvmError> {
 
 /// Makes a virtual machine whose local APICs are KVM's and whose I/O APIC, with
 /// `inputs` inputs, is ours.
-pub(crate) fn create_vm(kvm: &Kvm, inputs: u8) -> Result<VmFd, KvmError> {
+pub(crate) fn create_vm(kvm: &Kvm, inputs: u8) -> Result<VirtualMachine, KvmError> {
     let vm = kvm.create_vm().map_err(KvmError::call("make a virtual machine"))?;
     vm.set_tss_address(layout::KVM_TSS).map_err(KvmError::call("place its task state segment"))?;
     let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
     split.args[0] = inputs.into();
     vm.enable_cap(&split).map_err(KvmError::call("make local interrupt controllers"))?;
-    Ok(vm)
+    Ok(VirtualMachine::new(vm))
 }
 
 /// Gives the machine `memory`, which must stay mapped until the machine is gone.

@@ -32,6 +32,7 @@ mod running;
 mod snapshot;
 mod stamps;
 mod vcpu;
+mod virtual_machine;
 
 pub use built::{BootImages, Built};
 pub use check::{CheckReport, Verdict, check};

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvm_ioctls::VmFd;
 use vmrun_devices::{ConsoleLog, Memory};
 use vmrun_spec::{DeviceChange, DeviceSpec, Handles, NicSlot, Slot};
 
@@ -18,6 +17,7 @@ use crate::io_bus::IoBus;
 use crate::snapshot::{self, Checkpoint, MachineState, PageRun, SavedPages, Savers, SnapshotError};
 use crate::stamps::{Stamp, Stamps};
 use crate::vcpu::VcpuThread;
+use crate::virtual_machine::VirtualMachine;
 
 /// A machine whose vCPUs run, or are held. Dropping it stops it.
 ///
@@ -36,7 +36,7 @@ pub struct Running {
     /// Whether each page that was touched is there by itself ([`snapshot::set_apart`]).
     knows_reads: bool,
     /// The vCPUs run in them.
-    held: (Arc<VmFd>, Memory),
+    held: (Arc<VirtualMachine>, Memory),
 }
 
 /// The guest's console; outlives the machine.
@@ -59,7 +59,7 @@ impl Running {
         console: ConsoleLog,
         end: EndSignal,
         (savers, knows_reads): (Option<Savers>, bool),
-        held: (Arc<VmFd>, Memory),
+        held: (Arc<VirtualMachine>, Memory),
     ) -> Self {
         Self { vcpus, bus, devices, console: Console { log: console }, end, savers, knows_reads, held }
     }

@@ -27,7 +27,7 @@ pub(super) struct Carried {
     pub(super) tap: u32,
     pub(super) redirect: Redirect,
     /// Has the interface take frames of all groups.
-    groups: Option<OwnedFd>,
+    pub(super) groups: Option<OwnedFd>,
     /// Name servers of the namespace hear what they ask others through it.
     pub(super) lets_answers_in: bool,
 }
