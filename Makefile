@@ -1,7 +1,7 @@
 # Everything has one entry here; the work is done by scripts that can be run alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps vmrun build demo test unit lint e2e fuzz hostile wall leaks leaks-network leaks-templates clones clients conformance bench counts bench-boot bench-io bench-net bench-verbs bench-density bench-report flame install deb kernel kernel-icount clean
+.PHONY: help deps vmrun build demo test unit lint e2e fuzz hostile suites wall leaks leaks-network leaks-templates clones clients conformance bench counts bench-boot bench-io bench-net bench-verbs bench-density bench-report flame install deb kernel kernel-icount clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ hostile: build ## a guest that attacks all devices for SECONDS (600), and what b
 
 wall: build ## print what a running sandbox's processes may do, and compare with docs/security.md
 	@tests/wall/run
+
+suites: build ## suites of file systems in a directory, in crun and on a volume
+	@tests/suites/run
 
 leaks-network: build ## 100 sandboxes with two network cards, a third of them killed
 	@tests/leaks/network
