@@ -3,7 +3,7 @@
 //! ```text
 //!   cli ──▶ runtime ──▶ plan ──▶ proto ◀── agent
 //!    │         │  │       └────▶ spec        │
-//!    │         │  └────────▶ netlink, bpf ◀──┘
+//!    │         │  └────▶ netlink, bpf, flow ◀┘
 //!    ├─────────┴──▶ machine ──▶ devices ──▶ spec          initramfs
 //!    └──▶ measure ──▶ spec
 //! ```
@@ -26,16 +26,25 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("vmrun-initramfs", &[]),
     ("vmrun-netlink", &[]),
     ("vmrun-bpf", &[]),
+    ("vmrun-flow", &[]),
     ("vmrun-plan", &["vmrun-proto", "vmrun-spec"]),
     ("vmrun-devices", &["vmrun-spec"]),
     ("vmrun-machine", &["vmrun-devices", "vmrun-spec"]),
     (
         "vmrun-runtime",
-        &["vmrun-bpf", "vmrun-machine", "vmrun-netlink", "vmrun-plan", "vmrun-proto", "vmrun-spec"],
+        &[
+            "vmrun-bpf",
+            "vmrun-flow",
+            "vmrun-machine",
+            "vmrun-netlink",
+            "vmrun-plan",
+            "vmrun-proto",
+            "vmrun-spec",
+        ],
     ),
     ("vmrun-measure", &["vmrun-spec"]),
     ("vmrun", &["vmrun-machine", "vmrun-measure", "vmrun-runtime"]),
-    ("vmrun-agent", &["vmrun-bpf", "vmrun-netlink", "vmrun-proto"]),
+    ("vmrun-agent", &["vmrun-bpf", "vmrun-flow", "vmrun-netlink", "vmrun-proto"]),
 ];
 
 /// A crate from outside, who may depend on it, and what that keeps.

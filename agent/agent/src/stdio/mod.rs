@@ -1,7 +1,6 @@
 //! stdio of processes: pipes and terminals in the guest, streams to the host.
 
 mod endpoints;
-mod flow;
 mod relay;
 
 use std::os::fd::AsFd;

@@ -14,9 +14,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::read;
+use vmrun_flow::{End, Flow, Pumped};
 
 use super::Endpoint;
-use super::flow::{End, Flow, Pumped};
 
 /// Buffers that one stream may move before the others have their turn.
 const TURNS: usize = 16;
@@ -112,5 +112,40 @@ impl Relay {
                 Err(_) => return Progress::Over,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn read_available(from: &mut UnixStream) -> Vec<u8> {
+        let mut bytes = vec![0; 100];
+        let length = from.read(&mut bytes).unwrap_or(0);
+        bytes.truncate(length);
+        bytes
+    }
+
+    #[test]
+    fn terminal_that_is_held_outlives_its_users_and_ends_complete_when_let_go() {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let (source, slave) = (terminal.master, terminal.slave);
+        crate::stdio::set_nonblocking(&source).unwrap();
+        let peer = || crate::sys::terminal_peer(source.as_fd()).unwrap();
+        let (sink, mut consumer) = UnixStream::pair().unwrap();
+        let held = peer();
+        let mut flow = Flow::new(Vec::new());
+        let mut says = |user: std::os::fd::OwnedFd, text: &[u8]| {
+            nix::unistd::write(&user, text).unwrap();
+            drop(user);
+            flow.pump(source.as_fd(), sink.as_fd(), 8)
+        };
+        assert_eq!(says(slave, b"first "), Pumped::Waiting);
+        assert_eq!(says(peer(), b"again "), Pumped::Waiting);
+        assert_eq!(says(held, b"last"), Pumped::Over(End::Complete));
+        assert_eq!(read_available(&mut consumer), b"first again last");
     }
 }

@@ -4,17 +4,20 @@
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
-use nix::unistd::{read, write};
+use nix::unistd::write;
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno as ReadErrno, read};
 
 /// A pipe holds 64 KiB: one read can empty it.
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// The state of one direction.
 #[derive(Debug)]
-pub(crate) struct Flow {
-    buffer: Box<[u8]>,
+pub struct Flow {
+    /// What has been read; it has no memory while there is nothing, so a flow that rests costs none.
+    buffer: Vec<u8>,
+    /// So much of it has been written.
     start: usize,
-    end: usize,
     state: State,
 }
 
@@ -30,7 +33,7 @@ enum State {
 
 /// How a flow ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub enum End {
     /// Every byte up to the source's end of file has been written.
     Complete,
     /// The sink takes no more bytes.
@@ -39,7 +42,7 @@ pub(crate) enum End {
 
 /// What one call of [`Flow::pump`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pumped {
+pub enum Pumped {
     /// Source or sink must become ready first.
     Waiting,
     /// There is more to do right now, after the other streams had their turn.
@@ -50,20 +53,17 @@ pub(crate) enum Pumped {
 
 impl Flow {
     /// A flow that starts with `first`, bytes that have been read already.
-    pub(crate) fn new(first: Vec<u8>) -> Self {
-        let end = first.len();
-        let mut buffer = first;
-        buffer.resize(end.max(BUFFER_BYTES), 0);
-        Self { buffer: buffer.into_boxed_slice(), start: 0, end, state: State::Open }
+    pub fn new(first: Vec<u8>) -> Self {
+        Self { buffer: first, start: 0, state: State::Open }
     }
 
     /// Moves bytes until one side would wait, at most `turns` buffers full.
-    pub(crate) fn pump(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>, turns: usize) -> Pumped {
+    pub fn pump(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>, turns: usize) -> Pumped {
         for _ in 0..turns {
             if let State::Over(end) = self.state {
                 return Pumped::Over(end);
             }
-            if self.start < self.end {
+            if self.start < self.buffer.len() {
                 match self.drain(sink) {
                     Drained::All => {}
                     Drained::Waiting => return Pumped::Waiting,
@@ -82,17 +82,19 @@ impl Flow {
     }
 
     /// Ends the flow: nothing more is read or written.
-    pub(crate) fn abandon(&mut self) {
+    pub fn abandon(&mut self) {
         self.state = State::Over(End::SinkGone);
     }
 
-    /// Reads into the empty buffer; false when the source has nothing now.
+    /// Reads what comes next; false when the source has nothing now.
     fn fill(&mut self, source: BorrowedFd<'_>) -> bool {
-        match read(source, &mut self.buffer) {
+        // Pages that no byte comes to are not touched.
+        let mut bytes = Vec::with_capacity(BUFFER_BYTES);
+        match read(source, spare_capacity(&mut bytes)) {
             Ok(0) => self.state = State::SourceEnded,
-            Ok(length) => (self.start, self.end) = (0, length),
-            Err(Errno::EAGAIN) => return false,
-            Err(Errno::EINTR) => {}
+            Ok(_) => (self.buffer, self.start) = (bytes, 0),
+            Err(ReadErrno::AGAIN) => return false,
+            Err(ReadErrno::INTR) => {}
             // EIO: the last user of the terminal has gone. ECONNRESET and the
             // like: the peer has. Both are the end of the source.
             Err(_) => self.state = State::SourceEnded,
@@ -101,8 +103,7 @@ impl Flow {
     }
 
     fn drain(&mut self, sink: BorrowedFd<'_>) -> Drained {
-        while let Some(waiting) = self.buffer.get(self.start..self.end).filter(|waiting| !waiting.is_empty())
-        {
+        while let Some(waiting) = self.buffer.get(self.start..).filter(|waiting| !waiting.is_empty()) {
             match write(sink, waiting) {
                 Ok(length) => self.start += length,
                 Err(Errno::EAGAIN) => return Drained::Waiting,
@@ -110,6 +111,7 @@ impl Flow {
                 Err(_) => return Drained::SinkGone,
             }
         }
+        (self.buffer, self.start) = (Vec::new(), 0);
         Drained::All
     }
 }
@@ -203,24 +205,5 @@ mod tests {
         producer.write_all(b"lost").unwrap();
         let mut flow = Flow::new(Vec::new());
         assert_eq!(flow.pump(source.as_fd(), sink.as_fd(), 8), Pumped::Over(End::SinkGone));
-    }
-
-    #[test]
-    fn terminal_that_is_held_outlives_its_users_and_ends_complete_when_let_go() {
-        let terminal = nix::pty::openpty(None, None).unwrap();
-        let (source, slave) = (terminal.master, terminal.slave);
-        crate::stdio::set_nonblocking(&source).unwrap();
-        let peer = || crate::sys::terminal_peer(source.as_fd()).unwrap();
-        let (held, (sink, mut consumer)) = (peer(), nonblocking_pair());
-        let mut flow = Flow::new(Vec::new());
-        let mut says = |user: std::os::fd::OwnedFd, text: &[u8]| {
-            nix::unistd::write(&user, text).unwrap();
-            drop(user);
-            flow.pump(source.as_fd(), sink.as_fd(), 8)
-        };
-        assert_eq!(says(slave, b"first "), Pumped::Waiting);
-        assert_eq!(says(peer(), b"again "), Pumped::Waiting);
-        assert_eq!(says(held, b"last"), Pumped::Over(End::Complete));
-        assert_eq!(read_available(&mut consumer, 100), b"first again last");
     }
 }
