@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,7 @@ def ip(words: str) -> None:
 
 
 def start(vmrun: Path, rootfs: Path, place: Path) -> tuple[subprocess.Popen, str]:
-    """A sandbox with a volume, a disk and an interface that has said that it runs, and the directory of its record."""
+    """A sandbox with a volume, a socket, a disk and an interface that has said that it runs, and the directory of its record."""
     bundle, store, volume, disk = (place / name for name in ("bundle", "store", "volume", "disk.img"))
     for directory in bundle, store, volume:
         directory.mkdir(mode=0o700)
@@ -55,6 +56,10 @@ def start(vmrun: Path, rootfs: Path, place: Path) -> tuple[subprocess.Popen, str
     config = json.loads(path.read_text())
     config["process"].update(terminal=False, args=["sh", "-c", "echo up; sleep 1000"])
     config["mounts"].append({"destination": "/mnt", "type": "bind", "source": str(volume), "options": ["rbind"]})
+    # Bound is enough: nobody connects to it.
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(place / "socket"))
+    config["mounts"].append({"destination": "/run/socket", "type": "bind", "source": str(place / "socket"), "options": ["bind"]})
     disk.touch()
     os.truncate(disk, 8 << 20)
     subprocess.run(["mkfs.ext4", "-qF", disk], check=True, stdin=subprocess.DEVNULL)

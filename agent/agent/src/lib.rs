@@ -21,6 +21,7 @@ mod container;
 mod descriptors;
 mod free_memory;
 mod generation;
+mod host_sockets;
 mod late_device;
 mod log;
 mod marks;

@@ -11,8 +11,8 @@
 //!    |  <--- Message::Reply / Message::Event ---  |
 //!    |                                            |
 //!    |  ---- connects to AGENT_PORT ----------->  |
-//!    |  ---- Hello::Control | Stream | Names -->  |
-//!    |  <=== frames | raw bytes | frames ======>  |
+//!    |  ---- Hello ------------------------->  |
+//!    |  <=== frames or raw bytes ==============>  |
 //! ```
 //!
 //! * The connection that the agent opens at boot is a control connection.
@@ -23,6 +23,10 @@
 //!   credit is the back-pressure. Closing a direction is end of file.
 //! * After [`Hello::Names`] the agent sends frames with a [`Question`] each, the host
 //!   frames with an [`Answer`] each.
+//! * After [`Hello::Sockets`] the agent sends a [`SocketCall`] for each connection to a socket
+//!   of the host's. The host answers with a connection of its own, which begins with
+//!   [`Hello::Socket`] and carries raw bytes, or with a [`SocketRefusal`]. The agent closes this
+//!   connection when the container has ended and nothing is left to carry.
 //!
 //! A frame is a little-endian `u32` length and that many bytes of JSON
 //! ([`frame`]). The contract is append-only: see `VERSIONING.md`.
@@ -37,6 +41,7 @@ mod names;
 pub mod netfilter;
 mod network;
 mod plan;
+mod sockets;
 
 pub use checkpoint::{CHECKPOINT_PORT, CHECKPOINT_VARIABLE};
 pub use figures::{
@@ -55,10 +60,11 @@ pub use network::{
     Address, Hop, INTERFACE_SETTINGS, Interface, Neighbour, Network, NetworkDevice, Prefix, Route, Rule,
 };
 pub use plan::{Changes, ConsoleSize, ContainerPlan, Disk, ProcessIo, RootImage, Share};
+pub use sockets::{HostSocket, MAX_SOCKET_CONNECTIONS, SocketCall, SocketRefusal};
 
 /// Version of the contract. It grows when a message is added that an older peer
 /// must not be sent; fields with defaults do not change it.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// Context id of the host on every virtio-vsock link (virtio 1.2, §5.10.4).
 pub const HOST_CID: u32 = 2;

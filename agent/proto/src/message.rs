@@ -25,6 +25,18 @@ pub enum Hello {
         /// Whose questions.
         container: String,
     },
+    /// The agent's [`SocketCall`](crate::SocketCall)s follow, and the host's [`SocketRefusal`](crate::SocketRefusal)s.
+    Sockets {
+        /// Whose connections.
+        container: String,
+    },
+    /// The raw bytes of a connection follow, both ways.
+    Socket {
+        /// Whose.
+        container: String,
+        /// That of its [`SocketCall`](crate::SocketCall).
+        id: u64,
+    },
 }
 
 /// Names one stdio stream of one process.

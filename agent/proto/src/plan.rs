@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mounts::SharedMount;
 use crate::network::Network;
+use crate::sockets::HostSocket;
 
 /// One container as the guest shall run it.
 ///
@@ -47,6 +48,9 @@ pub struct ContainerPlan {
     /// The root file system is on a disk; else it is the directory that `spec` names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_image: Option<RootImage>,
+    /// Sockets among what is mounted: see [`Hello::Sockets`](crate::Hello).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<HostSocket>,
 }
 
 /// A root file system that is on a disk.

@@ -105,6 +105,7 @@ fn plan() -> ContainerPlan {
         network: None,
         disks: Vec::new(),
         root_image: None,
+        sockets: Vec::new(),
     }
 }
 
@@ -208,6 +209,8 @@ fn reply(name: &str, reply: Reply) {
 #[test]
 fn hellos() {
     golden("hello-names", &Hello::Names { container: "web".into() });
+    golden("hello-sockets", &Hello::Sockets { container: "web".into() });
+    golden("hello-socket", &Hello::Socket { container: "web".into(), id: 3 });
     golden("hello-control", &Hello::Control { version: 1 });
     let kinds = [
         ("stdin", StreamKind::Stdin),
@@ -349,6 +352,15 @@ fn questions_for_names_and_their_answers() {
     }
     golden("answer", &Answer { id: 7, message: Some(vec![0, 255]) });
     golden("answer-none", &Answer { id: 7, message: None });
+}
+
+#[test]
+fn sockets_of_the_host() {
+    let socket = HostSocket { path: format!("{SHARE_MOUNT}/volumes/0") };
+    let with_sockets = ContainerPlan { sockets: vec![socket], ..plan() };
+    request("create-sockets", Request::Create { container: "web".into(), plan: Box::new(with_sockets) });
+    golden("socket-call", &SocketCall { id: 3, socket: 0 });
+    golden("socket-refusal", &SocketRefusal { id: 3 });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use vmrun_devices::fuzz;
-use vmrun_proto::{Answer, Envelope, FrameReader, Hello, Message, Question};
+use vmrun_proto::{Answer, Envelope, FrameReader, Hello, Message, Question, SocketCall, SocketRefusal};
 
 type Target = fn(&[u8]);
 
@@ -44,6 +44,8 @@ fn frames(bytes: &[u8]) {
     conversation::<Message>(bytes, *size);
     conversation::<Hello>(bytes, *size);
     conversation::<Question>(bytes, *size);
+    conversation::<SocketCall>(bytes, *size);
+    conversation::<SocketRefusal>(bytes, *size);
     conversation::<Answer>(bytes, *size);
 }
 

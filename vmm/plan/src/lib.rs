@@ -241,6 +241,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             network: None,
             disks: disks.for_the_guest(),
             root_image: disks.root.clone(),
+            sockets: volumes::sockets(volumes),
         },
         host: HostPlan {
             rootfs: bundle.rootfs.clone(),

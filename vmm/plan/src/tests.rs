@@ -13,7 +13,12 @@ fn bundle_of(text: &str) -> Bundle {
 }
 
 fn facts() -> Facts {
-    let sources = [("/srv/data", VolumeKind::Directory), ("/bundle/hosts", VolumeKind::File)];
+    let sources = [
+        ("/srv/data", VolumeKind::Directory),
+        ("/bundle/hosts", VolumeKind::File),
+        ("/run/database", VolumeKind::Socket),
+        ("/run/agent", VolumeKind::Socket),
+    ];
     let sources = sources.into_iter().map(|(path, kind)| (path.into(), kind)).collect();
     let rlimits = json!([
         {"type": "RLIMIT_NOFILE", "soft": 7, "hard": 8},
@@ -409,4 +414,16 @@ fn processors_of_the_host_become_as_many_cpus_of_the_machine() {
     assert_eq!((planned.machine.vcpus, planned.host.cpus), (1, BTreeSet::from([1, 3])));
     let little = json!({"linux": {"resources": {"cpu": {"cpus": "0-3", "quota": 50_000}}}});
     assert_eq!(plan(&bundle_of(&changed(&little)), &facts(), &options()).unwrap().machine.vcpus, 1);
+}
+
+#[test]
+fn sockets_are_told_to_the_guest_by_the_numbers_of_their_volumes() {
+    let bind = |source| json!({"destination": source, "type": "bind", "source": source, "options": ["bind"]});
+    let mounts = ["/run/database", "/srv/data", "/run/agent"].map(bind);
+    let plan = plan(&bundle_of(&changed(&json!({ "mounts": mounts }))), &facts(), &options()).unwrap();
+    let paths: Vec<_> = plan.guest.sockets.iter().map(|socket| socket.path.as_str()).collect();
+    assert_eq!(paths, ["/run/vmrun/share/volumes/0", "/run/vmrun/share/volumes/2"]);
+    let sources: Vec<_> =
+        plan.guest.spec.mounts().iter().flatten().filter_map(|mount| mount.source().clone()).collect();
+    assert_eq!(sources[2], Path::new(paths[1]));
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Root};
-use vmrun_proto::{SHARE_MOUNT, VOLUMES_DIR};
-use vmrun_spec::{Propagation, View, ViewMount, Volume};
+use vmrun_proto::{HostSocket, SHARE_MOUNT, VOLUMES_DIR};
+use vmrun_spec::{Propagation, View, ViewMount, Volume, VolumeKind};
 
 use crate::validate::PlanError;
 use crate::{Bundle, Facts, id_map, mount_attributes};
@@ -89,8 +89,7 @@ pub(crate) fn volumes(bundle: &Bundle, facts: &Facts) -> Result<Volumes, PlanErr
             let problem = format!("{}: no such file or directory", source.display());
             return Err(PlanError::invalid(format!("mounts[{index}].source"), problem));
         };
-        let place = Path::new(SHARE_MOUNT).join(VOLUMES_DIR).join(volumes.planned.len().to_string());
-        volumes.guest_sources.insert(index, place);
+        volumes.guest_sources.insert(index, place(volumes.planned.len()));
         volumes.numbers.insert(index, volumes.planned.len());
         volumes.planned.push(Volume {
             source,
@@ -103,6 +102,18 @@ pub(crate) fn volumes(bundle: &Bundle, facts: &Facts) -> Result<Volumes, PlanErr
         });
     }
     Ok(volumes)
+}
+
+/// Sockets among the volumes, in their order, as the guest finds them in the shared tree.
+pub(crate) fn sockets(volumes: &Volumes) -> Vec<HostSocket> {
+    let numbered = volumes.planned.iter().enumerate();
+    let sockets = numbered.filter(|(_, volume)| volume.kind == VolumeKind::Socket);
+    sockets.map(|(number, _)| HostSocket { path: place(number).display().to_string() }).collect()
+}
+
+/// Where the guest finds a volume.
+fn place(number: usize) -> PathBuf {
+    Path::new(SHARE_MOUNT).join(VOLUMES_DIR).join(number.to_string())
 }
 
 /// The configuration's mounts as the host has them.

@@ -159,7 +159,7 @@ pub struct ViewMount {
 pub struct Volume {
     /// Absolute path on the host.
     pub source: PathBuf,
-    /// A directory, or anything else.
+    /// What it is.
     pub kind: VolumeKind,
     /// Take along what is mounted below the source.
     pub recursive: bool,
@@ -232,8 +232,10 @@ pub struct IdRange {
 pub enum VolumeKind {
     /// A directory.
     Directory,
-    /// A file, socket, FIFO or device node.
+    /// A file, FIFO, device node, or a socket of datagrams.
     File,
+    /// Any other socket: who connects to it in the container is connected to who listens on the host.
+    Socket,
 }
 
 /// OCI hooks that run on the host, in order; `startContainer` runs in the guest.

@@ -13,7 +13,8 @@ use nix::sys::stat::{major, minor};
 use nix::unistd::{Gid, Uid, fchown};
 use oci_spec::runtime::{Mount, Process, Spec};
 use vmrun_proto::{
-    ConsoleSize, Disk, ErrorKind, ErrorReply, Network, ProcessIo, RootImage, Share, SharedMount, Stage,
+    ConsoleSize, Disk, ErrorKind, ErrorReply, HostSocket, Network, ProcessIo, RootImage, Share, SharedMount,
+    Stage,
 };
 
 use super::adapt::{self, Adapted};
@@ -27,7 +28,8 @@ use super::inside::{self, Tasks};
 use super::start_hooks::StartHooks;
 use super::swap::Swap;
 use super::{
-    delegation, dev, disks, limits, limits_of_cgroup, notify, settings, shared_mounts, tmpfs, user_namespace,
+    delegation, dev, disks, host_sockets, limits, limits_of_cgroup, notify, settings, shared_mounts, tmpfs,
+    user_namespace,
 };
 use crate::report::{self, Report};
 use crate::stdio::ChildStdio;
@@ -59,6 +61,8 @@ pub(crate) enum Kind<'a> {
         shares: &'a [Share],
         /// Mounts in them with attributes of their own.
         mounts: &'a [SharedMount],
+        /// Sockets of the host's among them, and the directory with what stands for them.
+        sockets: (&'a [HostSocket], PathBuf),
         /// Disks of the host's.
         disks: &'a [Disk],
         /// The one that the root file system is on.
@@ -126,9 +130,11 @@ fn make(order: &Order<'_>) -> Result<(), ErrorReply> {
         message: error.to_string(),
     };
     let mut adapted = match &order.kind {
-        Kind::Init { shares, mounts, disks, root_image, bundle, notify, settings, .. } => {
+        Kind::Init { shares, mounts, sockets, disks, root_image, bundle, notify, settings, .. } => {
             settings::apply(settings);
             shares.iter().try_for_each(mount_share)?;
+            host_sockets::put_over(sockets.0, &sockets.1)
+                .map_err(|message| failed(Stage::Shares, message))?;
             shared_mounts::apply(mounts).map_err(|message| failed(Stage::Shares, message))?;
             shared_mounts::come_by(order.spec);
             let offered = notify.as_ref().map(|directory| notify::offer(order.spec, directory)).transpose();

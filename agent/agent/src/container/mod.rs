@@ -10,6 +10,7 @@ mod dev;
 mod devices;
 mod disks;
 mod figures;
+mod host_sockets;
 mod huge_pages;
 mod identity;
 mod inside;

@@ -44,6 +44,7 @@ impl Server {
             return;
         }
         if let Some(reply) = self.syncing.take() {
+            self.end_host_sockets();
             match write_back::everything() {
                 Ok(()) => self.reply(reply, Reply::Ok),
                 Err(message) => {

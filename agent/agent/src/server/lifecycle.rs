@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use vmrun_proto::{ErrorKind, ErrorReply, Event, GuestMark, Reply, Share, Stage, StreamKind};
 
+use super::host_sockets;
 use super::names::{describe, stream_name};
 use super::poller::Token;
 use super::process::{ContainerEntry, Exec, State};
@@ -50,7 +51,12 @@ impl Server {
             let socket = super::notify::bind(&process.directory.join(NOTIFY_DIRECTORY));
             process.notify = Some(socket.map_err(|error| about("make the notification socket", &error))?);
         }
+        let init = exec.is_none().then(|| (process.reference.container.clone(), process.directory.clone()));
         self.watch_notify_socket(id).map_err(|error| about("watch the notification socket", &error))?;
+        if let Some((container, directory)) = init {
+            self.open_host_sockets(&container, &directory)
+                .map_err(|error| about("stand for the host's sockets", &error))?;
+        }
         self.fork_maker(id, exec, far, &far_report).map_err(|error| about("fork", &error))?;
         drop(far_report);
         self.attach_streams(id);
@@ -73,6 +79,7 @@ impl Server {
             None => Kind::Init {
                 shares: &shares,
                 mounts: &entry.plan.mounts,
+                sockets: (&entry.plan.sockets, process.directory.join(host_sockets::DIRECTORY)),
                 disks: &entry.plan.disks,
                 root_image: entry.plan.root_image.as_ref(),
                 bundle: &entry.plan.bundle,

@@ -7,10 +7,12 @@
 //! * `ending`: the last of all,
 //! * `write_back`: what programs have written goes to the host,
 //! * `name_servers`: the host answers what containers ask for,
+//! * `host_sockets`: and connects where they do,
 //! * `streams`: stdio connections and their relays,
 //! * `reaper`: children that have ended.
 
 mod ending;
+mod host_sockets;
 mod lifecycle;
 mod name_servers;
 mod names;
@@ -125,12 +127,13 @@ impl Server {
     pub(crate) fn run(mut self) -> Result<Infallible, ServerError> {
         self.tell(Event::Ready { version: VERSION, boot_ns: nanoseconds_since_boot() });
         loop {
-            let deadline =
-                if self.busy_streams.is_empty() { self.next_deadline() } else { Some(Instant::now()) };
+            let is_busy = !self.busy_streams.is_empty() || self.has_busy_sockets();
+            let deadline = if is_busy { Some(Instant::now()) } else { self.next_deadline() };
             for event in self.poller.wait(deadline).map_err(ServerError::Wait)? {
                 self.dispatch(event);
             }
             self.advance_busy_streams();
+            self.advance_busy_sockets();
             self.expire_deadlines();
             if !self.listening {
                 self.accept();
@@ -147,6 +150,7 @@ impl Server {
             Token::Notify(id) => self.notified(id),
             Token::MemoryEvents(id) => self.memory_events(id),
             Token::Names(id) => self.names_ready(id),
+            Token::Sockets(id) => self.sockets_ready(id),
             Token::StreamConnection(id) | Token::StreamGuest(id) => self.stream_ready(id, event),
         }
     }
@@ -231,6 +235,14 @@ impl Server {
                         self.become_names(id, &container);
                         return Ok(());
                     }
+                    Some(Hello::Sockets { container }) => {
+                        self.become_sockets(id, &container);
+                        return Ok(());
+                    }
+                    Some(Hello::Socket { container, id: call }) => {
+                        self.become_socket(id, &container, call);
+                        return Ok(());
+                    }
                     None => {}
                 }
             } else if let Some(envelope) = connection.next_message::<Envelope>()? {
@@ -245,12 +257,17 @@ impl Server {
         Ok(())
     }
 
-    fn become_stream(&mut self, id: u64, stream: Stream) {
-        let Some(connection) = self.connections.remove(&id) else { return };
-        // It is watched under another token from now on.
+    /// A connection that will be watched by others.
+    fn take_connection(&mut self, id: u64) -> Option<Connection> {
+        let connection = self.connections.remove(&id)?;
         if let Err(error) = self.poller.forget(connection.descriptor()) {
-            log::warn(format_args!("cannot move a stream connection: {error}"));
+            log::warn(format_args!("cannot move a connection of the host: {error}"));
         }
+        Some(connection)
+    }
+
+    fn become_stream(&mut self, id: u64, stream: Stream) {
+        let Some(connection) = self.take_connection(id) else { return };
         let (socket, first) = connection.into_stream();
         self.stream_connected(stream, socket, first);
     }

@@ -43,11 +43,7 @@ impl Server {
 
     /// The host will answer over this connection.
     pub(super) fn become_names(&mut self, id: u64, container: &str) {
-        let Some(connection) = self.connections.remove(&id) else { return };
-        // It is watched by others from now on.
-        if let Err(errno) = self.poller.forget(connection.descriptor()) {
-            log::warn(format_args!("cannot move the connection for names: {errno}"));
-        }
+        let Some(connection) = self.take_connection(id) else { return };
         match self.containers.get_mut(container).and_then(|entry| entry.names.as_mut()) {
             Some(service) => service.attach(connection),
             None => log::warn(format_args!("the host answers for names that {container:?} does not ask for")),

@@ -31,9 +31,11 @@ pub(crate) enum Token {
     MemoryEvents(u64),
     /// The name servers of the container with this init.
     Names(u64),
+    /// What stands for the host's sockets in the container with this init.
+    Sockets(u64),
 }
 
-const KINDS: u64 = 9;
+const KINDS: u64 = 10;
 
 impl Token {
     fn encode(self) -> u64 {
@@ -47,6 +49,7 @@ impl Token {
             Self::MemoryEvents(id) => (6, id),
             Self::Notify(id) => (7, id),
             Self::Names(id) => (8, id),
+            Self::Sockets(id) => (9, id),
         };
         id * KINDS + kind
     }
@@ -62,7 +65,8 @@ impl Token {
             5 => Self::StreamGuest(id),
             6 => Self::MemoryEvents(id),
             7 => Self::Notify(id),
-            _ => Self::Names(id),
+            8 => Self::Names(id),
+            _ => Self::Sockets(id),
         }
     }
 }
@@ -150,6 +154,8 @@ mod tests {
             Token::StreamGuest(0),
             Token::Notify(9),
             Token::MemoryEvents(9),
+            Token::Names(3),
+            Token::Sockets(4),
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

@@ -17,6 +17,7 @@ use vmrun_proto::{ContainerPlan, ErrorReply, ProcessIo, ProcessRef, StreamKind};
 
 use super::ReplyTo;
 use crate::container::{Cgroup, MemoryEvents};
+use crate::host_sockets::HostSockets;
 use crate::name_service::NameService;
 use crate::stdio::{Endpoints, kinds};
 
@@ -31,8 +32,17 @@ pub(crate) struct ContainerEntry {
     pub(crate) memory: Option<MemoryEvents>,
     /// Who stands for its name servers; none where it has none.
     pub(crate) names: Option<NameService>,
+    /// What stands for the host's sockets; none where it has none.
+    pub(crate) sockets: Option<HostSockets>,
     /// Who waits for it to be gone.
     pub(crate) removal: Option<ReplyTo>,
+}
+
+impl ContainerEntry {
+    /// One that is to be made.
+    pub(crate) fn new(plan: Box<ContainerPlan>, cgroup: Cgroup, init: u64) -> Self {
+        Self { plan, cgroup, init, memory: None, names: None, sockets: None, removal: None }
+    }
 }
 
 /// What one more process is to be.

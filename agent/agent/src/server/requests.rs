@@ -112,8 +112,7 @@ impl Server {
         let reference = ProcessRef { container: id.clone(), exec: None };
         let init = self.add_process(reference, plan.io, State::Making { reply }, reply);
         let cgroup = cgroup_of(&plan, &id);
-        self.containers
-            .insert(id, ContainerEntry { plan, cgroup, init, memory: None, names: None, removal: None });
+        self.containers.insert(id, ContainerEntry::new(plan, cgroup, init));
         self.launch(init, None).inspect_err(|_| self.discard_process(init))?;
         Ok(None)
     }

@@ -145,6 +145,7 @@ impl Host {
             network: self.network.take(),
             disks: Vec::new(),
             root_image: None,
+            sockets: Vec::new(),
         });
         match self.ask(Request::Create { container: id.into(), plan }) {
             Reply::Error(error) => Err(error),

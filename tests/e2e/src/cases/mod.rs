@@ -13,6 +13,7 @@ mod disks;
 mod exec;
 mod exit;
 mod fidelity;
+mod host_sockets;
 mod hung;
 mod id_maps;
 mod kernel;

@@ -1,7 +1,9 @@
 //! What the plan has to know about the host and the caller.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::{fs, io};
 
@@ -41,7 +43,7 @@ pub(super) fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
     let mut sources = BTreeMap::new();
     for source in vmrun_plan::bind_sources(bundle) {
         if let Ok(metadata) = fs::metadata(&source) {
-            let kind = if metadata.is_dir() { VolumeKind::Directory } else { VolumeKind::File };
+            let kind = kind_of(&source, metadata.file_type());
             sources.insert(source, kind);
         }
     }
@@ -57,6 +59,22 @@ pub(super) fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
         not_directories: not_directories(bundle),
         interfaces: network::interfaces(&vmrun_plan::network_namespace(&bundle.spec))?,
     })
+}
+
+fn kind_of(source: &Path, found: fs::FileType) -> VolumeKind {
+    if found.is_dir() {
+        VolumeKind::Directory
+    } else if found.is_socket() && !takes_datagrams(source) {
+        VolumeKind::Socket
+    } else {
+        VolumeKind::File
+    }
+}
+
+/// Only the kernel knows of which type a socket is, and tells it to one who would send datagrams there. Who listens for
+/// connections hears nothing of that.
+fn takes_datagrams(socket: &Path) -> bool {
+    UnixDatagram::unbound().and_then(|probe| probe.connect(socket)).is_ok()
 }
 
 /// Where proc and sysfs are to be mounted and something else than a directory is: what is behind a
@@ -96,6 +114,8 @@ pub(crate) fn rlimits() -> Result<Vec<PosixRlimit>, LaunchError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     #[test]
@@ -106,6 +126,23 @@ mod tests {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         let files = rlimits().unwrap().into_iter().find(|limit| limit.typ() == PosixRlimitType::RlimitNofile);
         assert_eq!(files.map(|limit| (limit.soft(), limit.hard())), Some((soft, hard)));
+    }
+
+    #[test]
+    fn sockets_are_told_apart_without_the_notice_of_who_listens() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let listener = UnixListener::bind(path("stream")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let _datagrams = UnixDatagram::bind(path("datagrams")).unwrap();
+        drop(UnixListener::bind(path("left")).unwrap());
+        let kind = |name: &str| kind_of(&path(name), fs::metadata(path(name)).unwrap().file_type());
+        assert_eq!(
+            [kind("stream"), kind("left"), kind("datagrams")],
+            [VolumeKind::Socket, VolumeKind::Socket, VolumeKind::File]
+        );
+        assert!(listener.accept().is_err());
+        assert_eq!(kind_of(Path::new("/"), fs::metadata("/").unwrap().file_type()), VolumeKind::Directory);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From the plan to a machine whose guest boots.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use vmrun_spec::HostPort;
 use super::disks::{self, OpenDisk};
 use super::failure::MonitorError;
 use super::kernels::LaterMounts;
+use super::tree::Built;
 use super::warm::{self, Warm};
 use super::{MonitorRequest, hook_mounts, tree};
 use crate::agent_client::Watch;
@@ -33,6 +34,8 @@ pub(crate) struct Booting {
     pub(crate) later: Option<LaterMounts>,
     /// Its disks, which are still to be plugged in.
     pub(crate) disks: Vec<OpenDisk>,
+    /// Sockets of the host's that are mounted.
+    pub(crate) sockets: Vec<OwnedFd>,
 }
 
 pub(crate) fn boot(
@@ -43,7 +46,8 @@ pub(crate) fn boot(
     let plan = &request.plan;
     // Before there is a guest that would have to wait for one that it cannot have.
     let disks = disks::open_all(&plan.host.disks)?;
-    let (mounts, later) = tree::build(&request.directory.join(SHARE_DIR), &plan.host, &request.log)?;
+    let Built { mounts, later, sockets } =
+        tree::build(&request.directory.join(SHARE_DIR), &plan.host, &request.log)?;
     if plan.host.hooks.precede_creation() {
         hook_mounts::offer(&request.directory.join(SHARE_DIR), &plan.host)?;
     }
@@ -64,7 +68,7 @@ pub(crate) fn boot(
     };
     let (machine, ready, warm) = restored.map_or_else(|| cold(request, source, embedded, watch), Ok)?;
     let waited = warm.waited(begun.elapsed());
-    Ok((Booting { machine, ready, waited, mounts, later, disks }, warm))
+    Ok((Booting { machine, ready, waited, mounts, later, disks, sockets }, warm))
 }
 
 /// A machine that goes on from a template, if it can.

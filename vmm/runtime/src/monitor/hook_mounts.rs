@@ -177,7 +177,7 @@ fn open(root: &OwnedFd, way: &Path) -> Result<OwnedFd, Errno> {
 fn make(parent: &OwnedFd, name: &Path, kind: VolumeKind) -> Result<(), Errno> {
     match kind {
         VolumeKind::Directory => mkdirat(parent, name, Mode::from_raw_mode(0o755)),
-        VolumeKind::File => {
+        VolumeKind::File | VolumeKind::Socket => {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
             rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
         }

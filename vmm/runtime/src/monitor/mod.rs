@@ -30,6 +30,7 @@ mod notifier;
 mod out_of_memory;
 mod proc_view;
 mod session;
+mod sockets;
 pub(crate) mod streams;
 mod tree;
 mod view;

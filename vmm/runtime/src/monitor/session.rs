@@ -27,6 +27,7 @@ use super::launcher::Launcher;
 use super::live::Live;
 use super::network::{Alone, Attached, Cards, Follower, Mirror, NetworkError, News, ResolvConf, Slots};
 use super::notifier::{Notifier, Teller};
+use super::sockets::{HostSockets, SOCKETS_VERSION};
 use super::streams::{self, HostStreams, Stdio};
 use super::tree::{self, TreeError};
 use super::warm::{self, Warm};
@@ -56,6 +57,9 @@ const HOOKS: Wait =
 const OUTPUT: Patience =
     Patience { silence: Duration::from_secs(5), total: Duration::from_secs(30), bytes: 64 << 20 };
 
+/// What the programs of a container that has ended have said on sockets of the host's, where nobody reads it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// Within that the guest's clock is right, by which it was told the time.
 const PROMPT: Duration = Duration::from_millis(5);
 
@@ -84,7 +88,7 @@ pub(crate) fn run(
     launcher: &Launcher,
     signals: &Signals,
 ) -> Result<Ended, Broken> {
-    let Booting { machine, ready, waited, mounts, later, disks } = booting;
+    let Booting { machine, ready, waited, mounts, later, disks, sockets } = booting;
     let cards = Arc::new(Cards::new(machine.clone(), request.plan.host.network_rates));
     let session = Session {
         request,
@@ -97,7 +101,7 @@ pub(crate) fn run(
         launcher,
         signals,
     };
-    let result = session.prepare().and_then(|(stdio, prepared)| {
+    let result = session.prepare(sockets).and_then(|(stdio, prepared)| {
         session.plug_disks(disks)?;
         if request.plan.host.hooks.precede_creation() {
             session.let_hooks_run()?;
@@ -164,6 +168,8 @@ pub(super) struct Prepared {
     /// The terminal whose size the container's follows.
     terminal: Option<OwnedFd>,
     pub(super) control: ControlServer,
+    /// Sockets of the host's that are mounted.
+    sockets: Vec<OwnedFd>,
 }
 
 impl Prepared {
@@ -174,12 +180,13 @@ impl Prepared {
 }
 
 impl Session<'_> {
-    fn prepare(&self) -> Result<(Stdio, Prepared), MonitorError> {
+    fn prepare(&self, sockets: Vec<OwnedFd>) -> Result<(Stdio, Prepared), MonitorError> {
         let (stdio, terminal) =
             HostStreams::open(&self.request.plan.guest.io, &self.request.console, true)?.split();
         let control = ControlServer::bind()
             .map_err(StoreError::io("listen on", &self.request.directory.join(CONTROL_SOCKET)))?;
-        Ok((stdio, Prepared { settings: host_settings::for_the_guest(), terminal, control }))
+        let settings = host_settings::for_the_guest();
+        Ok((stdio, Prepared { settings, terminal, control, sockets }))
     }
 
     /// The guest hears of them when it is to make the container.
@@ -365,6 +372,7 @@ impl Session<'_> {
         if let Some(attached) = &mut attached {
             attached.begun(&self.watch()).map_err(|error| self.explain(CREATING, error))?;
         }
+        let sockets = self.connect_sockets(&agent, std::mem::take(&mut prepared.sockets))?;
         self.made.set(true);
         mark(Point::ContainerCreated);
         step!("container created");
@@ -391,9 +399,31 @@ impl Session<'_> {
         self.tell_console();
         let (mut agent, network) = live.into_parts();
         let warnings = self.finish(&mut agent, &mut relays);
+        if let Some(sockets) = sockets {
+            sockets.drain(LAST_WORDS);
+        }
         mark(Point::OutputDrained);
         step!("files written back, output drained");
         Ok((Ended { code, warnings }, network))
+    }
+
+    /// Connects the container's programs to the sockets that it has of the host's, if it has any.
+    fn connect_sockets(
+        &self,
+        agent: &AgentClient,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Option<HostSockets>, MonitorError> {
+        if sockets.is_empty() {
+            return Ok(None);
+        }
+        if !agent.speaks(SOCKETS_VERSION) {
+            self.warn("the container does not reach the host's sockets that are mounted: this boot image's agent is too old");
+            return Ok(None);
+        }
+        let (container, log) = (&self.request.state.id, self.request.log.clone());
+        HostSockets::start(container, sockets, log, &self.watch())
+            .map(Some)
+            .map_err(|error| self.explain(CREATING, error))
     }
 
     fn create(

@@ -65,13 +65,19 @@ const WRITES_LIMIT: Duration = Duration::from_secs(20);
 /// The first pause between two attempts, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
 
-/// Builds the tree at `share`, which is made. Gives what the guest has to be told of its mounts, and
-/// what has to be watched.
-pub(crate) fn build(
-    share: &Path,
-    plan: &HostPlan,
-    log: &Log,
-) -> Result<(Vec<SharedMount>, Option<LaterMounts>), TreeError> {
+/// A tree that was built.
+#[derive(Debug)]
+pub(crate) struct Built {
+    /// What the guest has to be told of its mounts.
+    pub(crate) mounts: Vec<SharedMount>,
+    /// What has to be watched.
+    pub(crate) later: Option<LaterMounts>,
+    /// The mounts of the volumes that are sockets, in their order: each is its socket, whatever becomes of the name.
+    pub(crate) sockets: Vec<OwnedFd>,
+}
+
+/// Builds the tree at `share`, which is made.
+pub(crate) fn build(share: &Path, plan: &HostPlan, log: &Log) -> Result<Built, TreeError> {
     if let Some(warning) = enter_namespace().map_err(TreeError::Namespace)? {
         super::warn(log, &warning);
     }
@@ -87,18 +93,27 @@ pub(crate) fn build(
     let rootfs = share.join(ROOTFS_DIR);
     make_directory(&rootfs)?;
     attach(&copy_of(&plan.rootfs, true)?, &plan.rootfs, &rootfs)?;
-    if !plan.volumes.is_empty() {
-        let volumes = share.join(VOLUMES_DIR);
-        make_directory(&volumes)?;
-        for (index, volume) in plan.volumes.iter().enumerate() {
-            add_volume(volume, &volumes.join(index.to_string()))?;
-        }
-    }
-    let mounts = kernels::keep_out(share, plan)?;
+    let sockets = add_volumes(&plan.volumes, &share.join(VOLUMES_DIR))?;
+    let (mounts, later) = kernels::keep_out(share, plan)?;
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | flags;
     mount(none, share, none, flags, none)
         .map_err(|errno| TreeError::Close { path: share.to_owned(), source: errno.into() })?;
-    Ok(mounts)
+    Ok(Built { mounts, later, sockets })
+}
+
+/// Mounts the volumes in `directory`, which is made if there are any. Gives those that are sockets.
+fn add_volumes(volumes: &[Volume], directory: &Path) -> Result<Vec<OwnedFd>, TreeError> {
+    let mut sockets = Vec::new();
+    if !volumes.is_empty() {
+        make_directory(directory)?;
+    }
+    for (index, volume) in volumes.iter().enumerate() {
+        let mount = add_volume(volume, &directory.join(index.to_string()))?;
+        if volume.kind == VolumeKind::Socket {
+            sockets.push(mount);
+        }
+    }
+    Ok(sockets)
 }
 
 /// Ends writing to the root file system, now that the guest has made its mount points.
@@ -138,10 +153,11 @@ fn make_directory(path: &Path) -> Result<(), TreeError> {
     fs::create_dir(path).map_err(|source| TreeError::Make { path: path.to_owned(), source })
 }
 
-fn add_volume(volume: &Volume, target: &Path) -> Result<(), TreeError> {
+/// Gives the mount.
+fn add_volume(volume: &Volume, target: &Path) -> Result<OwnedFd, TreeError> {
     match volume.kind {
         VolumeKind::Directory => make_directory(target)?,
-        VolumeKind::File => drop(
+        VolumeKind::File | VolumeKind::Socket => drop(
             File::create_new(target).map_err(|source| TreeError::Make { path: target.to_owned(), source })?,
         ),
     }
@@ -157,7 +173,8 @@ fn add_volume(volume: &Volume, target: &Path) -> Result<(), TreeError> {
     attributes::change(&copy, volume.attributes, false).map_err(failed)?;
     attributes::change(&copy, volume.below, true).map_err(failed)?;
     attach(&copy, &volume.source, target)?;
-    isolate(target, volume.propagation).map_err(failed)
+    isolate(target, volume.propagation).map_err(failed)?;
+    Ok(copy)
 }
 
 /// What is bound receives the host's later mounts, unless it is cut off from them.

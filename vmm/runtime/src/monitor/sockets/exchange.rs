@@ -1,0 +1,270 @@
+//! Takes the agent's calls, connects for them, and carries what is said on each connection.
+//!
+//! The guest is not trusted. What it can have here is bounded: connections, calls that wait, refusals that it does not take.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use vmrun_flow::{Pair, Progress, Side};
+use vmrun_plan::VSOCK_SOCKET;
+use vmrun_proto::{
+    FrameError, FrameReader, Hello, MAX_SOCKET_CONNECTIONS, SocketCall, SocketRefusal, encode,
+};
+
+use super::source::{Attempt, attempt};
+use crate::agent_client::open_connections;
+use crate::step;
+
+/// Refusals that wait for the guest; while there are more it is not heard.
+const MAX_UNSENT_BYTES: usize = 64 << 10;
+
+const READ_BYTES: usize = 4 << 10;
+
+/// Events that are taken at once.
+const BATCH: usize = 64;
+
+/// Between two attempts, in milliseconds: nothing tells when a queue has room again.
+const RETRY_MS: u8 = 10;
+
+const STOP: u64 = 0;
+const AGENT: u64 = 1;
+/// Of the first connection.
+const FIRST_PAIR: u64 = 2;
+
+/// The thread's own.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    container: String,
+    /// None when it has closed its side.
+    agent: Option<UnixStream>,
+    stopped: UnixStream,
+    sockets: Vec<OwnedFd>,
+    epoll: Epoll,
+    reader: FrameReader,
+    unsent: Vec<u8>,
+    /// Calls to those who have no room in their queues.
+    queue: VecDeque<SocketCall>,
+    /// The guest's end is the far one.
+    pairs: BTreeMap<u64, Pair>,
+    /// Those that have more to do without waiting for an event.
+    busy: BTreeSet<u64>,
+    last_pair: u64,
+}
+
+/// Whether to go on.
+enum Then {
+    GoOn,
+    End,
+}
+
+impl Exchange {
+    /// Connects to `sockets` for those who call over `agent`, until that has ended or `stopped` has.
+    pub(super) fn new(
+        container: &str,
+        agent: UnixStream,
+        stopped: UnixStream,
+        sockets: Vec<OwnedFd>,
+    ) -> io::Result<Self> {
+        agent.set_nonblocking(true)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&stopped, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        epoll.add(&agent, EpollEvent::new(EpollFlags::EPOLLIN, AGENT))?;
+        Ok(Self {
+            container: container.to_owned(),
+            agent: Some(agent),
+            stopped,
+            sockets,
+            epoll,
+            reader: FrameReader::default(),
+            unsent: Vec::new(),
+            queue: VecDeque::new(),
+            pairs: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            last_pair: 0,
+        })
+    }
+
+    /// Until nothing is left to carry for an agent that has ended, or it is told to stop.
+    pub(super) fn work(mut self) -> Result<(), FrameError> {
+        loop {
+            if let Then::End = self.events()? {
+                return Ok(());
+            }
+            self.try_again()?;
+            self.advance();
+            self.flush()?;
+            if self.agent.is_none() && self.pairs.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn patience(&self) -> EpollTimeout {
+        match (self.busy.is_empty(), self.queue.is_empty()) {
+            (false, _) => EpollTimeout::ZERO,
+            (true, false) => EpollTimeout::from(RETRY_MS),
+            (true, true) => EpollTimeout::NONE,
+        }
+    }
+
+    fn events(&mut self) -> Result<Then, FrameError> {
+        let mut events = [EpollEvent::empty(); BATCH];
+        let count = match self.epoll.wait(&mut events, self.patience()) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(errno) => return Err(io::Error::from(errno).into()),
+        };
+        for event in events.iter().take(count) {
+            match event.data() {
+                STOP => return Ok(Then::End),
+                AGENT => self.hear()?,
+                seat => self.pair_ready(seat - FIRST_PAIR, event.events()),
+            }
+        }
+        Ok(Then::GoOn)
+    }
+
+    fn hear(&mut self) -> Result<(), FrameError> {
+        let Some(agent) = &mut self.agent else { return Ok(()) };
+        let mut bytes = [0; READ_BYTES];
+        match agent.read(&mut bytes) {
+            Ok(0) => return self.agent_gone(),
+            Ok(length) => self.reader.push(bytes.get(..length).unwrap_or_default()),
+            Err(error) => return self.failed(error),
+        }
+        while let Some(call) = self.reader.next_frame::<SocketCall>()? {
+            self.take(call)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, call: SocketCall) -> Result<(), FrameError> {
+        if self.pairs.len() + self.queue.len() >= MAX_SOCKET_CONNECTIONS {
+            return self.refuse(call);
+        }
+        let number = usize::try_from(call.socket).unwrap_or(usize::MAX);
+        let Some(socket) = self.sockets.get(number) else { return self.refuse(call) };
+        match attempt(socket) {
+            Attempt::Connected(connection) => self.join(call, connection),
+            Attempt::Full => {
+                self.queue.push_back(call);
+                Ok(())
+            }
+            Attempt::Refused(error) => {
+                step!("nobody takes a connection to the mounted socket {number}: {error}");
+                self.refuse(call)
+            }
+        }
+    }
+
+    /// Those whose queues were full; who comes first is served first.
+    fn try_again(&mut self) -> Result<(), FrameError> {
+        for _ in 0..self.queue.len() {
+            let Some(call) = self.queue.pop_front() else { break };
+            self.take(call)?;
+        }
+        Ok(())
+    }
+
+    /// Connects to the agent, and carries from one to the other.
+    fn join(&mut self, call: SocketCall, connection: OwnedFd) -> Result<(), FrameError> {
+        let hello = Hello::Socket { container: self.container.clone(), id: call.id };
+        let opened = open_connections(Path::new(VSOCK_SOCKET), &[hello], &[self.stopped.as_fd()]);
+        let guest = match opened.map(|connections| connections.into_iter().next()) {
+            Ok(Some(guest)) => UnixStream::from(guest),
+            Ok(None) => return self.refuse(call),
+            Err(error) => {
+                step!("the agent takes no connection: {}", crate::error::chain(&error));
+                return self.refuse(call);
+            }
+        };
+        guest.set_nonblocking(true)?;
+        self.last_pair += 1;
+        let pair = Pair::new(connection, guest.into(), Vec::new());
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        for side in [Side::Near, Side::Far] {
+            let seat = FIRST_PAIR + seat(self.last_pair, side);
+            self.epoll.add(pair.socket(side), EpollEvent::new(flags, seat)).map_err(io::Error::from)?;
+        }
+        self.busy.insert(self.last_pair);
+        self.pairs.insert(self.last_pair, pair);
+        Ok(())
+    }
+
+    fn refuse(&mut self, call: SocketCall) -> Result<(), FrameError> {
+        self.unsent.extend(encode(&SocketRefusal { id: call.id })?);
+        Ok(())
+    }
+
+    fn pair_ready(&mut self, seat: u64, events: EpollFlags) {
+        let (id, side) = pair(seat);
+        let Some(pair) = self.pairs.get_mut(&id) else { return };
+        if events.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            pair.hung_up(side);
+        }
+        self.busy.insert(id);
+    }
+
+    /// A turn for each connection that has something to do.
+    fn advance(&mut self) {
+        for id in std::mem::take(&mut self.busy) {
+            match self.pairs.get_mut(&id).map(Pair::advance) {
+                Some(Progress::More) => drop(self.busy.insert(id)),
+                Some(Progress::Over) => drop(self.pairs.remove(&id)),
+                Some(Progress::Waiting) | None => {}
+            }
+        }
+    }
+
+    /// Sends what waits for the agent.
+    fn flush(&mut self) -> Result<(), FrameError> {
+        while let Some(agent) = self.agent.as_mut().filter(|_| !self.unsent.is_empty()) {
+            match agent.write(&self.unsent) {
+                Ok(0) => return self.agent_gone(),
+                Ok(length) => drop(self.unsent.drain(..length)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => self.failed(error)?,
+            }
+        }
+        let Some(agent) = &self.agent else { return Ok(()) };
+        let mut interest = EpollFlags::empty();
+        interest.set(EpollFlags::EPOLLIN, self.unsent.len() < MAX_UNSENT_BYTES);
+        interest.set(EpollFlags::EPOLLOUT, !self.unsent.is_empty());
+        Ok(self.epoll.modify(agent, &mut EpollEvent::new(interest, AGENT)).map_err(io::Error::from)?)
+    }
+
+    /// The end of an agent is nobody's failure.
+    fn failed(&mut self, error: io::Error) -> Result<(), FrameError> {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::Interrupted => Ok(()),
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => self.agent_gone(),
+            _ => Err(error.into()),
+        }
+    }
+
+    /// Nobody calls any more; what is under way goes on to its end.
+    fn agent_gone(&mut self) -> Result<(), FrameError> {
+        self.agent = None;
+        self.queue.clear();
+        self.unsent.clear();
+        Ok(())
+    }
+}
+
+/// What events of a side of a pair are known by.
+fn seat(pair: u64, side: Side) -> u64 {
+    pair * 2 + u64::from(side == Side::Far)
+}
+
+fn pair(seat: u64) -> (u64, Side) {
+    (seat / 2, if seat.is_multiple_of(2) { Side::Near } else { Side::Far })
+}
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;
