@@ -36,7 +36,7 @@ pub(crate) struct Devices {
 pub struct DeviceCounters {
     /// What failures call it.
     pub device: &'static str,
-    /// The slot that a network interface was plugged into.
+    /// The slot that it was plugged into, of those of its kind.
     pub slot: Option<u8>,
     /// Its figures, each with its name.
     pub figures: Vec<(&'static str, u64)>,
@@ -170,7 +170,8 @@ impl Devices {
     pub(crate) fn counters(&self) -> Vec<DeviceCounters> {
         let numbers = Slot::all().map(|slot| match slot {
             Slot::Interface(slot) => Some(slot.number()),
-            Slot::Balloon | Slot::Disk(_) => None,
+            Slot::Disk(slot) => Some(slot.number()),
+            Slot::Balloon => None,
         });
         let numbers = numbers.chain(std::iter::repeat(None));
         let places = numbers.zip(self.board.places());

@@ -9,51 +9,96 @@ use vmrun_spec::{DiskPlan, DiskSlot, DiskSource, RateSpec};
 
 use crate::root_image::{self, Changes, IMAGE_ANNOTATION, RootImage, WRITABLE_ANNOTATION};
 use crate::validate::PlanError;
-use crate::{Bundle, file_systems, rates, volumes};
+use crate::{Bundle, Facts, file_systems, rates, volumes};
+
+/// What is behind the name of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskIdentity {
+    /// A block device, whatever leads to it.
+    Device {
+        /// Its class.
+        major: u32,
+        /// Which one.
+        minor: u32,
+    },
+    /// An image.
+    File {
+        /// Of its file system.
+        device: u64,
+        /// In it.
+        inode: u64,
+    },
+}
 
 /// The disks, and for each mount that is of one its source in the guest.
 #[derive(Debug, Default)]
 pub(crate) struct Disks {
     /// One a slot.
     pub(crate) planned: Vec<DiskPlan>,
+    /// What is behind each, where that is known.
+    identities: Vec<Option<DiskIdentity>>,
     /// By index in `mounts`.
     pub(crate) guest_sources: BTreeMap<usize, PathBuf>,
     /// What the root file system is on, if it is on one.
     pub(crate) root: Option<vmrun_proto::RootImage>,
 }
 
+/// Whose names for disks are read, and what has come of it.
+struct Planner<'f> {
+    known: &'f BTreeMap<PathBuf, DiskIdentity>,
+    rate: Option<RateSpec>,
+    disks: Disks,
+}
+
+/// Host paths for which [`Facts::disks`] has to tell what is behind them.
+pub fn disk_sources(bundle: &Bundle) -> Vec<PathBuf> {
+    let mounts = bundle.spec.mounts().iter().flatten();
+    let mounted = mounts.filter(|mount| on_disk(mount).is_some());
+    let mounted = mounted.filter_map(|mount| volumes::host_source(bundle, mount));
+    // A root file system that cannot be is refused when it is planned.
+    let root = root_image::root_image(bundle).ok().flatten();
+    let root = root.into_iter().flat_map(|RootImage { image, changes, .. }| match changes {
+        Changes::Disk(path) => vec![image, path],
+        Changes::Memory | Changes::Nowhere => vec![image],
+    });
+    mounted.chain(root).collect()
+}
+
+/// Of a mount that is of a disk, whether its file system can be written.
+fn on_disk(mount: &Mount) -> Option<bool> {
+    file_systems::on_disk(mount.typ().as_deref().unwrap_or_default()).filter(|_| !volumes::is_bind(mount))
+}
+
 /// Plans one for each image or block device that a mount is of, and for each block device in `linux.devices` that the
 /// container may use.
-pub(crate) fn disks(bundle: &Bundle) -> Result<Disks, PlanError> {
+pub(crate) fn disks(bundle: &Bundle, facts: &Facts) -> Result<Disks, PlanError> {
     let rate = rates::disk_rate(bundle)?;
-    let mut disks = Disks::default();
+    let mut planner = Planner { known: &facts.disks, rate, disks: Disks::default() };
     if let Some(root) = root_image::root_image(bundle)? {
-        disks.add_root(root, rate)?;
+        planner.add_root(root)?;
     }
     for (index, mount) in bundle.spec.mounts().iter().flatten().enumerate() {
-        let typ = mount.typ().as_deref().unwrap_or_default();
-        let Some(writable) = file_systems::on_disk(typ).filter(|_| !volumes::is_bind(mount)) else {
-            continue;
-        };
+        let Some(writable) = on_disk(mount) else { continue };
         let field = format!("mounts[{index}].source");
         let Some(source) = volumes::host_source(bundle, mount) else {
+            let typ = mount.typ().as_deref().unwrap_or_default();
             return Err(PlanError::invalid(
                 field,
                 format!("is missing; a mount of type {typ} needs an image"),
             ));
         };
-        let slot = disks.add(field, DiskSource::Path(source), !writable || is_read_only(mount), rate)?;
-        disks.guest_sources.insert(index, name(slot));
+        let slot = planner.add(field, DiskSource::Path(source), !writable || is_read_only(mount))?;
+        planner.disks.guest_sources.insert(index, name(slot));
     }
     let linux = bundle.spec.linux().as_ref();
     let devices = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     for (index, device) in devices.iter().enumerate().filter(|(_, device)| device.typ() == LinuxDeviceType::B)
     {
         if let Some((source, writable)) = granted(&bundle.spec, device) {
-            disks.add(format!("linux.devices[{index}]"), source, !writable, rate)?;
+            planner.add(format!("linux.devices[{index}]"), source, !writable)?;
         }
     }
-    Ok(disks)
+    Ok(planner.disks)
 }
 
 impl Disks {
@@ -71,33 +116,33 @@ impl Disks {
         });
         disks.collect()
     }
+}
 
-    fn add_root(&mut self, root: RootImage, rate: Option<RateSpec>) -> Result<(), PlanError> {
+impl Planner<'_> {
+    fn add_root(&mut self, root: RootImage) -> Result<(), PlanError> {
         let RootImage { image, typ, changes } = root;
         let field = |key: &str| format!("annotations[{key:?}]");
-        let image = self.add(field(IMAGE_ANNOTATION), DiskSource::Path(image), true, rate)?;
+        let image = self.add(field(IMAGE_ANNOTATION), DiskSource::Path(image), true)?;
         let changes = match changes {
             Changes::Memory => vmrun_proto::Changes::Memory,
             Changes::Nowhere => vmrun_proto::Changes::Nowhere,
             Changes::Disk(path) => {
-                let slot = self.add(field(WRITABLE_ANNOTATION), DiskSource::Path(path), false, rate)?;
+                let slot = self.add(field(WRITABLE_ANNOTATION), DiskSource::Path(path), false)?;
                 vmrun_proto::Changes::Disk { name: guest_name(slot) }
             }
         };
-        self.root = Some(vmrun_proto::RootImage { name: guest_name(image), typ, changes });
+        self.disks.root = Some(vmrun_proto::RootImage { name: guest_name(image), typ, changes });
         Ok(())
     }
 
-    /// The same source is one disk, which can be written if any of its users may.
-    fn add(
-        &mut self,
-        field: String,
-        source: DiskSource,
-        read_only: bool,
-        rate: Option<RateSpec>,
-    ) -> Result<DiskSlot, PlanError> {
-        let known = self.planned.iter().position(|disk| disk.source == source);
-        let at = known.unwrap_or(self.planned.len());
+    /// The same disk by several names is one, which can be written if any of its users may.
+    fn add(&mut self, field: String, source: DiskSource, read_only: bool) -> Result<DiskSlot, PlanError> {
+        let identity = self.identity(&source);
+        let Disks { planned, identities, .. } = &mut self.disks;
+        let mut known = planned.iter().zip(identities.iter());
+        let at = known
+            .position(|(disk, behind)| disk.source == source || (identity.is_some() && *behind == identity))
+            .unwrap_or(planned.len());
         let Some(slot) = u8::try_from(at).ok().and_then(DiskSlot::new) else {
             let problem = format!(
                 "is one disk more than the {} that a machine has room for; leave a mount or device out",
@@ -105,15 +150,29 @@ impl Disks {
             );
             return Err(PlanError::invalid(field, problem));
         };
-        match self.planned.get_mut(at) {
-            Some(disk) if disk.read_only && !read_only => {
-                // Where it cannot be opened for writing, this is who wants that.
-                (disk.read_only, disk.field) = (false, field);
-            }
-            Some(_) => {}
-            None => self.planned.push(DiskPlan { field, source, read_only, rate }),
+        let Some(disk) = planned.get_mut(at) else {
+            planned.push(DiskPlan { field, source, read_only, rate: self.rate });
+            identities.push(identity);
+            return Ok(slot);
+        };
+        if matches!(source, DiskSource::Device { .. }) {
+            // By its number the guest is told of it, as rules for devices name it.
+            disk.source = source;
+        }
+        if disk.read_only && !read_only {
+            // Where it cannot be opened for writing, this is who wants that.
+            (disk.read_only, disk.field) = (false, field);
         }
         Ok(slot)
+    }
+
+    fn identity(&self, source: &DiskSource) -> Option<DiskIdentity> {
+        match source {
+            DiskSource::Path(path) => self.known.get(path).copied(),
+            DiskSource::Device { major, minor } => {
+                Some(DiskIdentity::Device { major: *major, minor: *minor })
+            }
+        }
     }
 }
 
@@ -171,7 +230,14 @@ mod tests {
         let dir = PathBuf::from("/bundle");
         let rootfs = dir.join("rootfs");
         let bundle = Bundle { dir, rootfs, spec, vm: Default::default(), ignored_capabilities: Vec::new() };
-        disks(&bundle).map_err(|error| error.to_string())
+        let file = DiskIdentity::File { device: 1, inode: 9 };
+        let device = DiskIdentity::Device { major: 7, minor: 3 };
+        let known = [("/link", file), ("/x.img", file), ("/dev/loop3", device)];
+        let facts = Facts {
+            disks: known.into_iter().map(|(path, identity)| (path.into(), identity)).collect(),
+            ..Facts::default()
+        };
+        disks(&bundle, &facts).map_err(|error| error.to_string())
     }
 
     fn mount(typ: &str, source: &str, options: &[&str]) -> Value {
@@ -203,6 +269,28 @@ mod tests {
             ["/run/vmrun/disks/0", "/run/vmrun/disks/1", "/run/vmrun/disks/0", "/run/vmrun/disks/2"]
         );
         assert_eq!(disks.for_the_guest()[2].announcement, "4K@0xd001b000:1:27");
+    }
+
+    #[test]
+    fn disk_by_several_names_is_one() {
+        let device = json!({ "path": "/dev/disk", "type": "b", "major": 7, "minor": 3 });
+        let rule = json!({ "allow": true, "type": "b", "major": 7, "minor": 3, "access": "r" });
+        let disks = planned(json!({
+            "mounts": [
+                mount("ext4", "/x.img", &["ro"]),
+                mount("ext4", "/dev/loop3", &[]),
+                mount("ext4", "/link", &[]),
+                mount("ext4", "/unknown", &[]),
+            ],
+            "linux": { "devices": [device], "resources": { "devices": [rule] } },
+        }))
+        .unwrap();
+        let shown: Vec<_> = disks.planned.iter().map(|disk| (&*disk.field, disk.read_only)).collect();
+        let expected =
+            [("mounts[2].source", false), ("mounts[1].source", false), ("mounts[3].source", false)];
+        assert_eq!(shown, expected);
+        assert_eq!(disks.for_the_guest()[1].number, Some((7, 3)));
+        assert_eq!(disks.guest_sources[&2], disks.guest_sources[&0]);
     }
 
     fn with_rules(rules: &Value) -> Vec<(DiskSource, bool)> {

@@ -67,6 +67,7 @@ pub use boot_request::{Asked, BootRequest, boot_request};
 pub use bundle::{Bundle, BundleError};
 pub use cgroup::expand as expand_slice;
 pub use cpuset::{in_the_guest, names_processors, online_processors, processors};
+pub use disks::{DiskIdentity, disk_sources};
 pub use exec::{ProcessChanges, changed, exec, inherit, load_process};
 pub use file_systems::kernel_mount_points;
 pub use host_limits::{Machine, host_limits, need_no_cgroup, without_the_hosts};
@@ -110,6 +111,8 @@ pub struct Facts {
     pub may_map_ids: bool,
     /// What the sources of bind mounts are; a missing one is not in the map.
     pub sources: BTreeMap<PathBuf, VolumeKind>,
+    /// What is behind the names of [`disk_sources`]; one that leads nowhere is not in the map.
+    pub disks: BTreeMap<PathBuf, DiskIdentity>,
     /// What is in the root file system where proc or sysfs is to be mounted, if it is no directory.
     pub not_directories: BTreeMap<PathBuf, &'static str>,
     /// Interfaces of the caller's network, or the host's, where that is to be the container's.
@@ -218,7 +221,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     let limits = resources.map(|resources| host_limits(resources, sized)).unwrap_or_default();
     let network_rates = rates::network_rates(bundle)?;
     let volumes = volumes::volumes(bundle, facts)?;
-    let disks = disks::disks(bundle)?;
+    let disks = disks::disks(bundle, facts)?;
     let (hooks, guest_hooks) = hooks::split(&bundle.spec)?;
     let (volumes, disks) = (&volumes, &disks);
     let spec = guest::Rewrite { bundle, facts, options, volumes, disks, cpus: &cpus, vcpus: size.vcpus };

@@ -156,6 +156,10 @@ fn full_file_system_of_the_host_is_an_error_of_the_program() {
     let bundle = Bundle::shell(script).mount(mount("ext4", &image, &[]));
     let outcome = bundle.run();
     assert_eq!((outcome.out().as_str(), outcome.status.code()), ("error\nlives\n", Some(0)), "{outcome:?}");
+    let told = outcome.err();
+    let warning = told.lines().find(|line| line.starts_with("vmrun: warning: mounts[7].source: "));
+    let warning = warning.unwrap_or_else(|| panic!("{outcome:?}"));
+    assert!(warning.contains(image.to_str().unwrap()) && warning.contains("there was no room"), "{warning}");
 }
 
 #[test]
@@ -204,6 +208,34 @@ fn what_is_removed_is_a_hole_in_the_image() {
     assert!(after + (7 << 11) < before, "{before} blocks before and {after} after");
     assert_eq!(fs::metadata(&image).unwrap().len(), 32 << 20);
     is_whole(&image);
+}
+
+#[test]
+fn one_image_is_mounted_for_writing_and_for_reading_by_whatever_names() {
+    let scratch = Scratch::new();
+    let image = ext4(&scratch, 8, None);
+    let link = scratch.join("link");
+    std::os::unix::fs::symlink(&image, &link).unwrap();
+    let script =
+        "echo written >/data/file; cat /read/file; echo more >/read/file || echo refused; cat /again/file";
+    let at = |place: &str, source: &Path, options: &[&str]| json!({ "destination": place, "type": "ext4", "source": source, "options": options });
+    for first_reads in [true, false] {
+        let (reads, writes) = (at("/read", &image, &["ro"]), at("/data", &link, &[]));
+        let (first, second) = if first_reads { (reads, writes) } else { (writes, reads) };
+        let bundle = Bundle::shell(script).mount(first).mount(second).mount(at("/again", &image, &["ro"]));
+        bundle.run().prints_with_errors("written\nrefused\nwritten\n", &["Read-only file system"]);
+        is_whole(&image);
+    }
+}
+
+#[test]
+fn block_device_is_mounted_and_a_device_of_the_container_at_once() {
+    let scratch = Scratch::new();
+    let image = ext4(&scratch, 16, None);
+    let device = Loop::new(&image);
+    let script = "echo written >/data/file && cat /data/file; head -c 2048 /dev/below/disk | tail -c 968 | head -c 2 | od -An -tx1";
+    let bundle = with_device(script, &device, "r").mount(mount("ext4", Path::new(&device.0), &[]));
+    bundle.run().prints("written\n 53 ef\n");
 }
 
 #[test]

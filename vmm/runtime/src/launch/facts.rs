@@ -1,16 +1,17 @@
 //! What the plan has to know about the host and the caller.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::{fs, io};
 
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::{major, minor};
 use nix::unistd::geteuid;
 use oci_spec::runtime::{LinuxResources, PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
-use vmrun_plan::{Bundle, Facts};
+use vmrun_plan::{Bundle, DiskIdentity, Facts};
 use vmrun_spec::VolumeKind;
 
 use super::{LaunchError, network};
@@ -56,9 +57,25 @@ pub(super) fn facts(bundle: &Bundle) -> Result<Facts, LaunchError> {
         oom_score_adj: oom_score::own().map_err(LaunchError::io("look at the own oom_score_adj"))?,
         may_map_ids: geteuid().is_root(),
         sources,
+        disks: disks(bundle),
         not_directories: not_directories(bundle),
         interfaces: network::interfaces(&vmrun_plan::network_namespace(&bundle.spec))?,
     })
+}
+
+fn disks(bundle: &Bundle) -> BTreeMap<PathBuf, DiskIdentity> {
+    let sources = vmrun_plan::disk_sources(bundle).into_iter();
+    let known = sources.filter_map(|source| {
+        let found = fs::metadata(&source).ok()?;
+        let identity = if found.file_type().is_block_device() {
+            let number = |part: u64| u32::try_from(part).ok();
+            DiskIdentity::Device { major: number(major(found.rdev()))?, minor: number(minor(found.rdev()))? }
+        } else {
+            DiskIdentity::File { device: found.dev(), inode: found.ino() }
+        };
+        Some((source, identity))
+    });
+    known.collect()
 }
 
 fn kind_of(source: &Path, found: fs::FileType) -> VolumeKind {

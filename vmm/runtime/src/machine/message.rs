@@ -127,7 +127,7 @@ pub(super) enum Ending {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Counted {
     pub(crate) device: String,
-    /// The slot that it was plugged into, if it was not there from the start.
+    /// The slot that it was plugged into, of those of its kind, if it was not there from the start.
     pub(crate) slot: Option<u8>,
     pub(crate) figures: BTreeMap<String, u64>,
 }

@@ -144,6 +144,25 @@ pub(super) fn written(machine: &Machine) -> Vec<(Option<u8>, String, u64)> {
     got.collect()
 }
 
+/// What the host's files and devices have failed to do, one line for each disk.
+pub(super) fn failures(machine: &Machine, plan: &[DiskPlan]) -> Vec<String> {
+    let disks = machine.counters().into_iter().filter(|device| device.device == DEVICE);
+    disks.filter_map(|disk| failure(&disk, plan)).collect()
+}
+
+fn failure(disk: &Counted, plan: &[DiskPlan]) -> Option<String> {
+    let count = |name: &str| disk.figures.get(name).copied().unwrap_or(0);
+    let (failed, no_room) = (count("failed"), count("no_room"));
+    let DiskPlan { field, source, .. } = disk_of(&disk.slot?.to_string(), plan)?;
+    let why = match no_room {
+        0 => "; see the host's kernel log".to_owned(),
+        all if all == failed => ": there was no room for what was written; make some on the host".to_owned(),
+        some => format!(", {some} of them for want of room; see the host's kernel log"),
+    };
+    (failed > 0)
+        .then(|| format!("{field}: {failed} requests to {} have failed on the host{why}", shown(source)))
+}
+
 /// Why they are not all there.
 pub(super) enum Unplugged {
     Refused(DiskError),
@@ -279,6 +298,23 @@ mod tests {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(1 << 20).unwrap();
         image
+    }
+
+    #[test]
+    fn failed_requests_are_told_with_their_reason_and_a_disk_without_any_is_not() {
+        let plan = [plan(Path::new("/a.img"), false)];
+        let told = |failed, no_room| {
+            let figures = [("failed", failed), ("no_room", no_room), ("errors", 9)];
+            let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
+            failure(&Counted { device: DEVICE.to_owned(), slot: Some(0), figures }, &plan)
+        };
+        assert_eq!(told(0, 0), None);
+        let text = told(2, 2).unwrap();
+        assert!(text.starts_with(
+            "mounts[7].source: 2 requests to /a.img have failed on the host: there was no room"
+        ));
+        assert!(told(3, 1).unwrap().contains("1 of them for want of room"));
+        assert!(told(3, 0).unwrap().ends_with("have failed on the host; see the host's kernel log"));
     }
 
     fn refused(plan: &DiskPlan) -> String {

@@ -544,7 +544,9 @@ impl Session<'_> {
             // Only a guest that makes output up, or does not answer, keeps a stream open: its loss.
             Drained::Fully | Drained::GaveUp => {}
         }
-        lost.into_iter().collect()
+        let disks = &self.request.plan.host.disks;
+        let failures = if disks.is_empty() { Vec::new() } else { disks::failures(self.machine, disks) };
+        lost.into_iter().chain(failures).collect()
     }
 }
 

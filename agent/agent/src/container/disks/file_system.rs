@@ -21,14 +21,21 @@ const LOOP: &str = "loop";
 /// Longest message of a file system's; one that is longer is left out by the kernel.
 const MESSAGE_BYTES: usize = 1024;
 
-/// Mounts what is on `node` at `place`, which is made, as `mount` says. What of its options is about the mount and not
-/// about the file system is for who binds it.
-pub(super) fn mount_at(place: &Path, node: &Path, mount: &Mount) -> Result<(), String> {
+/// Whether nothing can be written by way of `mount`.
+pub(super) fn is_read_only(mount: &Mount) -> bool {
+    let typ = mount.typ().as_deref().unwrap_or_default();
+    READ_ONLY.contains(&typ) || options::of(mount).own.set.contains(MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+/// Mounts what is on `node` at `place`, which is made, as `mount` says; `is_written` by way of another one. What of its
+/// options is about the mount and not about the file system is for who binds it.
+pub(super) fn mount_at(place: &Path, node: &Path, mount: &Mount, is_written: bool) -> Result<(), String> {
     let typ = mount.typ().as_deref().unwrap_or_default();
     let context = fsopen(typ, FsOpenFlags::FSOPEN_CLOEXEC).map_err(words)?;
     let log = KernelLog::from_here();
     let name = node.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    make(&context, node, mount).map_err(|error| {
+    // The kernel has one file system for a disk, which is written or not.
+    make(&context, node, mount, is_read_only(mount) && !is_written).map_err(|error| {
         let why = said(&context).or_else(|| log.ok()?.last_about(name));
         let error = words(error);
         why.map_or_else(|| error.clone(), |why| format!("{error}: {why}"))
@@ -36,13 +43,10 @@ pub(super) fn mount_at(place: &Path, node: &Path, mount: &Mount) -> Result<(), S
     put(&context, place).map_err(words)
 }
 
-fn make(context: &OwnedFd, node: &Path, mount: &Mount) -> io::Result<()> {
+fn make(context: &OwnedFd, node: &Path, mount: &Mount, read_only: bool) -> io::Result<()> {
     let options = options::of(mount);
-    let typ = mount.typ().as_deref().unwrap_or_default();
-    let is_read_only =
-        READ_ONLY.contains(&typ) || options.own.set.contains(MountAttrFlags::MOUNT_ATTR_RDONLY);
     let given = options.data.iter().copied().filter(|option| *option != LOOP);
-    mounts::configure(context, node, given.chain(is_read_only.then_some("ro")))
+    mounts::configure(context, node, given.chain(read_only.then_some("ro")))
 }
 
 fn put(context: &OwnedFd, place: &Path) -> io::Result<()> {

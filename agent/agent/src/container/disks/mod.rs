@@ -8,6 +8,7 @@ mod file_system;
 mod kernel_log;
 mod root;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -95,10 +96,14 @@ fn block_device(directory: &Path) -> io::Result<(String, (u32, u32))> {
 /// Mounts what is on them, each mount by itself, and has the configuration bind that.
 fn mount_all(spec: &mut Spec, given: &Spec, found: &[Found<'_>]) -> Result<(), String> {
     let Some(mut mounts) = spec.mounts().clone() else { return Ok(()) };
+    let written = found.iter().filter(|found| {
+        mounts.iter().any(|mount| is_of(mount, found.disk) && !file_system::is_read_only(mount))
+    });
+    let written: BTreeSet<_> = written.map(|found| found.number).collect();
     for (index, mount) in mounts.iter_mut().enumerate() {
         let Some(disk) = found.iter().find(|found| is_of(mount, found.disk)) else { continue };
         let place = PathBuf::from(format!("{}.{index}", disk.disk.name));
-        file_system::mount_at(&place, &disk.node, mount)
+        file_system::mount_at(&place, &disk.node, mount, written.contains(&disk.number))
             .map_err(|cause| format!("{}: {cause}", mounts::describe(mount, given)))?;
         mount.set_typ(Some("bind".to_owned())).set_source(Some(place));
     }

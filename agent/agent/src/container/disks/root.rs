@@ -29,7 +29,7 @@ pub(super) fn mount_root(
         let place = PathBuf::from(format!("{name}.root"));
         let node = node(name)
             .ok_or_else(|| format!("cannot mount the root file system: there is no disk {name}"))?;
-        file_system::mount_at(&place, &node, &described(typ, option))
+        file_system::mount_at(&place, &node, &described(typ, option), false)
             .map_err(|cause| format!("cannot mount {typ} for the root file system: {cause}"))?;
         Ok::<_, String>(place)
     };

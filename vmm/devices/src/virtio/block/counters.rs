@@ -16,6 +16,10 @@ pub(super) struct BlockCounters {
     pub(super) zeroed: Arc<Counter>,
     /// Requests that ended otherwise than well.
     pub(super) errors: Arc<Counter>,
+    /// Those of them that the host's file or device has failed.
+    pub(super) failed: Arc<Counter>,
+    /// And of these, those for which the host's file system had no room.
+    pub(super) no_room: Arc<Counter>,
     /// Requests that waited on a thread of their own.
     pub(super) waited: Arc<Counter>,
     /// Times that the rate's limit made the device wait before the next one.
@@ -34,6 +38,8 @@ impl BlockCounters {
             ("discards", &self.discards),
             ("zeroed", &self.zeroed),
             ("errors", &self.errors),
+            ("failed", &self.failed),
+            ("no_room", &self.no_room),
             ("waited", &self.waited),
             ("limited", &self.limited),
         ];

@@ -63,6 +63,9 @@ pub(super) fn finish(
         count(counters, request);
     } else {
         counters.errors.count();
+        if let Err(error) = result {
+            count_failure(counters, error);
+        }
     }
     let filled = match request.act {
         Act::Read(_) | Act::Id if status == VIRTIO_BLK_S_OK => request.bytes,
@@ -81,6 +84,18 @@ fn status(act: Act, result: &io::Result<()>) -> u32 {
         (_, None) => VIRTIO_BLK_S_OK,
         (_, Some(Some(libc::EOPNOTSUPP | libc::ENOSYS))) => VIRTIO_BLK_S_UNSUPP,
         (_, Some(_)) => VIRTIO_BLK_S_IOERR,
+    }
+}
+
+/// What the host cannot do at all is no failure: the driver does without it.
+fn count_failure(counters: &BlockCounters, error: &io::Error) {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::ENOSYS) => {}
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            counters.failed.count();
+            counters.no_room.count();
+        }
+        _ => counters.failed.count(),
     }
 }
 

@@ -10,6 +10,9 @@ use crate::error::chain;
 use crate::figures::CardFigures;
 use crate::machine::Machine;
 
+/// What the device is called.
+const CARD: &str = "virtio-net";
+
 /// The network cards of a machine.
 pub(crate) struct Cards {
     machine: Machine,
@@ -32,7 +35,7 @@ impl Cards {
     /// What they have counted by now.
     pub(crate) fn figures(&self) -> Vec<CardFigures> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let counters = self.machine.counters().into_iter();
+        let counters = self.machine.counters().into_iter().filter(|device| device.device == CARD);
         let figures = counters.filter_map(|device| {
             let slot = device.slot?;
             Some(CardFigures { name: names.get(&slot)?.clone(), slot, counters: device.figures })
