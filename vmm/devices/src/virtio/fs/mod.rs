@@ -7,6 +7,7 @@
 
 mod as_user;
 mod closing;
+mod descriptors;
 mod events;
 mod handle_file;
 mod host;

@@ -35,8 +35,8 @@ use virtiofsd::oslib::WritevFlags;
 use virtiofsd::soft_idmap::{GuestGid, GuestUid, Id};
 
 use super::as_user::as_user;
+use super::descriptors;
 use super::ids::{Handle, Node};
-use super::pass_through::descriptors_alone;
 
 /// Nodes and handles from here on are nameless files': virtiofsd counts from 1.
 const FIRST: u64 = 1 << 62;
@@ -77,12 +77,12 @@ struct Known {
 impl Nameless {
     /// At most so many nodes and handles.
     pub(super) fn new(most: usize) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let descriptors = match descriptors_alone() {
-            Some(alone) => alone.into(),
-            None => openat(rustix::fs::CWD, "/proc/self/fd", flags, Mode::empty())?,
-        };
-        Ok(Self { descriptors, most, next: AtomicU64::new(FIRST), open: Mutex::default() })
+        Ok(Self {
+            descriptors: descriptors::open()?,
+            most,
+            next: AtomicU64::new(FIRST),
+            open: Mutex::default(),
+        })
     }
 
     /// `/proc/self/fd`

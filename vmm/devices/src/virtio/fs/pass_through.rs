@@ -7,9 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::CWD;
-use rustix::mount::{OpenTreeFlags, open_tree};
 use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
+
+use super::descriptors;
 
 /// How long the guest may trust names and attributes that it has seen. Others on
 /// the host may change the tree, so this bounds how stale the guest's view gets.
@@ -45,20 +45,12 @@ fn open(directory: &Path, guest_fd_limit: u64) -> io::Result<PassthroughFs> {
         allow_direct_io: true,
         allow_mmap: true,
         guest_fd_limit,
-        proc_sfd_rawfd: descriptors_alone(),
+        proc_sfd_rawfd: descriptors::alone().map(File::from),
         ..Config::default()
     };
     let fs = PassthroughFs::new(config)?;
     fs.open_root_node()?;
     Ok(fs)
-}
-
-/// `/proc/self/fd` as a mount of its own, of which `..` leads nowhere. Without the right to mount, as in tests,
-/// virtiofsd opens the directory in its place.
-pub(super) fn descriptors_alone() -> Option<File> {
-    open_tree(CWD, c"/proc/self/fd", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-        .ok()
-        .map(File::from)
 }
 
 /// Lets the calling thread, a test's, serve `directory`.

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::fs::{FlockOperation, Mode as Permissions, OFlags, fstat, openat};
 
+use super::super::descriptors;
 use super::ranges::{LAST, Mode, Range};
 use super::table::{FileId, NO_PROCESS};
 
@@ -37,9 +38,7 @@ pub(super) struct Description {
 
 impl Reopener {
     pub(super) fn new() -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let descriptors = openat(rustix::fs::CWD, "/proc/self/fd", flags, Permissions::empty())?;
-        Ok(Self { descriptors })
+        Ok(Self { descriptors: descriptors::open()? })
     }
 
     /// A description of the file behind `handle`, for as much as that is open for: no more, since who
