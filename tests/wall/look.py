@@ -23,6 +23,13 @@ CAPABILITIES = (
     "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE "
     "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
 ).split()
+# Names in /proc/PID/limits, and what the table calls them.
+LIMITS = {
+    "Max core file size": "most of a core file, bytes",
+    "Max locked memory": "of locked memory, bytes",
+    "Max open files": "of descriptors",
+    "Max file size": "of a file, bytes",
+}
 NAMESPACES = "cgroup ipc mnt net pid user uts".split()
 
 # A thread that runs in the kernel alone, such as KVM's since Linux 6.12 (include/linux/sched.h).
@@ -72,7 +79,9 @@ def start(vmrun: Path, rootfs: Path, place: Path) -> tuple[subprocess.Popen, str
     path.write_text(json.dumps(config))
     command = [vmrun, "--root", store, "run", "--bundle", bundle, "--cold", "wall"]
     # What is its own then is told from what it has of its caller.
-    resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_FSIZE):
+        resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     sandbox = subprocess.Popen(command, start_new_session=True, **streams)
     assert sandbox.stdout.readline() == b"up\n", "the container does not run"
@@ -168,8 +177,10 @@ def descriptors(pid: int, directory: str) -> str:
 
 
 def limits(pid: int) -> str:
-    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
-    return next(line.split()[4] for line in lines if line.startswith("Max core file size"))
+    """The soft and the hard one of each, or one where they are the same."""
+    text = Path(f"/proc/{pid}/limits").read_text()
+    rows = (re.search(rf"^{limit}\s+(\S+)\s+(\S+)", text, re.MULTILINE) for limit in LIMITS)
+    return " | ".join(row[1] if row[1] == row[2] else f"{row[1]} of {row[2]}" for row in rows)
 
 
 def main() -> None:
@@ -193,8 +204,8 @@ def main() -> None:
             for row in threads(name, pid, directory, everything):
                 print(f"| {row} |")
         print()
-        print("| process | open | most of a core file, bytes |")
-        print("|---|---|---|")
+        print(f"| process | open | {' | '.join(LIMITS.values())} |")
+        print(f"|---|---|{'---|' * len(LIMITS)}")
         for name, pid in processes:
             print(f"| {name} | {descriptors(pid, directory)} | {limits(pid)} |")
     finally:

@@ -38,7 +38,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("vmm/runtime/src/host_cgroup/oom.rs", "a process that shares the memory of another"),
     ("vmm/runtime/src/launch/child.rs", "clone3, which starts a process in a cgroup; exec"),
     ("vmm/runtime/src/machine/process.rs", "fork, for the machine's process"),
-    ("vmm/runtime/src/monitor/attributes.rs", "mount_setattr"),
+    ("vmm/runtime/src/mount_attributes.rs", "mount_setattr"),
     ("vmm/runtime/src/monitor/id_map.rs", "fork, for a user namespace"),
     ("vmm/runtime/src/monitor/network/netfilter/legacy/system.rs", "reads tables of iptables-legacy"),
     ("vmm/runtime/src/monitor/network/tap.rs", "ioctls of the tun driver; a packet socket's membership"),

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
+use nix::unistd::pipe2;
 
 use crate::error::Error;
 use crate::launch::LaunchError;
@@ -141,6 +142,15 @@ pub(crate) fn release_standard_streams(stderr_too: bool) -> io::Result<()> {
         nix::unistd::dup2_stderr(&null)?;
     }
     Ok(())
+}
+
+/// Leaves this process nothing at its standard streams: there is an end to read, and what is written goes nowhere, which the standard
+/// library takes for success. No device, of which others depend on the mode and the owner.
+pub(crate) fn empty_standard_streams() -> io::Result<()> {
+    let (end, _) = pipe2(OFlag::O_CLOEXEC)?;
+    nix::unistd::dup2_stdin(&end)?;
+    nix::unistd::dup2_stdout(&end)?;
+    Ok(nix::unistd::dup2_stderr(&end)?)
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::MsgFlags;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid};
 use rustix::thread::set_name;
@@ -26,6 +25,7 @@ use vmrun_machine::{
 };
 use vmrun_spec::{HostPort, Image, MachineSpec};
 
+use super::limits;
 use super::message::{Ending, Fault, Report, VERSION, last_ones, short};
 use super::orders::{Answer, Orders, Recorder};
 use super::socket::{self, SocketError};
@@ -132,15 +132,13 @@ fn settle(socket: &OwnedFd, host_port: Option<&HostPort>, begin: &Begin) -> Resu
     let _ = set_name(NAME);
     // Fails for who leads one already.
     let _ = setsid();
-    fds::release_standard_streams(true).map_err(InsideError::io("release the standard streams"))?;
+    fds::empty_standard_streams().map_err(InsideError::io("release the standard streams"))?;
     let mut kept = vec![socket.as_raw_fd()];
     kept.extend(host_port.map(|port| port.stream.as_raw_fd()));
     kept.extend(begin.descriptors().iter().map(AsRawFd::as_raw_fd));
     fds::close_all_but(&kept).map_err(InsideError::io("close what is the monitor's"))?;
     fds::make_room().map_err(InsideError::io("make room for descriptors"))?;
-    // With 0 the kernel would still call a program that wants cores (core(5)). Whose limit is 0 may not be able to raise it.
-    let limit = |bytes| setrlimit(Resource::RLIMIT_CORE, bytes, bytes);
-    limit(1).or_else(|_| limit(0)).map_err(InsideError::io("do without core files"))
+    limits::set().map_err(InsideError::io("set the limits of the machine's process"))
 }
 
 /// Builds the machine, with all rights.

@@ -13,6 +13,7 @@
 mod console;
 mod handle;
 mod inside;
+mod limits;
 mod message;
 mod orders;
 mod process;

@@ -23,7 +23,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
 use vmrun_spec::{IdMap, IdRange};
 
-use super::attributes;
+use crate::mount_attributes;
 
 /// Why the owners cannot be mapped.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub(crate) enum IdMapError {
 /// Shows the owners of `copy`, a mount that nothing is mounted in yet, as `map` says.
 pub(super) fn apply(copy: &OwnedFd, map: &IdMap) -> Result<(), IdMapError> {
     let namespace = user_namespace(map)?;
-    attributes::map_owners(copy, namespace.as_fd(), map.recursive).map_err(|error| {
+    mount_attributes::map_owners(copy, namespace.as_fd(), map.recursive).map_err(|error| {
         match error.raw_os_error() {
             Some(libc::EINVAL) => IdMapError::FileSystem,
             _ => IdMapError::Apply(error),

@@ -19,13 +19,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::mount::{MoveMountFlags, move_mount};
-use vmrun_proto::{SharedMount, VOLUMES_DIR, mount_attr};
-use vmrun_spec::{HostPlan, MountChange, Volume, VolumeKind};
+use vmrun_proto::{SharedMount, VOLUMES_DIR};
+use vmrun_spec::{HostPlan, Volume, VolumeKind};
 
 use super::mount_table::{self, Row, TABLE};
-use super::{attributes, view};
-
-pub(super) const READONLY: MountChange = MountChange { set: mount_attr::RDONLY, clear: 0 };
+use super::view;
+use crate::mount_attributes::{self, READONLY};
 
 /// Why the tree cannot be without them.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +129,7 @@ fn take_out_one(at: &Path, row: &Row) -> io::Result<Taken> {
     let is_directory = FileType::from_raw_mode(fstat(&mount)?.st_mode) == FileType::Directory;
     // A single file was asked for by its name. A volume that is a directory has come over it later.
     if row.is_of_devices() || !is_directory {
-        attributes::change(mount, READONLY, false)?;
+        mount_attributes::change(mount, READONLY, false)?;
         return Ok(Taken::Readonly);
     }
     // Without the mount one would see what it was mounted over.

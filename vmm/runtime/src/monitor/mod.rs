@@ -10,7 +10,6 @@
 //! It has one thread of its own, which polls; the machine and the relays bring theirs. Another one
 //! answers the verbs that come between the program's end and its own.
 
-mod attributes;
 mod balloon;
 mod boot;
 mod callers_ids;

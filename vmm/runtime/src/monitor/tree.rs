@@ -30,11 +30,11 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use vmrun_proto::{ROOTFS_DIR, SharedMount, VOLUMES_DIR};
 use vmrun_spec::{HostPlan, Propagation, Volume, VolumeKind};
 
-use super::attributes;
 use super::callers_ids;
 use super::id_map::{self, IdMapError};
 use super::kernels::{self, KernelsError, LaterMounts};
 use crate::log::Log;
+use crate::mount_attributes;
 
 /// Why the tree could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +122,7 @@ pub(crate) fn close_rootfs(share: &Path) -> Result<(), TreeError> {
     let deadline = Instant::now() + WRITES_LIMIT;
     let mut pause = PAUSES.0;
     loop {
-        match attributes::change(&rootfs, kernels::READONLY, false) {
+        match mount_attributes::change(&rootfs, mount_attributes::READONLY, false) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
                 thread::sleep(pause);
                 pause = PAUSES.1.min(pause * 2);
@@ -170,8 +170,8 @@ fn add_volume(volume: &Volume, target: &Path) -> Result<OwnedFd, TreeError> {
             source,
         })?;
     }
-    attributes::change(&copy, volume.attributes, false).map_err(failed)?;
-    attributes::change(&copy, volume.below, true).map_err(failed)?;
+    mount_attributes::change(&copy, volume.attributes, false).map_err(failed)?;
+    mount_attributes::change(&copy, volume.below, true).map_err(failed)?;
     attach(&copy, &volume.source, target)?;
     isolate(target, volume.propagation).map_err(failed)?;
     Ok(copy)

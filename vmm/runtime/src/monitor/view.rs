@@ -24,7 +24,7 @@ use rustix::mount::{
 use vmrun_proto::{ROOTFS_DIR, VOLUMES_DIR};
 use vmrun_spec::{View, ViewMount};
 
-use super::attributes;
+use crate::mount_attributes;
 
 /// Why the container's files cannot be shown.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +54,7 @@ fn show_root(rootfs: &Path) -> io::Result<OwnedFd> {
 /// which the guest is served from: what is mounted in this one must not appear there.
 fn apart(path: &Path) -> io::Result<OwnedFd> {
     let copy = copy_of(path)?;
-    attributes::keep_from_peers(&copy)?;
+    mount_attributes::keep_from_peers(&copy)?;
     Ok(copy)
 }
 

@@ -36,6 +36,7 @@ use vmrun_machine::{MachineError, MachineState};
 use vmrun_plan::{CONSOLE_LOG, SHARE_DIR, VSOCK_SOCKET};
 
 use crate::machine::StartError;
+use crate::read_only;
 
 pub use build::{BuildOptions, build};
 pub(crate) use draft::Draft;
@@ -229,7 +230,7 @@ impl Templates {
         if saved.shape != *shape {
             return Err(damaged("is of another kernel, vmrun or size"));
         }
-        let memory = open_file(entry, MEMORY, path)?;
+        let memory = open_pages(entry, path)?;
         let identity = FileIdentity::of(&memory).map_err(TemplateError::io("look at the template", path))?;
         if identity != saved.memory || saved.state.memory_bytes() != Some(identity.bytes()) {
             return Err(damaged("has been changed since it was saved"));
@@ -377,17 +378,27 @@ impl Templates {
     }
 }
 
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
 fn open_file(entry: &OwnedFd, name: &str, path: &Path) -> Result<File, TemplateError> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match openat(entry, name, flags, Mode::empty()) {
+    checked(openat(entry, name, READ, Mode::empty()).map_err(io::Error::from), path)
+}
+
+/// The pages, which machines keep open.
+fn open_pages(entry: &OwnedFd, path: &Path) -> Result<File, TemplateError> {
+    checked(read_only::open(entry, MEMORY, READ), path)
+}
+
+fn checked(opened: io::Result<OwnedFd>, path: &Path) -> Result<File, TemplateError> {
+    match opened {
         Ok(file) => {
             place::only_ours(&file, FileType::RegularFile, path)?;
             Ok(file.into())
         }
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP) => {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ELOOP)) => {
             Err(TemplateError::Damaged { path: path.to_owned(), problem: "is not whole" })
         }
-        Err(errno) => Err(TemplateError::io("open the template", path)(errno)),
+        Err(source) => Err(TemplateError::Io { act: "open the template", path: path.to_owned(), source }),
     }
 }
 

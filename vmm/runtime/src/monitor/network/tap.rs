@@ -1,18 +1,19 @@
 //! A tap: what the guest's card sends comes out of it as if it had received it, and what is sent
 //! through it the card receives.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 
 use nix::net::if_::if_nametoindex;
+use rustix::fs::{CWD, OFlags};
 
 use vmrun_netlink::Netlink;
 use vmrun_netlink::route::RouteNetlinkMessage;
 use vmrun_netlink::route::link::LinkMessage;
 
 use super::links::TAP_PREFIX;
+use crate::read_only;
 
 const TUN: &str = "/dev/net/tun";
 
@@ -35,12 +36,8 @@ pub(super) struct Tap {
 
 /// Makes a tap, or says which step failed.
 pub(super) fn make() -> Result<Tap, (&'static str, io::Error)> {
-    let tun = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(TUN)
-        .map_err(|error| (OPEN, error))?;
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let tun = File::from(read_only::open(CWD, TUN, flags).map_err(|error| (OPEN, error))?);
     let name = attach(&tun).map_err(|error| (ATTACH, error))?;
     set_header(&tun).map_err(|error| ("TUNSETVNETHDRSZ", error))?;
     let index = if_nametoindex(&*name).map_err(|errno| ("its number", errno.into()))?;

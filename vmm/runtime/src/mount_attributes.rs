@@ -4,10 +4,14 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use vmrun_proto::mount_attr;
 use vmrun_spec::MountChange;
 
+/// Nothing is changed through it.
+pub(crate) const READONLY: MountChange = MountChange { set: mount_attr::RDONLY, clear: 0 };
+
 /// Changes the attributes of the mount whose root `mount` is, and of those below it if `recursive`.
-pub(super) fn change(mount: impl AsFd, change: MountChange, recursive: bool) -> io::Result<()> {
+pub(crate) fn change(mount: impl AsFd, change: MountChange, recursive: bool) -> io::Result<()> {
     if change == MountChange::default() {
         return Ok(());
     }
@@ -17,7 +21,7 @@ pub(super) fn change(mount: impl AsFd, change: MountChange, recursive: bool) -> 
 }
 
 /// Maps its owners as the user namespace says.
-pub(super) fn map_owners(mount: impl AsFd, namespace: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+pub(crate) fn map_owners(mount: impl AsFd, namespace: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP,
         attr_clr: 0,
@@ -29,7 +33,7 @@ pub(super) fn map_owners(mount: impl AsFd, namespace: BorrowedFd<'_>, recursive:
 
 /// What is mounted in them from now on reaches no peer of theirs: the mount whose root `mount` is, and
 /// those below it. Before Linux 5.12 there is no such call, and no mount here has peers either.
-pub(super) fn keep_from_peers(mount: impl AsFd) -> io::Result<()> {
+pub(crate) fn keep_from_peers(mount: impl AsFd) -> io::Result<()> {
     let attributes = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_SLAVE, userns_fd: 0 };
     match set(mount.as_fd(), &attributes, true) {
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
