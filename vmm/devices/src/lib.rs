@@ -25,6 +25,8 @@ pub mod fuzz;
 pub mod heap;
 mod memory;
 mod mmio_bus;
+#[cfg(feature = "planted-holes")]
+pub mod planted;
 mod thread;
 mod uart;
 pub mod virtio;

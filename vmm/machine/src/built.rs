@@ -220,6 +220,8 @@ struct Parts {
 impl Parts {
     fn finish(self, spec: &MachineSpec) -> Built {
         let Self { kvm, vcpus, mmio, io_apic, devices, console, end, vm, memory } = self;
+        #[cfg(feature = "planted-holes")]
+        vmrun_devices::planted::know(&memory);
         let bus = IoBus::new(mmio, io_apic, console.clone(), spec.mark_port.map(Stamps::new));
         let cpuid = vcpus.first().map(|(_, cpuid)| cpuid.as_slice().to_vec()).unwrap_or_default();
         let vcpus = vcpus.into_iter().map(|(vcpu, _)| vcpu).collect();

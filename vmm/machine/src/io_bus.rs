@@ -93,6 +93,8 @@ impl IoBus {
     }
 
     pub(crate) fn port_write(&self, port: u16, data: &[u8]) -> Outcome {
+        #[cfg(feature = "planted-holes")]
+        vmrun_devices::planted::take_port(port, data);
         if let Some(offset) = uart_offset(port) {
             let mut uart = self.uart();
             // A repeated `out` (`rep outsb`) comes as one exit.

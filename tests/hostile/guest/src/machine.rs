@@ -66,14 +66,12 @@ fn poke(address: u64, value: u64) {
     unsafe { (address as *mut u64).write_volatile(value) }
 }
 
-/// The beginning of the boot image, and how long that is.
-pub(crate) fn boot_image(boot_params: u64, into: &mut [u8]) -> usize {
+/// Where the boot image lies, and how long it is.
+pub(crate) fn boot_image(boot_params: u64) -> (u64, u64) {
     // SAFETY: the loader has written the structure, and nobody writes to it.
     let [address, length] = [RAMDISK_IMAGE, RAMDISK_SIZE]
         .map(|at| unsafe { ((boot_params + at) as *const u32).read_unaligned() });
-    let length = into.len().min(length as usize);
-    copy_out(u64::from(address), &mut into[..length]);
-    length
+    (address.into(), length.into())
 }
 
 /// Whether all of a range is mapped and nobody's.

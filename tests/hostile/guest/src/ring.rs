@@ -41,7 +41,12 @@ pub(crate) struct Ring {
 impl Ring {
     /// An empty ring, of which the device need not know.
     pub(crate) fn new(device: Device, queue: u64, size: u64) -> Self {
-        let base = RINGS + queue * RING_BYTES;
+        Self::at(queue, device, queue, size)
+    }
+
+    /// The same, at one of the places for rings.
+    pub(crate) fn at(place: u64, device: Device, queue: u64, size: u64) -> Self {
+        let base = RINGS + place * RING_BYTES;
         let size = size.clamp(1, 1024) as u16;
         for at in (AVAILABLE..USED + 0x3000).step_by(8) {
             machine::write(base + at, 3, 0);

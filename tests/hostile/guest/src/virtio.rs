@@ -38,6 +38,8 @@ pub(crate) mod register {
 pub(crate) mod id {
     pub(crate) const NET: u64 = 1;
     pub(crate) const BLOCK: u64 = 2;
+    pub(crate) const RNG: u64 = 4;
+    pub(crate) const BALLOON: u64 = 5;
     pub(crate) const VSOCK: u64 = 19;
     pub(crate) const FS: u64 = 26;
 }
@@ -75,7 +77,7 @@ impl Device {
     }
 
     /// A window shows its device a moment before it takes writes.
-    fn listens(self) -> bool {
+    pub(crate) fn listens(self) -> bool {
         self.write(register::STATUS, 1);
         self.read(register::STATUS) == 1
     }
@@ -146,10 +148,20 @@ impl Device {
     /// Starts it as a good driver does, with rings for its first `N` queues.
     pub(crate) fn start<const N: usize>(self, event_index: bool) -> [Ring; N] {
         self.negotiate(event_index);
+        self.start_negotiated(0)
+    }
+
+    /// The same, with rings behind those of others.
+    pub(crate) fn start_from<const N: usize>(self, place: u64) -> [Ring; N] {
+        self.negotiate(false);
+        self.start_negotiated(place)
+    }
+
+    fn start_negotiated<const N: usize>(self, place: u64) -> [Ring; N] {
         let count = self.queues();
         let mut all = (0..count.max(N as u64)).map(|queue| {
             self.write(register::QUEUE_SEL, queue);
-            let ring = Ring::new(self, queue, self.read(register::QUEUE_NUM_MAX));
+            let ring = Ring::at(place + queue, self, queue, self.read(register::QUEUE_NUM_MAX));
             if queue < count {
                 self.set_queue(queue, ring.size().into(), ring.places());
             }

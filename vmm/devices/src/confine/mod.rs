@@ -114,6 +114,10 @@ pub enum ConfineError {
 pub(crate) fn confine(to: &Confinement) -> Result<(), ConfineError> {
     let Confinement { class, tree } = to;
     panics::tell_in_one_line();
+    #[cfg(feature = "planted-holes")]
+    if crate::planted::walls_are_down() {
+        return Ok(tree.as_ref().map_or(Ok(()), tree::stand_in)?);
+    }
     tree.as_ref().map_or(Ok(()), tree::enter)?;
     capabilities::keep(class.capabilities).map_err(ConfineError::Capabilities)?;
     let lists: Vec<_> = class.more.iter().copied().chain([class.calls]).collect();
@@ -123,6 +127,10 @@ pub(crate) fn confine(to: &Confinement) -> Result<(), ConfineError> {
 /// Leaves the calling process `tree` as its root directory, where it may change that, and the calling thread and those
 /// that it starts no capability. Threads that run already are confined by their classes.
 pub fn confine_process(tree: &OwnedFd) -> Result<(), ConfineError> {
+    #[cfg(feature = "planted-holes")]
+    if crate::planted::walls_are_down() {
+        return Ok(());
+    }
     tree::become_root(tree)?;
     capabilities::keep(Capabilities::empty()).map_err(ConfineError::Capabilities)
 }

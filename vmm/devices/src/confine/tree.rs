@@ -44,6 +44,13 @@ pub(super) fn enter(tree: &OwnedFd) -> Result<(), TreeError> {
     if rooted || ruled { Ok(()) } else { Err(TreeError::Neither) }
 }
 
+/// Lets the calling thread begin at `tree`, and go where it likes.
+#[cfg(feature = "planted-holes")]
+pub(super) fn stand_in(tree: &OwnedFd) -> Result<(), TreeError> {
+    unshare(CloneFlags::CLONE_FS).map_err(|errno| TreeError::Root(Errno::from_raw_os_error(errno as i32)))?;
+    fchdir(tree).map_err(TreeError::Root)
+}
+
 /// Makes `tree` the root and the working directory of all who share those with the calling thread. False where that one
 /// may not: without root and outside of a user namespace, as tests run.
 pub(super) fn become_root(tree: &OwnedFd) -> Result<bool, TreeError> {

@@ -95,6 +95,8 @@ impl ActiveQueue {
     /// The next chain that the driver made available, and the memory it points into.
     pub fn pop(&mut self) -> Result<Option<(&Memory, DescriptorChain<&Memory>)>, QueueError> {
         let chain = self.queue.iter(&self.memory)?.next();
+        #[cfg(feature = "planted-holes")]
+        chain.iter().for_each(|chain| crate::planted::take(&self.memory, chain));
         Ok(chain.map(|chain| (&self.memory, chain)))
     }
 
@@ -240,6 +242,8 @@ impl ActiveQueue {
             && let Some(chain) = self.queue.iter(&self.memory).map_err(QueueError::from)?.next()
         {
             *turns -= 1;
+            #[cfg(feature = "planted-holes")]
+            crate::planted::take(&self.memory, &chain);
             let head = chain.head_index();
             let Some(written) = serve(&self.memory, chain)? else { continue };
             self.push_used(head, written)?;

@@ -31,11 +31,11 @@ pub(crate) fn attack(random: &mut Random, rounds: u64) {
     let Some(mut sockets) = Sockets::open() else {
         return crate::console::say("FAULT: no sockets");
     };
-    let header = sockets.header(OWN, PORT, op::REQUEST);
-    sockets.send(&header, &[]);
     // How far it gets depends on what the agent begins with.
-    if !random.once_in(4) {
-        say(&mut sockets, READY);
+    if random.once_in(4) {
+        connect(&mut sockets);
+    } else {
+        begin(&mut sockets);
     }
     let polite = random.once_in(2);
     for _ in 0..rounds {
@@ -44,6 +44,17 @@ pub(crate) fn attack(random: &mut Random, rounds: u64) {
             lie(&mut sockets, random);
         }
     }
+}
+
+fn connect(sockets: &mut Sockets) {
+    let header = sockets.header(OWN, PORT, op::REQUEST);
+    sockets.send(&header, &[]);
+}
+
+/// Begins as an agent does.
+pub(super) fn begin(sockets: &mut Sockets) {
+    connect(sockets);
+    say(sockets, READY);
 }
 
 /// Sends bytes by the connection to the host.
@@ -76,16 +87,33 @@ fn answer(sockets: &mut Sockets, random: &mut Random, polite: bool) {
     let Some((header, count)) = sockets.receive(&mut bytes) else { return };
     match header.op {
         op::REQUEST => welcome(sockets, random, &header),
-        op::RW if header.to_port == OWN && polite => {
-            let Some(number) = number_of(&bytes[..count]) else { return };
-            let mut reply = [0; 64];
-            let length = agree(&mut reply, number);
-            say(sockets, &reply[..length]);
-            let credit = sockets.header(OWN, PORT, op::CREDIT_UPDATE);
-            sockets.send(&credit, &[]);
-        }
+        op::RW if header.to_port == OWN && polite => do_as_told(sockets, &bytes[..count]),
         _ => {}
     }
+}
+
+/// The same, as good as gold: the host gets its streams, too.
+pub(super) fn please(sockets: &mut Sockets) {
+    let mut bytes = [0; 512];
+    let Some((header, count)) = sockets.receive(&mut bytes) else { return };
+    match header.op {
+        op::REQUEST => {
+            let accepted = sockets.header(header.to_port, header.from_port, op::RESPONSE);
+            sockets.send(&accepted, &[]);
+        }
+        op::RW if header.to_port == OWN => do_as_told(sockets, &bytes[..count]),
+        _ => {}
+    }
+}
+
+/// Says of a request that it is done.
+fn do_as_told(sockets: &mut Sockets, request: &[u8]) {
+    let Some(number) = number_of(request) else { return };
+    let mut reply = [0; 64];
+    let length = agree(&mut reply, number);
+    say(sockets, &reply[..length]);
+    let credit = sockets.header(OWN, PORT, op::CREDIT_UPDATE);
+    sockets.send(&credit, &[]);
 }
 
 /// The host asks for a stream of the program's: it gets one, with all that there is to say, or none.

@@ -2,11 +2,13 @@
 
 mod addresses;
 mod agent;
+mod balloon;
 mod chains;
 mod console;
 mod disk;
 mod frames;
 mod packets;
+pub(crate) mod planted;
 mod ports;
 mod queues;
 mod registers;
@@ -18,13 +20,14 @@ use crate::random::Random;
 /// So many rounds of an attack.
 pub(crate) type Attack = fn(&mut Random, u64);
 
-const ATTACKS: [(&str, Attack); 11] = [
+const ATTACKS: [(&str, Attack); 12] = [
     ("registers", registers::attack),
     ("queues", queues::attack),
     ("chains", chains::attack),
     ("requests", requests::attack),
     ("packets", packets::attack),
     ("agent", agent::attack),
+    ("balloon", balloon::attack),
     ("disk", disk::attack),
     ("frames", frames::attack),
     ("ports", ports::attack),

@@ -89,8 +89,10 @@ const NAMES: [&[u8]; 20] = [
 /// After so many rounds a good driver's words come again.
 const STRETCH: u64 = 200;
 
-/// Requests by which a file is read.
+/// Requests that are made on purpose.
 const LOOKUP: u32 = 1;
+const MKDIR: u32 = 9;
+const RMDIR: u32 = 11;
 const OPEN: u32 = 14;
 const READ: u32 = 15;
 const OPENDIR: u32 = 27;
@@ -195,7 +197,7 @@ impl Request {
 }
 
 /// Does as a good driver does: `FUSE_INIT` of FUSE 7.31, without any feature, and a look for the container's root directory. Then reads
-/// what it may, and tries what lies behind the link.
+/// what it may, and tries what lies behind the link: there, a directory that comes and goes leaves its time behind.
 fn begin(ring: &mut Ring) -> [u64; 16] {
     let words = [7u32, 31, 4096, 0].map(u32::to_le_bytes);
     ask(ring, 26, 0, words.as_flattened());
@@ -203,6 +205,9 @@ fn begin(ring: &mut Ring) -> [u64; 16] {
     read_file(ring, root, b"new\0");
     let link = read_file(ring, root, b"escape\0");
     read_file(ring, link, b"secret\0");
+    read_file(ring, root, b"escape/secret\0");
+    ask(ring, MKDIR, root, b"\xff\x01\0\0\0\0\0\0escape/made\0");
+    ask(ring, RMDIR, root, b"escape/made\0");
     let mut nodes = [ROOT; 16];
     nodes[4..].fill(root);
     nodes

@@ -56,6 +56,10 @@ impl SharedTree {
 
     /// The host's side, for a request about what a directory has under `name`.
     fn host_under(&self, name: &CStr) -> io::Result<&Host> {
+        #[cfg(feature = "planted-holes")]
+        if !crate::planted::CHECKS_NAMES {
+            return Ok(&self.host);
+        }
         if is_component(name) { Ok(&self.host) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
     }
 }
