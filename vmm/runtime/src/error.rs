@@ -223,6 +223,9 @@ impl Error {
             Self::Control(ControlError::Silent { .. }) => Some(
                 "if it was stopped by a signal let it go on with SIGCONT, else end it with `vmrun delete --force`",
             ),
+            Self::Control(ControlError::Older { .. } | ControlError::Newer { .. }) => Some(
+                "use the vmrun that has started the container, or delete that and run it anew with this one",
+            ),
             Self::Cgroup(HostCgroupError::Frozen { .. }) => {
                 Some("write 0 to its cgroup.freeze, or name another cgroup in linux.cgroupsPath")
             }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vmrun_proto::FrameReader;
 
-use crate::control::{ControlReply, ControlRequest};
+use crate::control::{ControlReply, ControlRequest, Greeting};
 use crate::store::State;
 use crate::templates;
 
@@ -14,6 +14,7 @@ use crate::templates;
 pub fn control(bytes: &[u8]) {
     conversation::<ControlRequest>(bytes);
     conversation::<ControlReply>(bytes);
+    conversation::<Greeting>(bytes);
     let _ = serde_json::from_slice::<State>(bytes);
 }
 

@@ -50,5 +50,6 @@ mod subordinate_ids;
 mod templates;
 mod terminal;
 mod user_network;
+mod versions;
 mod wall;
 mod watching;

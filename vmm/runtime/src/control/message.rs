@@ -1,5 +1,5 @@
 //! Messages on the monitor's control socket. One request a connection, one
-//! reply, in the frames of the guest protocol.
+//! reply, in the frames of the guest protocol. A new one raises [`VERSION`](super::VERSION).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use vmrun_proto::ProcessInfo;
 use vmrun_spec::FailureReport;
 
+use super::Greeting;
 use crate::figures::Figures;
 use crate::status::{Act, Status};
 
@@ -108,6 +109,8 @@ pub(crate) enum ControlReply {
     Failed(FailureReport),
     /// Not done, since the container is in another state by now.
     WrongState(Status),
+    /// Not done, since this monitor does not know the request: only to those who greet.
+    Unknown,
 }
 
 impl ControlReply {
@@ -121,6 +124,16 @@ impl ControlReply {
             Self::OutOfMemory => "memory has run out",
             Self::Failed(_) => "it failed",
             Self::WrongState(_) => "the container is in another state",
+            Self::Unknown => "it does not know the request",
         }
     }
+}
+
+/// The first frame of a verb's.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Opening {
+    Greeting(Greeting),
+    /// Of a verb that does not greet.
+    Request(Box<ControlRequest>),
 }

@@ -1,9 +1,12 @@
 //! The monitor's control socket, seen from a verb.
 
+mod greeting;
 mod message;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -13,7 +16,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmrun_proto::FrameError;
 
-pub(crate) use self::message::{ControlReply, ControlRequest};
+pub(crate) use self::greeting::{BEFORE_GREETINGS, Greeting, VERSION};
+pub(crate) use self::message::{ControlReply, ControlRequest, Opening};
 use crate::error::Error;
 use crate::process::ProcessHandle;
 use crate::status::Status;
@@ -29,6 +33,22 @@ pub enum ControlError {
     /// The conversation broke.
     #[error("the monitor broke off")]
     Talk(#[source] FrameError),
+    /// It was started by a `vmrun` that did not have this.
+    #[error("the monitor, {monitor}, does not know how to {what}")]
+    Older {
+        /// Who it says it is.
+        monitor: String,
+        /// What it was asked to do.
+        what: &'static str,
+    },
+    /// It was started by a `vmrun` that has more than this one.
+    #[error("the monitor, {monitor}, answers what vmrun {} does not understand", env!("CARGO_PKG_VERSION"))]
+    Newer {
+        /// Who it says it is.
+        monitor: String,
+        /// How it is not understood.
+        source: FrameError,
+    },
     /// There is no conversation.
     #[error("timed out after {} s waiting for the monitor, process {pid}, to {what}", .limit.as_secs())]
     Silent {
@@ -46,7 +66,7 @@ impl ControlError {
     pub(crate) fn is_hang_up(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Talk(FrameError::Closed | FrameError::Io(_)) => true,
-            Self::Talk(_) | Self::Silent { .. } => false,
+            Self::Talk(_) | Self::Older { .. } | Self::Newer { .. } | Self::Silent { .. } => false,
         }
     }
 }
@@ -79,13 +99,13 @@ pub(crate) fn ask_within(
     state: &State,
     request: &ControlRequest,
 ) -> Result<ControlReply, Error> {
-    converse(limit, entry, state, request).map(|(reply, _)| reply)
+    converse(limit, entry.directory(), state, request).map(|(reply, _)| reply)
 }
 
 /// Waits until the program has said that it is ready, and tells all that it says until then.
 pub(crate) fn await_ready(entry: &Entry, state: &State, tell: impl Fn(&str)) -> Result<(), Error> {
     let request = ControlRequest::AwaitReady;
-    let (mut reply, connection) = converse(request.limit(), entry, state, &request)?;
+    let (mut reply, connection) = converse(request.limit(), entry.directory(), state, &request)?;
     while let ControlReply::Notified(text) = reply {
         tell(&text);
         reply = vmrun_proto::read_frame(&connection).map_err(ControlError::Talk)?;
@@ -108,7 +128,7 @@ pub(crate) struct Telling(UnixStream);
 /// Asks a container's monitor to tell what happens.
 pub(crate) fn watch(entry: &Entry, state: &State) -> Result<Telling, Error> {
     let request = ControlRequest::Watch;
-    converse(request.limit(), entry, state, &request).map(|(_, connection)| Telling(connection))
+    converse(request.limit(), entry.directory(), state, &request).map(|(_, connection)| Telling(connection))
 }
 
 impl Telling {
@@ -132,7 +152,7 @@ impl Telling {
 
 fn converse(
     limit: Option<Duration>,
-    entry: &Entry,
+    directory: &Path,
     state: &State,
     request: &ControlRequest,
 ) -> Result<(ControlReply, UnixStream), Error> {
@@ -144,16 +164,35 @@ fn converse(
         error => ControlError::Talk(error),
     };
     step!("asking the monitor, process {}, to {}", state.monitor.pid, request.what());
-    let connection =
-        connect(entry.directory(), &state.control_socket, limit).map_err(ControlError::Connect)?;
-    vmrun_proto::write_frame(&connection, request).map_err(failed)?;
-    let reply = vmrun_proto::read_frame(&connection).map_err(failed)?;
+    let connection = connect(directory, &state.control_socket, limit).map_err(ControlError::Connect)?;
+    let monitor = if state.control_version == BEFORE_GREETINGS {
+        vmrun_proto::write_frame(&connection, request).map_err(failed)?;
+        None
+    } else {
+        greet(&connection, request).map_err(failed)?;
+        Some(vmrun_proto::read_frame::<Greeting>(&connection).map_err(failed)?)
+    };
+    let reply = vmrun_proto::read_frame(&connection).map_err(|error| match (error, &monitor) {
+        (source @ FrameError::Decode(_), Some(monitor)) if monitor.is_newer() => {
+            ControlError::Newer { monitor: monitor.to_string(), source }
+        }
+        (error, _) => failed(error),
+    })?;
     step!("the monitor answers: {}", ControlReply::name(&reply));
-    match reply {
-        ControlReply::Failed(report) => Err(Error::Reported(report)),
-        ControlReply::WrongState(status) => Err(Error::WrongState { act: request.act(), status }),
-        done => Ok((done, connection)),
+    match (reply, monitor) {
+        (ControlReply::Failed(report), _) => Err(Error::Reported(report)),
+        (ControlReply::WrongState(status), _) => Err(Error::WrongState { act: request.act(), status }),
+        (ControlReply::Unknown, Some(monitor)) => {
+            Err(ControlError::Older { monitor: monitor.to_string(), what: request.what() }.into())
+        }
+        (done, _) => Ok((done, connection)),
     }
+}
+
+/// Greets and asks with one word, so that the monitor is woken once.
+fn greet(mut connection: &UnixStream, request: &ControlRequest) -> Result<(), FrameError> {
+    let greeting = vmrun_proto::encode(&Greeting::ours())?;
+    Ok(connection.write_all(&[greeting, vmrun_proto::encode(request)?].concat())?)
 }
 
 /// What a read or write says when the socket's time is over.

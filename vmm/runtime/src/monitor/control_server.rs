@@ -1,14 +1,17 @@
 //! The monitor's control socket.
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::control::{ControlReply, ControlRequest};
+use vmrun_proto::FrameError;
+
+use crate::control::{ControlReply, ControlRequest, Greeting, Opening};
 use crate::status::Status;
+use crate::step;
 use crate::store::CONTROL_SOCKET;
 
 /// How long a verb may take to say what it wants; only the store's owner can connect.
@@ -31,6 +34,8 @@ pub(crate) struct ControlServer {
 #[derive(Debug)]
 pub(crate) struct Caller {
     connection: UnixStream,
+    /// Whether it has greeted, and is to be greeted before it is told anything.
+    waits_for_greeting: Cell<bool>,
 }
 
 impl ControlServer {
@@ -65,8 +70,22 @@ impl ControlServer {
         connection.set_nonblocking(false).ok()?;
         connection.set_read_timeout(Some(READ_LIMIT)).ok()?;
         connection.set_write_timeout(Some(READ_LIMIT)).ok()?;
-        let request = vmrun_proto::read_frame(&connection).ok()?;
-        Some((request, Caller { connection }))
+        match vmrun_proto::read_frame(&connection).ok()? {
+            Opening::Request(request) => Some((*request, Caller::new(connection, false))),
+            Opening::Greeting(verb) => {
+                let request = vmrun_proto::read_frame(&connection);
+                let caller = Caller::new(connection, true);
+                match request {
+                    Ok(request) => Some((request, caller)),
+                    Err(FrameError::Decode(_)) => {
+                        step!("{verb} asks for what is not known here");
+                        caller.answer(&ControlReply::Unknown);
+                        None
+                    }
+                    Err(_) => None,
+                }
+            }
+        }
     }
 
     /// From the program's end to the process's, which may be long: output is waited for that
@@ -88,14 +107,28 @@ impl ControlServer {
 }
 
 impl Caller {
+    fn new(connection: UnixStream, greets: bool) -> Self {
+        Self { connection, waits_for_greeting: Cell::new(greets) }
+    }
+
     /// Whether it could be told something before its answer.
     pub(crate) fn tell(&self, reply: &ControlReply) -> bool {
-        vmrun_proto::write_frame(&self.connection, reply).is_ok()
+        self.say(reply).is_ok()
     }
 
     pub(crate) fn answer(self, reply: &ControlReply) {
         // A caller that has gone wants no answer.
-        let _ = vmrun_proto::write_frame(&self.connection, reply);
+        let _ = self.say(reply);
+    }
+
+    /// With the first word goes the greeting, so that it is woken once.
+    fn say(&self, reply: &ControlReply) -> Result<(), FrameError> {
+        let mut words = Vec::new();
+        if self.waits_for_greeting.take() {
+            words = vmrun_proto::encode(&Greeting::ours())?;
+        }
+        words.extend(vmrun_proto::encode(reply)?);
+        Ok((&self.connection).write_all(&words)?)
     }
 }
 
@@ -106,7 +139,7 @@ pub(super) struct Watcher(UnixStream);
 impl Caller {
     /// Answers it, and keeps it.
     pub(super) fn watch(self) -> io::Result<Watcher> {
-        vmrun_proto::write_frame(&self.connection, &ControlReply::Ok).map_err(io::Error::other)?;
+        self.say(&ControlReply::Ok).map_err(io::Error::other)?;
         // One that does not read must not hold the monitor.
         self.connection.set_nonblocking(true)?;
         Ok(Watcher(self.connection))
@@ -162,6 +195,35 @@ mod tests {
         for caller in [first, ask()] {
             let reply: ControlReply = vmrun_proto::read_frame(&caller).unwrap();
             assert_eq!(reply, ControlReply::WrongState(Status::Stopped));
+        }
+    }
+
+    #[test]
+    fn caller_of_a_newer_vmrun_is_told_that_its_request_is_unknown() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let server = ControlServer::on(UnixListener::bind(&path).unwrap());
+        let newer = UnixStream::connect(&path).unwrap();
+        let greeting = serde_json::json!({ "hello": { "version": 99, "program": "9.9", "more": [1] } });
+        vmrun_proto::write_frame(&newer, &greeting).unwrap();
+        vmrun_proto::write_frame(&newer, &serde_json::json!({ "shine": { "brightly": true } })).unwrap();
+        assert!(server.accept().is_none());
+        assert_eq!(vmrun_proto::read_frame::<Greeting>(&newer).unwrap(), Greeting::ours());
+        assert_eq!(vmrun_proto::read_frame::<ControlReply>(&newer).unwrap(), ControlReply::Unknown);
+        // It knows this one; a verb of before greetings asks next to it.
+        let (newer, older) = (UnixStream::connect(&path).unwrap(), UnixStream::connect(&path).unwrap());
+        vmrun_proto::write_frame(&newer, &greeting).unwrap();
+        for caller in [&newer, &older] {
+            vmrun_proto::write_frame(caller, &ControlRequest::Pause).unwrap();
+            let (request, caller) = server.accept().unwrap();
+            assert_eq!(request, ControlRequest::Pause);
+            assert!(caller.tell(&ControlReply::OutOfMemory));
+            caller.answer(&ControlReply::Ok);
+        }
+        assert_eq!(vmrun_proto::read_frame::<Greeting>(&newer).unwrap(), Greeting::ours());
+        for caller in [&newer, &older] {
+            assert_eq!(vmrun_proto::read_frame::<ControlReply>(caller).unwrap(), ControlReply::OutOfMemory);
+            assert_eq!(vmrun_proto::read_frame::<ControlReply>(caller).unwrap(), ControlReply::Ok);
         }
     }
 

@@ -132,7 +132,7 @@ fn write_durably(path: &Path, text: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn parse(path: &Path, text: &[u8]) -> Result<State, StoreError> {
+pub(super) fn parse(path: &Path, text: &[u8]) -> Result<State, StoreError> {
     #[derive(serde::Deserialize)]
     struct OnlySchema {
         schema: u32,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use vmrun_spec::Hook;
 
+use crate::control;
 use crate::host_cgroup::OwnCgroup;
 use crate::process::{self, ProcessIdentity};
 use crate::status::Status;
@@ -31,6 +32,9 @@ pub(crate) struct State {
     pub(crate) boot_id: String,
     /// File name of the monitor's control socket in the container's directory.
     pub(crate) control_socket: String,
+    /// The version of what is spoken there. Who did not say had none.
+    #[serde(default = "before_greetings")]
+    pub(crate) control_version: u32,
     /// Set once the program has ended.
     #[serde(default)]
     pub(crate) exit_code: Option<u8>,
@@ -52,6 +56,10 @@ pub(crate) struct State {
     /// Its program has a socket on which it says how it is.
     #[serde(default)]
     pub(crate) notifies: bool,
+}
+
+fn before_greetings() -> u32 {
+    control::BEFORE_GREETINGS
 }
 
 /// What a state is made from, before there is a monitor.
@@ -89,6 +97,7 @@ impl StateSource {
             monitor,
             boot_id: process::boot_id(),
             control_socket: super::CONTROL_SOCKET.to_owned(),
+            control_version: control::VERSION,
             exit_code: None,
             cgroup: self.cgroup.clone(),
             network: self.network.clone(),

@@ -2,6 +2,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use super::*;
+use crate::control;
 use crate::process::ProcessIdentity;
 use crate::status::Status;
 
@@ -132,4 +133,41 @@ fn of_many_removers_one_has_removed() {
         removers.into_iter().map(|remover| remover.join().unwrap()).filter(|won| *won).count()
     });
     assert_eq!(removed, 1);
+}
+
+/// The files of `tests/golden/state`, which are never changed: what a `vmrun` of once wrote, and one of today's.
+fn golden_state(name: &str) -> State {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/state").join(name);
+    let text = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    entry::parse(&path, &text).unwrap()
+}
+
+#[test]
+fn state_of_the_first_vmrun_is_read_with_what_was_meant_then() {
+    let state = golden_state("first.json");
+    assert_eq!((&*state.id, state.status, state.monitor.pid), ("web", Status::Running, 4242));
+    assert_eq!(state.control_version, control::BEFORE_GREETINGS);
+    assert_eq!((state.cgroup, state.network, state.exit_code), (None, None, None));
+    assert!(state.scope.is_none() && state.poststart.is_empty() && !state.notifies);
+    assert_eq!(state.poststop.len(), 1);
+}
+
+#[test]
+fn state_of_before_greetings_is_read_with_what_was_meant_then() {
+    let state = golden_state("before-greetings.json");
+    assert_eq!(state.control_version, control::BEFORE_GREETINGS);
+    assert_eq!(state.cgroup.as_deref(), Some(Path::new("/sys/fs/cgroup/web")));
+    assert!(state.notifies);
+}
+
+#[test]
+fn state_of_today_is_written_as_it_is_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/state/today.json");
+    let text: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    assert_eq!(serde_json::to_value(golden_state("today.json")).unwrap(), text);
+    // A field that is new gets a place in this file, and what it means in older ones gets a test above.
+    assert_eq!(
+        serde_json::to_value(state("x")).unwrap().as_object().unwrap().len(),
+        text.as_object().unwrap().len()
+    );
 }
