@@ -95,8 +95,6 @@ fn machines_process_has_its_root_and_its_descriptors_and_no_more() {
     let allowed = [
         "/",
         "/dev/kvm",
-        "/dev/null",
-        "/proc/PID/fd",
         "DIRECTORY/console.log",
         "DIRECTORY/share",
         "anon_inode:[eventfd]",
@@ -104,6 +102,8 @@ fn machines_process_has_its_root_and_its_descriptors_and_no_more() {
         "anon_inode:[timerfd]",
         "anon_inode:kvm-vcpu:0",
         "anon_inode:kvm-vm",
+        // Its standard streams.
+        "pipe",
         "socket",
     ];
     let found = descriptors(machine, &directory);
@@ -121,8 +121,10 @@ fn machines_process_has_its_root_and_its_descriptors_and_no_more() {
     let shared = sockets(machine).intersection(&sockets(monitor)).cloned().collect::<Vec<_>>();
     assert!(shared.is_empty(), "{shared:?}");
     let limits = fs::read_to_string(format!("/proc/{machine}/limits")).unwrap();
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["1", "1"]);
+    for (limit, most) in [("Max core file size", "1"), ("Max locked memory", "0")] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(limit)).unwrap();
+        assert_eq!(line.split_whitespace().take(2).collect::<Vec<_>>(), [most, most], "{limit}");
+    }
     // Its parent's streams, terminal and session are not its own, nor is what the monitor may do the machine's.
     assert_eq!(getsid(Some(Pid::from_raw(machine))).unwrap(), Pid::from_raw(machine));
     let own = descriptors(monitor, &directory);
