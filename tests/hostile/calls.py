@@ -111,6 +111,9 @@ def of_the_kernel() -> list[Call]:
         Call("unshare, users", f"272 {1 << 28}", works=False),
         Call("bpf", f"321 0 {bytes_of(2, 4, 4, 1)} 16"),
         Call("io_uring_setup", f"425 1 {bytes_of(*[0] * 30)}"),
+        # There is a ring, which is disabled and holds the virtual machine (vmm/machine/src/virtual_machine.rs).
+        Call("io_uring_enter", "426 # 1 0 0 0 0", works=False),
+        Call("io_uring_register, to enable", "427 # 12 0 0", works=False),
         Call("perf_event_open", f"298 {bytes_of(1, 64, *[0] * 14)} 0 -1 -1 0"),
         Call("userfaultfd", "323 0"),
         Call("keyctl", "250 0 -3 1"),

@@ -99,6 +99,8 @@ fn machines_process_has_its_root_and_its_descriptors_and_no_more() {
         "DIRECTORY/share",
         "anon_inode:[eventfd]",
         "anon_inode:[eventpoll]",
+        // Holds the virtual machine, and nobody can enable it.
+        "anon_inode:[io_uring]",
         "anon_inode:[timerfd]",
         "anon_inode:kvm-vcpu:0",
         "anon_inode:kvm-vm",
