@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::NetArgs;
@@ -18,6 +19,9 @@ use crate::stats;
 
 /// A network, the container's number in it, its interfaces, and its routes besides those of addresses.
 const CASES: [(&str, u8, u8, u8); 3] = [("loopback", 101, 0, 0), ("one", 102, 1, 1), ("three", 103, 3, 100)];
+
+/// The kernel ends what the start before had, like its virtual machine, when nobody waits for it any more.
+const BETWEEN: Duration = Duration::from_millis(300);
 
 /// Two starts, one right after the other: they had the same neighbours on the machine.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +89,7 @@ pub(super) fn run(args: &NetArgs, report: &mut Report) -> Result<(), Box<dyn Err
     };
     let timed = |runtime: &Path, name: &str| {
         renew_free_memory();
+        thread::sleep(BETWEEN);
         until_output(command(runtime, name))
     };
     let runtimes = &runtimes[..if args.counted { 1 } else { runtimes.len() }];
