@@ -86,7 +86,7 @@ impl Pair {
 #[derive(Debug)]
 struct Direction {
     flow: Flow,
-    /// The sink has been told of the end.
+    /// The sink has been told of the end, or the source that nobody listens.
     told: bool,
 }
 
@@ -105,9 +105,13 @@ impl Direction {
             Pumped::Waiting => Progress::Waiting,
             Pumped::More => Progress::More,
             Pumped::Over(end) => {
-                if end == End::Complete && !std::mem::replace(&mut self.told, true) {
+                if !std::mem::replace(&mut self.told, true) {
                     // A peer that is gone needs to be told nothing.
-                    let _ = shutdown(sink.as_raw_fd(), Shutdown::Write);
+                    let _ = match end {
+                        End::Complete => shutdown(sink.as_raw_fd(), Shutdown::Write),
+                        // Who goes on talking shall not wait for a listener.
+                        End::SinkGone => shutdown(source.as_raw_fd(), Shutdown::Read),
+                    };
                 }
                 Progress::Over
             }
@@ -179,6 +183,18 @@ mod tests {
         client.write_all(b"a question that is long").unwrap();
         assert_eq!(pair.advance(), Progress::Over);
         assert_eq!(heard(&mut client), b"refused");
+    }
+
+    #[test]
+    fn who_talks_to_one_that_hears_no_more_is_told() {
+        let (mut pair, mut client, mut server) = carried();
+        server.shutdown(net::Shutdown::Read).unwrap();
+        client.write_all(b"question").unwrap();
+        assert_eq!(pair.advance(), Progress::Waiting);
+        assert_eq!(client.write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        server.write_all(b"answer").unwrap();
+        assert_eq!(pair.advance(), Progress::Waiting);
+        assert_eq!(heard(&mut client), b"answer");
     }
 
     #[test]

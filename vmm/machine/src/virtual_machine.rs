@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use io_uring::IoUring;
 use kvm_ioctls::VmFd;
 
-/// It ends with its process; the kernel destroys it a while later, without vCPUs and memory.
+/// It ends with its process: no vCPU can run, and the guest's memory is unmapped. The kernel destroys it a while later.
 pub(crate) struct VirtualMachine {
     fd: VmFd,
     /// Where the host lets nobody have a ring, the process waits.

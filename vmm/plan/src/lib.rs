@@ -39,6 +39,7 @@ mod rlimits;
 mod root_image;
 mod settings;
 mod size;
+mod socket_user;
 mod unified;
 mod user_namespace;
 mod user_network;
@@ -226,6 +227,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
     let (volumes, disks) = (&volumes, &disks);
     let spec = guest::Rewrite { bundle, facts, options, volumes, disks, cpus: &cpus, vcpus: size.vcpus };
     let spec = spec.done(guest_hooks);
+    let has_sockets = volumes.planned.iter().any(|volume| volume.kind == VolumeKind::Socket);
     let uncached = volume_cache::is_off(bundle)?.then(|| VOLUMES_DIR.to_owned());
     let machine = machine(size, options, authority::authority(&bundle.spec), uncached);
     let io = process_io(bundle.spec.process().as_ref(), options.console_size);
@@ -264,6 +266,7 @@ pub fn plan(bundle: &Bundle, facts: &Facts, options: &Options) -> Result<Sandbox
             keeps_memory: free_memory::is_kept(bundle)?,
             cpus,
             disks: disks.planned.clone(),
+            socket_user: has_sockets.then(|| socket_user::socket_user(&bundle.spec)).transpose()?,
         },
     })
 }

@@ -49,6 +49,23 @@ pub struct HostPlan {
     /// Entry N is the disk in slot N.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskPlan>,
+    /// As whom the container connects to the sockets among the volumes, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket_user: Option<SocketUser>,
+}
+
+/// Numbers of the host's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SocketUser {
+    /// Whom a service takes for its peer.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its other groups.
+    pub groups: Vec<u32>,
+    /// Modes of files do not keep it out (`CAP_DAC_OVERRIDE`).
+    pub passes_modes: bool,
 }
 
 /// A disk of the sandbox.

@@ -15,7 +15,7 @@ pub use device::{
 };
 pub use host::{
     DiskPlan, DiskSource, Hook, HostCgroup, HostHooks, HostLimit, HostPlan, IdMap, IdRange, MountChange,
-    NetworkNamespace, Propagation, ScopePlan, View, ViewMount, Volume, VolumeKind,
+    NetworkNamespace, Propagation, ScopePlan, SocketUser, View, ViewMount, Volume, VolumeKind,
 };
 pub use launch::{FailureReport, LauncherMessage, MonitorMessage};
 pub use machine::{Image, MachineSpec};

@@ -44,6 +44,8 @@ pub(crate) struct HostSockets {
     doors: Vec<Door>,
     /// Whether the doors are watched.
     listening: bool,
+    /// A connection could not be taken, and none has ended since.
+    starved: bool,
     /// Who connects.
     host: Option<Connection>,
     /// Connections for which the host is to make one.
@@ -71,6 +73,7 @@ impl HostSockets {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             doors: doors.collect::<io::Result<_>>()?,
             listening: false,
+            starved: false,
             host: None,
             waiting: BTreeMap::new(),
             pairs: BTreeMap::new(),
@@ -147,6 +150,7 @@ impl HostSockets {
                 Err(error) => {
                     log::warn(format_args!("cannot take a connection to a socket of the host's: {error}"));
                     // A descriptor is what is missing: one that is given back may do.
+                    self.starved = true;
                     return self.rest();
                 }
             }
@@ -208,7 +212,10 @@ impl HostSockets {
         for id in std::mem::take(&mut self.busy) {
             match self.pairs.get_mut(&id).map(Pair::advance) {
                 Some(Progress::More) => drop(self.busy.insert(id)),
-                Some(Progress::Over) => drop(self.pairs.remove(&id)),
+                Some(Progress::Over) => {
+                    self.pairs.remove(&id);
+                    self.starved = false;
+                }
                 Some(Progress::Waiting) | None => {}
             }
         }
@@ -220,7 +227,7 @@ impl HostSockets {
         if self.ending && self.waiting.is_empty() && self.pairs.is_empty() {
             // Its end tells the host that nothing comes any more.
             self.host = None;
-        } else if self.host.is_some() && self.has_room() {
+        } else if self.host.is_some() && self.has_room() && !self.starved {
             self.listen();
         }
     }
@@ -237,6 +244,7 @@ impl HostSockets {
             host.flush()?;
             if let Some(refusal) = host.next_message::<SocketRefusal>()? {
                 self.waiting.remove(&refusal.id);
+                self.starved = false;
             } else if !host.receive()? {
                 break;
             }

@@ -10,7 +10,12 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
+};
+
+use serde_json::json;
 
 use crate::support::{BOTH, Bundle, Outcome, Run, Runtime, Scratch, wait};
 
@@ -60,6 +65,10 @@ fn answer(mut connection: UnixStream, notes: &Sender<usize>) {
                 connection.write_all(&bytes[..length]).unwrap();
             }
         }
+        b"who? " => {
+            let peer = getsockopt(&connection, PeerCredentials).unwrap();
+            connection.write_all(format!("{} {}", peer.uid(), peer.gid()).as_bytes()).unwrap();
+        }
         b"leave" => connection.write_all(b"bye").unwrap(),
         // Nobody may listen any more.
         b"note " => drop(notes.send(rest(&connection).len())),
@@ -95,6 +104,28 @@ fn program_talks_to_who_listens_on_the_host_as_under_crun() {
              to one who has left: it is told\n\
              another user: PermissionError\n",
         );
+    }
+}
+
+#[test]
+fn service_sees_the_user_of_the_process_as_under_crun() {
+    let scratch = Scratch::new();
+    let path = scratch.join("socket");
+    let _notes = serve(&path);
+    chown(&path, Some(0), Some(7)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+    let ask = format!(
+        "import socket; it = socket.socket(socket.AF_UNIX); it.connect('{PLACE}'); it.sendall(b'who? '); print(it.recv(99).decode())"
+    );
+    let users = [
+        (json!({"uid": 0, "gid": 0}), "0 0\n"),
+        (json!({"uid": 1000, "gid": 100, "additionalGids": [7]}), "1000 100\n"),
+    ];
+    for (user, seen) in users {
+        for runtime in BOTH {
+            let bundle = Bundle::python("").args(&["python3", "-c", &ask]).set("/process/user", user.clone());
+            bundle.bind(&path, PLACE, &[]).run_on(runtime).prints(seen);
+        }
     }
 }
 

@@ -421,7 +421,8 @@ impl Session<'_> {
             return Ok(None);
         }
         let (container, log) = (&self.request.state.id, self.request.log.clone());
-        HostSockets::start(container, sockets, log, &self.watch())
+        let user = self.request.plan.host.socket_user.clone().unwrap_or_default();
+        HostSockets::start(container, sockets, user, log, &self.watch())
             .map(Some)
             .map_err(|error| self.explain(CREATING, error))
     }

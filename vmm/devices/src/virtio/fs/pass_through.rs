@@ -45,7 +45,7 @@ fn open(directory: &Path, guest_fd_limit: u64) -> io::Result<PassthroughFs> {
         allow_direct_io: true,
         allow_mmap: true,
         guest_fd_limit,
-        proc_sfd_rawfd: descriptors::alone().map(File::from),
+        proc_sfd_rawfd: descriptors::alone()?.map(File::from),
         ..Config::default()
     };
     let fs = PassthroughFs::new(config)?;

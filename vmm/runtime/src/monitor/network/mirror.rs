@@ -296,13 +296,19 @@ impl Mirror {
     /// Lets the interfaces go while the machine's process ends, which would wait for the kernel's readers of each tap
     /// (`netdev_run_todo`, net/core/dev.c). The kernel waits for those of a packet socket, too; it does both at once.
     pub(crate) fn let_go(mut self) {
-        let groups: Vec<_> = self.carried.values_mut().filter_map(|carried| carried.groups.take()).collect();
+        let mut carried: Vec<_> = std::mem::take(&mut self.carried).into_values().collect();
+        let groups: Vec<_> = carried.iter_mut().filter_map(|carried| carried.groups.take()).collect();
+        let taps: Vec<u32> = carried.iter().map(|carried| carried.tap).collect();
+        // First: another sandbox that comes to the namespace takes one without a tap for its own.
+        for carried in carried {
+            carried.redirect.remove(&mut self.netlink);
+        }
         thread::scope(|scope| {
             // Without a thread it takes longer.
             let closing = thread::Builder::new().name("groups".to_owned());
             let _ = closing.spawn_scoped(scope, move || drop(groups));
-            for carried in self.carried.values() {
-                tap::remove(&mut self.netlink, carried.tap);
+            for tap in taps {
+                tap::remove(&mut self.netlink, tap);
             }
         });
     }

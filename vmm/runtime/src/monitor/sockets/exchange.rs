@@ -7,16 +7,16 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use vmrun_flow::{Pair, Progress, Side};
-use vmrun_plan::VSOCK_SOCKET;
 use vmrun_proto::{
     FrameError, FrameReader, Hello, MAX_SOCKET_CONNECTIONS, SocketCall, SocketRefusal, encode,
 };
 
-use super::source::{Attempt, attempt};
+use super::source::{Attempt, attempt, name_of};
 use crate::agent_client::open_connections;
 use crate::step;
 
@@ -28,8 +28,8 @@ const READ_BYTES: usize = 4 << 10;
 /// Events that are taken at once.
 const BATCH: usize = 64;
 
-/// Between two attempts, in milliseconds: nothing tells when a queue has room again.
-const RETRY_MS: u8 = 10;
+/// Between two attempts: nothing tells when a queue has room again.
+const RETRY: Duration = Duration::from_millis(10);
 
 const STOP: u64 = 0;
 const AGENT: u64 = 1;
@@ -43,12 +43,16 @@ pub(super) struct Exchange {
     /// None when it has closed its side.
     agent: Option<UnixStream>,
     stopped: UnixStream,
+    /// The machine's socket, by which connections to the guest are made.
+    vsock: OwnedFd,
     sockets: Vec<OwnedFd>,
     epoll: Epoll,
     reader: FrameReader,
     unsent: Vec<u8>,
     /// Calls to those who have no room in their queues.
     queue: VecDeque<SocketCall>,
+    /// When those were tried last.
+    tried: Instant,
     /// The guest's end is the far one.
     pairs: BTreeMap<u64, Pair>,
     /// Those that have more to do without waiting for an event.
@@ -63,11 +67,13 @@ enum Then {
 }
 
 impl Exchange {
-    /// Connects to `sockets` for those who call over `agent`, until that has ended or `stopped` has.
+    /// Connects to `sockets` for those who call over `agent`, until that has ended or `stopped` has; to the guest by
+    /// `vsock`, a descriptor that only names the machine's socket.
     pub(super) fn new(
         container: &str,
         agent: UnixStream,
         stopped: UnixStream,
+        vsock: OwnedFd,
         sockets: Vec<OwnedFd>,
     ) -> io::Result<Self> {
         agent.set_nonblocking(true)?;
@@ -78,11 +84,13 @@ impl Exchange {
             container: container.to_owned(),
             agent: Some(agent),
             stopped,
+            vsock,
             sockets,
             epoll,
             reader: FrameReader::default(),
             unsent: Vec::new(),
             queue: VecDeque::new(),
+            tried: Instant::now(),
             pairs: BTreeMap::new(),
             busy: BTreeSet::new(),
             last_pair: 0,
@@ -107,7 +115,8 @@ impl Exchange {
     fn patience(&self) -> EpollTimeout {
         match (self.busy.is_empty(), self.queue.is_empty()) {
             (false, _) => EpollTimeout::ZERO,
-            (true, false) => EpollTimeout::from(RETRY_MS),
+            // One that is over before the millisecond is comes back for the rest.
+            (true, false) => EpollTimeout::try_from(RETRY).unwrap_or(EpollTimeout::ZERO),
             (true, true) => EpollTimeout::NONE,
         }
     }
@@ -164,9 +173,22 @@ impl Exchange {
 
     /// Those whose queues were full; who comes first is served first.
     fn try_again(&mut self) -> Result<(), FrameError> {
-        for _ in 0..self.queue.len() {
-            let Some(call) = self.queue.pop_front() else { break };
+        if self.queue.is_empty() || self.tried.elapsed() < RETRY {
+            return Ok(());
+        }
+        self.tried = Instant::now();
+        let mut full = BTreeSet::new();
+        for call in std::mem::take(&mut self.queue) {
+            let (socket, waited) = (call.socket, self.queue.len());
+            // The first of them stands for all that wait there.
+            if full.contains(&socket) {
+                self.queue.push_back(call);
+                continue;
+            }
             self.take(call)?;
+            if self.queue.len() > waited {
+                full.insert(socket);
+            }
         }
         Ok(())
     }
@@ -174,7 +196,7 @@ impl Exchange {
     /// Connects to the agent, and carries from one to the other.
     fn join(&mut self, call: SocketCall, connection: OwnedFd) -> Result<(), FrameError> {
         let hello = Hello::Socket { container: self.container.clone(), id: call.id };
-        let opened = open_connections(Path::new(VSOCK_SOCKET), &[hello], &[self.stopped.as_fd()]);
+        let opened = open_connections(Path::new(&name_of(&self.vsock)), &[hello], &[self.stopped.as_fd()]);
         let guest = match opened.map(|connections| connections.into_iter().next()) {
             Ok(Some(guest)) => UnixStream::from(guest),
             Ok(None) => return self.refuse(call),

@@ -28,10 +28,13 @@ pub(super) fn attempt(mount: &OwnedFd) -> Attempt {
 fn connected(mount: &OwnedFd) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let connection = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    // By name sockets are found and by nothing else; this one leads to the very file.
-    let name = format!("/proc/self/fd/{}", mount.as_raw_fd());
-    connect(connection.as_raw_fd(), &UnixAddr::new(name.as_str())?)?;
+    connect(connection.as_raw_fd(), &UnixAddr::new(name_of(mount).as_str())?)?;
     Ok(connection)
+}
+
+/// By name sockets are found and by nothing else; this one leads to the very file, past all directories.
+pub(super) fn name_of(socket: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", socket.as_raw_fd())
 }
 
 #[cfg(test)]
