@@ -12,14 +12,14 @@
 
 mod door;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use vmrun_flow::{Pair, Progress, Side};
+use vmrun_flow::{Pair, Pairs, Side, WATCHED};
 use vmrun_proto::{HostSocket, MAX_SOCKET_CONNECTIONS, SocketCall, SocketRefusal};
 
 use crate::connection::{Connection, ConnectionError};
@@ -51,9 +51,7 @@ pub(crate) struct HostSockets {
     /// Connections for which the host is to make one.
     waiting: BTreeMap<u64, OwnedFd>,
     /// Connections that are carried; the host's end is the far one.
-    pairs: BTreeMap<u64, Pair>,
-    /// Those that have more to do without waiting for an event.
-    busy: BTreeSet<u64>,
+    pairs: Pairs,
     last_id: u64,
     /// Nobody is left who would connect.
     ending: bool,
@@ -76,8 +74,7 @@ impl HostSockets {
             starved: false,
             host: None,
             waiting: BTreeMap::new(),
-            pairs: BTreeMap::new(),
-            busy: BTreeSet::new(),
+            pairs: Pairs::default(),
             last_id: 0,
             ending: false,
         })
@@ -97,18 +94,11 @@ impl HostSockets {
     pub(crate) fn join(&mut self, id: u64, end: OwnedFd, first: Vec<u8>) {
         // Without a program the host finds its connection closed.
         let Some(program) = self.waiting.remove(&id) else { return };
-        let pair = Pair::new(program, end, first);
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        let watch =
-            |side| self.epoll.add(pair.socket(side), EpollEvent::new(flags, Seat::Pair(id, side).encode()));
-        match watch(Side::Near).and_then(|()| watch(Side::Far)) {
-            Ok(()) => {
-                self.busy.insert(id);
-                self.pairs.insert(id, pair);
-            }
-            Err(errno) => {
-                log::warn(format_args!("cannot watch a connection to a socket of the host's: {errno}"));
-            }
+        let watch = |side, socket: BorrowedFd<'_>| {
+            self.epoll.add(socket, EpollEvent::new(WATCHED, Seat::Pair(id, side).encode()))
+        };
+        if let Err(error) = self.pairs.insert(id, Pair::new(program, end, first), watch) {
+            log::warn(format_args!("cannot watch a connection to a socket of the host's: {error}"));
         }
         self.settle();
     }
@@ -122,15 +112,18 @@ impl HostSockets {
             match Seat::decode(event.data()) {
                 Seat::Host => self.host_ready(),
                 Seat::Door(number) => self.accept(number),
-                Seat::Pair(id, side) => self.pair_ready(id, side, event.events()),
+                Seat::Pair(id, side) => self.pairs.ready(id, side, event.events()),
             }
         }
-        self.advance();
+        if self.pairs.advance() {
+            self.starved = false;
+        }
+        self.settle();
     }
 
     /// Whether [`Self::turn`] has something to do though nothing happens.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.busy.is_empty()
+        self.pairs.is_busy()
     }
 
     /// Nobody is left in the container: whoever has connected by now is served, and nobody else.
@@ -149,12 +142,20 @@ impl HostSockets {
                 Ok(None) => return,
                 Err(error) => {
                     log::warn(format_args!("cannot take a connection to a socket of the host's: {error}"));
-                    // A descriptor is what is missing: one that is given back may do.
-                    self.starved = true;
-                    return self.rest();
+                    return self.starve();
                 }
             }
         }
+        self.rest();
+    }
+
+    /// A descriptor is what is missing: one that is given back may do. Where there is none to be given back, programs
+    /// are refused from now on, in place of waiting for ever.
+    fn starve(&mut self) {
+        if self.pairs.is_empty() && self.waiting.is_empty() {
+            self.doors.clear();
+        }
+        self.starved = true;
         self.rest();
     }
 
@@ -197,29 +198,6 @@ impl HostSockets {
                 let _ = self.epoll.delete(door);
             }
         }
-    }
-
-    fn pair_ready(&mut self, id: u64, side: Side, events: EpollFlags) {
-        let Some(pair) = self.pairs.get_mut(&id) else { return };
-        if events.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
-            pair.hung_up(side);
-        }
-        self.busy.insert(id);
-    }
-
-    /// A turn for each connection that has something to do.
-    fn advance(&mut self) {
-        for id in std::mem::take(&mut self.busy) {
-            match self.pairs.get_mut(&id).map(Pair::advance) {
-                Some(Progress::More) => drop(self.busy.insert(id)),
-                Some(Progress::Over) => {
-                    self.pairs.remove(&id);
-                    self.starved = false;
-                }
-                Some(Progress::Waiting) | None => {}
-            }
-        }
-        self.settle();
     }
 
     /// After connections have come to an end.

@@ -2,16 +2,16 @@
 //!
 //! The guest is not trusted. What it can have here is bounded: connections, calls that wait, refusals that it does not take.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use vmrun_flow::{Pair, Progress, Side};
+use vmrun_flow::{Pair, Pairs, Side, WATCHED};
 use vmrun_proto::{
     FrameError, FrameReader, Hello, MAX_SOCKET_CONNECTIONS, SocketCall, SocketRefusal, encode,
 };
@@ -54,9 +54,7 @@ pub(super) struct Exchange {
     /// When those were tried last.
     tried: Instant,
     /// The guest's end is the far one.
-    pairs: BTreeMap<u64, Pair>,
-    /// Those that have more to do without waiting for an event.
-    busy: BTreeSet<u64>,
+    pairs: Pairs,
     last_pair: u64,
 }
 
@@ -91,8 +89,7 @@ impl Exchange {
             unsent: Vec::new(),
             queue: VecDeque::new(),
             tried: Instant::now(),
-            pairs: BTreeMap::new(),
-            busy: BTreeSet::new(),
+            pairs: Pairs::default(),
             last_pair: 0,
         })
     }
@@ -104,7 +101,7 @@ impl Exchange {
                 return Ok(());
             }
             self.try_again()?;
-            self.advance();
+            self.pairs.advance();
             self.flush()?;
             if self.agent.is_none() && self.pairs.is_empty() {
                 return Ok(());
@@ -113,11 +110,10 @@ impl Exchange {
     }
 
     fn patience(&self) -> EpollTimeout {
-        match (self.busy.is_empty(), self.queue.is_empty()) {
-            (false, _) => EpollTimeout::ZERO,
-            // One that is over before the millisecond is comes back for the rest.
-            (true, false) => EpollTimeout::try_from(RETRY).unwrap_or(EpollTimeout::ZERO),
-            (true, true) => EpollTimeout::NONE,
+        match (self.pairs.is_busy(), self.queue.is_empty()) {
+            (true, _) => EpollTimeout::ZERO,
+            (false, false) => EpollTimeout::try_from(RETRY).unwrap_or(EpollTimeout::ZERO),
+            (false, true) => EpollTimeout::NONE,
         }
     }
 
@@ -132,7 +128,10 @@ impl Exchange {
             match event.data() {
                 STOP => return Ok(Then::End),
                 AGENT => self.hear()?,
-                seat => self.pair_ready(seat - FIRST_PAIR, event.events()),
+                seat => {
+                    let (number, side) = pair(seat - FIRST_PAIR);
+                    self.pairs.ready(number, side, event.events());
+                }
             }
         }
         Ok(Then::GoOn)
@@ -207,40 +206,16 @@ impl Exchange {
         };
         guest.set_nonblocking(true)?;
         self.last_pair += 1;
-        let pair = Pair::new(connection, guest.into(), Vec::new());
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        for side in [Side::Near, Side::Far] {
-            let seat = FIRST_PAIR + seat(self.last_pair, side);
-            self.epoll.add(pair.socket(side), EpollEvent::new(flags, seat)).map_err(io::Error::from)?;
-        }
-        self.busy.insert(self.last_pair);
-        self.pairs.insert(self.last_pair, pair);
-        Ok(())
+        let number = self.last_pair;
+        let watch = |side, socket: BorrowedFd<'_>| {
+            self.epoll.add(socket, EpollEvent::new(WATCHED, FIRST_PAIR + seat(number, side)))
+        };
+        Ok(self.pairs.insert(number, Pair::new(connection, guest.into(), Vec::new()), watch)?)
     }
 
     fn refuse(&mut self, call: SocketCall) -> Result<(), FrameError> {
         self.unsent.extend(encode(&SocketRefusal { id: call.id })?);
         Ok(())
-    }
-
-    fn pair_ready(&mut self, seat: u64, events: EpollFlags) {
-        let (id, side) = pair(seat);
-        let Some(pair) = self.pairs.get_mut(&id) else { return };
-        if events.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
-            pair.hung_up(side);
-        }
-        self.busy.insert(id);
-    }
-
-    /// A turn for each connection that has something to do.
-    fn advance(&mut self) {
-        for id in std::mem::take(&mut self.busy) {
-            match self.pairs.get_mut(&id).map(Pair::advance) {
-                Some(Progress::More) => drop(self.busy.insert(id)),
-                Some(Progress::Over) => drop(self.pairs.remove(&id)),
-                Some(Progress::Waiting) | None => {}
-            }
-        }
     }
 
     /// Sends what waits for the agent.
